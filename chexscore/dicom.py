@@ -1,0 +1,55 @@
+"""DICOM files to pixels, by pydicom."""
+
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+from chexscore.errors import TooLargeImageError, UnsupportedImageError
+
+__all__ = ["read_dicom"]
+
+
+def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.generic]:
+    """Reads the single frame of a DICOM file as a radiologist's screen would show it.
+
+    The modality transform (PS3.3 C.11.1) and the VOI LUT or window (C.11.2) are applied where the file has
+    them. What then is not plain 8-bit data is stretched between its smallest and largest value, and
+    MONOCHROME1, in which low values are bright (C.7.6.3.1.2), is inverted.
+
+    Args:
+        file: open at its start.
+        path: named in errors; never read.
+        max_pixels: refuse larger frames before they are decoded.
+
+    Returns:
+        uint8 or float32 in 0..1, [H, W].
+
+    Raises:
+        UnsupportedImageError: no pixels, several frames, or an encoding that no installed decoder reads.
+        TooLargeImageError: more than `max_pixels`.
+        Exception: whatever pydicom raises for a damaged file.
+    """
+    dataset = pydicom.dcmread(file)
+    if "PixelData" not in dataset:
+        raise UnsupportedImageError(path, "a DICOM object without an image")
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise UnsupportedImageError(path, "a DICOM image of several frames; export each as a file of its own")
+    if dataset.Rows * dataset.Columns > max_pixels:
+        raise TooLargeImageError(path, f"{dataset.Columns} x {dataset.Rows} is above {max_pixels:,} pixels")
+    try:
+        pixels = dataset.pixel_array
+    except (NotImplementedError, RuntimeError) as error:  # pydicom: no handler, or none that can decode it
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        raise UnsupportedImageError(path, f"no installed decoder reads its pixels ({syntax})") from error
+    if dataset.SamplesPerPixel == 3:  # noqa: PLR2004, red, green and blue
+        return np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    values = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+    if values.dtype != np.uint8:
+        low, high = float(values.min()), float(values.max())
+        values = ((values - low) / max(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        values = (255 if values.dtype == np.uint8 else 1) - values
+    return values

@@ -1,0 +1,95 @@
+"""The exceptions that chexscore raises.
+
+ChexscoreError                  anything below; `exit_code` is what the command line ends with
+├── UsageError                  the request cannot be carried out as it was put (exit 2)
+├── ModelError                  the file is no model that chexscore can run (exit 1)
+├── DeviceError                 a device was asked for by name and is not there (exit 5)
+├── TableError                  a CSV of predictions or labels cannot be used (exit 1)
+└── ImageError                  one image cannot be scored; `status` is what its row says
+    ├── MissingImageError       nothing is at that path (any more)
+    ├── UnreadableImageError    damaged, truncated, or not ours to read
+    ├── UnsupportedImageError   sound, but not a kind of image that is scored
+    └── TooLargeImageError      more pixels than the limit
+
+During a run an ImageError never stops anything: it becomes the row of its image.
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "ChexscoreError",
+    "DeviceError",
+    "ImageError",
+    "MissingImageError",
+    "ModelError",
+    "TableError",
+    "TooLargeImageError",
+    "UnreadableImageError",
+    "UnsupportedImageError",
+    "UsageError",
+]
+
+
+class ChexscoreError(Exception):
+    """Base of every exception that chexscore raises on purpose; its text is one sentence for the user."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(ChexscoreError):
+    """The request cannot be carried out as it was put."""
+
+    exit_code = 2
+
+
+class ModelError(ChexscoreError):
+    """The file is no model that chexscore can run."""
+
+
+class DeviceError(ChexscoreError):
+    """A device was asked for by name and is not there."""
+
+    exit_code = 5
+
+
+class TableError(ChexscoreError):
+    """A CSV of predictions or labels cannot be used."""
+
+
+class ImageError(ChexscoreError):
+    """One image cannot be scored.
+
+    Attributes:
+        status: the value of its row's status column.
+        path: the file, as it was given.
+        reason: why, without the path: the row's note.
+    """
+
+    status: ClassVar[str] = "unreadable"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class MissingImageError(ImageError):
+    """Nothing is at that path (any more)."""
+
+    status = "missing"
+
+
+class UnreadableImageError(ImageError):
+    """The file is damaged, truncated, or not ours to read."""
+
+
+class UnsupportedImageError(ImageError):
+    """The file is sound, but not a kind of image that is scored."""
+
+    status = "unsupported"
+
+
+class TooLargeImageError(ImageError):
+    """The image has more pixels than the limit."""
+
+    status = "too_large"

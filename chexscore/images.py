@@ -1,0 +1,165 @@
+"""The one way from an image file to pixels, for training, export and scoring alike.
+
+A change of anything here changes scores: the pixel path is part of what a network was trained on.
+"""
+
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from chexscore.errors import (
+    ImageError,
+    MissingImageError,
+    TooLargeImageError,
+    UnreadableImageError,
+    UnsupportedImageError,
+)
+from chexscore.spec import ImageSpec, Resize
+
+__all__ = ["FORMATS", "MAX_PIXELS", "load_image", "to_uint8"]
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""Pillow's names of the formats that are read, besides DICOM; no other decoder of Pillow is tried."""
+
+MAX_PIXELS = 80_000_000
+"""Images with more pixels are refused undecoded; the largest X-ray detectors give about 20 million."""
+
+EXIF_ORIENTATION = 0x0112
+"""Tag of the orientation, 1 (upright) to 8; Exif 2.32, table 4."""
+
+DRAFT_OVERSAMPLING = 2
+"""JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that leaves this many times the target's side:
+several times faster, and the antialiased resize that follows still has pixels to average."""
+
+
+def load_image(path: str, image: ImageSpec | None = None) -> NDArray[np.uint8]:
+    """Reads one radiograph from a PNG, JPEG, TIFF, BMP, WebP or DICOM file.
+
+    Colour becomes luma (ITU-R BT.601), transparency is dropped, EXIF orientation is applied. Pixels of more
+    than 8 bits are scaled by `to_uint8`. DICOM pixels get their modality and VOI transforms, and
+    MONOCHROME1 is inverted, so that air is dark in every result.
+
+    Args:
+        path: the file; its content, not its name, decides how it is read.
+        image: the shape to bring it to and how; None keeps the shape of the file.
+
+    Returns:
+        uint8 [H, W, 1], 0 black to 255 white; H and W are those of `image` where it is given.
+
+    Raises:
+        MissingImageError: nothing is at that path.
+        UnreadableImageError: the file is empty, damaged, truncated, not an image or not ours to read.
+        UnsupportedImageError: several frames or pages, or a DICOM object without pixels that can be read.
+        TooLargeImageError: more than MAX_PIXELS pixels.
+    """
+    try:
+        with open(path, "rb") as file:
+            pixels = _read(file, path, image)
+    except ImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingImageError(path, "there is no such file (any more)") from error
+    except IsADirectoryError as error:
+        raise UnreadableImageError(path, "is a directory that cannot be listed") from error
+    except PermissionError as error:
+        raise UnreadableImageError(path, "no permission to read this file") from error
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise UnreadableImageError(path, f"damaged or truncated: {_reason(error)}") from error
+    return np.asarray(pixels, dtype=np.uint8)[..., np.newaxis]
+
+
+def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Brings pixel values of any depth to 0..255.
+
+    Integers from 0 up are divided by the full scale of the narrowest depth of 8, 10, 12, 14 or 16 bits that
+    holds the image's largest value, because 12-bit radiographs are commonly stored in 16-bit files. Floats
+    in 0..1 are scaled by 255. Anything else is stretched from its smallest to its largest finite value; a
+    constant image becomes black.
+
+    Args:
+        values: any numeric dtype, any shape.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    exact = np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_
+    numbers = np.nan_to_num(values.astype(np.float32), nan=np.nan, posinf=np.nan, neginf=np.nan)
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    if exact and low >= 0 and high < 2**16:
+        bits = next(depth for depth in (8, 10, 12, 14, 16) if high < 2**depth)
+        low, high = 0.0, float(2**bits - 1)
+    elif not exact and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scale = 255 / (high - low) if high > low else 0.0
+    return np.rint(np.nan_to_num((numbers - low) * scale, nan=0.0)).astype(np.uint8)
+
+
+def _read(file: BinaryIO, path: str, image: ImageSpec | None) -> Image.Image:
+    head = file.read(132)
+    if not head:
+        raise UnreadableImageError(path, "the file is empty")
+    file.seek(0)
+    if head[128:] == b"DICM":
+        from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
+
+        return _resize(Image.fromarray(to_uint8(read_dicom(file, path, MAX_PIXELS))), image)
+    try:
+        with Image.open(file, formats=FORMATS) as picture:
+            return _resize(_grey(picture, path, image), image)
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImageError(path, "not an image of a known format, or damaged at its start") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLargeImageError(path, f"more than {MAX_PIXELS:,} pixels") from error
+
+
+def _grey(picture: Image.Image, path: str, image: ImageSpec | None) -> Image.Image:
+    """The picture upright and in 8 bits of grey, at its own size or, for a JPEG, a fraction of it."""
+    if picture.width * picture.height > MAX_PIXELS:
+        raise TooLargeImageError(path, f"{picture.width} x {picture.height} is above {MAX_PIXELS:,} pixels")
+    if getattr(picture, "n_frames", 1) > 1:
+        raise UnsupportedImageError(path, "several frames or pages; store each as a file of its own")
+    if picture.format == "JPEG":
+        side = DRAFT_OVERSAMPLING * max(image.height, image.width) if image else 0
+        picture.draft("L", (side, side) if side else None)
+    orientation = _orientation(picture)
+    if picture.mode.startswith(("I", "F")):
+        grey = Image.fromarray(to_uint8(np.asarray(picture)))
+    elif picture.mode in ("P", "PA", "CMYK", "LAB", "HSV"):
+        grey = picture.convert("RGB").convert("L")
+    else:
+        grey = picture.convert("L")
+    if orientation in range(2, 9):
+        grey.getexif()[EXIF_ORIENTATION] = orientation
+        grey = ImageOps.exif_transpose(grey)
+    return grey
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001, a broken Exif block must not cost a sound image
+        return 1
+
+
+def _resize(grey: Image.Image, image: ImageSpec | None) -> Image.Image:
+    """Pillow's antialiased bilinear filter: a triangle as wide as the reduction."""
+    if image is None:
+        return grey
+    size = (image.width, image.height)
+    filtered = Image.Resampling.BILINEAR
+    match image.resize:
+        case Resize.STRETCH:
+            return grey.resize(size, filtered)
+        case Resize.CROP:
+            return ImageOps.fit(grey, size, filtered)
+        case Resize.PAD:
+            return ImageOps.pad(grey, size, filtered, color=0)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -1,0 +1,122 @@
+"""What a model says about itself: ModelSpec, carried as JSON in the ONNX file's metadata."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+from chexscore.errors import ModelError
+
+__all__ = ["INPUT_NAME", "OUTPUT_NAME", "SPEC_KEY", "ImageSpec", "ModelSpec", "Resize"]
+
+INPUT_NAME = "image"
+"""Name of the graph's input: uint8 [N, H, W, 1]."""
+
+OUTPUT_NAME = "scores"
+"""Name of the graph's output: float32 [N, L], each in 0..1."""
+
+SPEC_KEY = "chexscore.spec"
+"""Key of the JSON in the ONNX file's `metadata_props`."""
+
+RESERVED_COLUMNS = frozenset({"path", "status", "note"})
+
+
+class Resize(StrEnum):
+    """How an image of any shape becomes one of the network's shape."""
+
+    STRETCH = "stretch"
+    """Each side scaled on its own; the aspect ratio is lost."""
+    CROP = "crop"
+    """Scaled until the network's shape is covered, then cropped around the centre."""
+    PAD = "pad"
+    """Scaled until it fits into the network's shape, then centred on black."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """The image that a network expects.
+
+    Attributes:
+        height: rows in pixels, at least 1.
+        width: columns in pixels, at least 1.
+        resize: how other shapes are brought to this one.
+    """
+
+    height: int
+    width: int
+    resize: Resize = Resize.STRETCH
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ModelError(f"an image of {self.height} x {self.width} pixels cannot be scored.")
+        object.__setattr__(self, "resize", Resize(self.resize))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Everything that a user of a model has to know, and all that chexscore knows about it.
+
+    Attributes:
+        name: short name of the model.
+        version: version of the model, not of chexscore.
+        labels: the findings, in the order of the scores; none may be called path, status or note.
+        image: the image that the network expects.
+        thresholds: for each label the default operating point: a score at or above it reads as positive.
+        calibration: how scores were calibrated; "none" means plain sigmoid outputs.
+        training_data: what the network was trained on.
+        licence: terms under which the model may be used.
+        metrics: figures measured on patients that the network was not trained on, such as "auc/macro".
+        provenance: how the file came to be: recipe, commit, tool versions, largest difference to Keras.
+    """
+
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    image: ImageSpec
+    thresholds: tuple[float, ...]
+    calibration: str = "none"
+    training_data: str = "not stated"
+    licence: str = "not stated"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.labels or any(not label.strip() for label in self.labels):
+            raise ModelError("a model needs at least one label, and none may be blank.")
+        if len(set(self.labels)) < len(self.labels):
+            raise ModelError(f"the model names a label twice: {', '.join(self.labels)}.")
+        if taken := RESERVED_COLUMNS.intersection(self.labels):
+            raise ModelError(f"a label cannot be called {min(taken)!r}: the CSV has a column of that name.")
+        if len(self.thresholds) != len(self.labels):
+            raise ModelError(
+                f"the model has {len(self.labels)} labels but {len(self.thresholds)} thresholds."
+            )
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ModelError("a threshold lies outside 0..1.")
+
+    def to_json(self) -> str:
+        """The spec as JSON, keys in the order of the attributes; metrics that are not finite are left out."""
+        content = asdict(self)
+        content["metrics"] = {key: value for key, value in self.metrics.items() if math.isfinite(value)}
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote; keys that a later version added are passed over.
+
+        Raises:
+            ModelError: the text is no JSON, lacks a field, or a field has the wrong type or range.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            known = {key: content[key] for key in cls.__slots__ if key in content}
+            known["image"] = ImageSpec(**known["image"])
+            known["labels"] = tuple(str(label) for label in known["labels"])
+            known["thresholds"] = tuple(float(threshold) for threshold in known["thresholds"])
+            known["metrics"] = {str(key): float(value) for key, value in known.get("metrics", {}).items()}
+            known["provenance"] = {str(key): str(value) for key, value in known.get("provenance", {}).items()}
+            return cls(**known)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(f"the model's description of itself cannot be read: {error!r}.") from error

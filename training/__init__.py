@@ -1,0 +1,1 @@
+"""Training of networks for chexscore: a labelled data set in, a run folder out."""

@@ -1,0 +1,78 @@
+"""python -m training split | prepare | fit."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chexscore.errors import ChexscoreError
+from training.config import TrainConfig
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
+Recipe = Annotated[Path, typer.Argument(help="A recipe, such as training/configs/kermany.toml.")]
+Data = Annotated[Path, typer.Option("--data", help="Folder of the data set; the recipe's paths start there.")]
+CORES = os.cpu_count() or 1
+Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images and fill batches.")]
+
+app = typer.Typer(
+    help="Train a network on labelled chest X-rays. Exit codes: 0 done, 1 failed, 2 wrong usage.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@app.command()
+def split(
+    recipe: Recipe, data: Data, out: Annotated[Path, typer.Option(help="Folder for the two tables.")]
+) -> None:
+    """Write training.csv and validation.csv, as fit would split the patients, without training."""
+    from training.splits import write_split  # noqa: PLC0415, pandas takes a second to import
+
+    table, held_out = write_split(TrainConfig.from_toml(recipe), data, out)
+    _report(f"{len(table) - held_out.sum()} images to train on, {held_out.sum()} to validate on, in {out}")
+
+
+@app.command()
+def prepare(
+    recipe: Recipe,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the pixels; give it to fit as --cache.")],
+    workers: Workers = CORES,
+) -> None:
+    """Decode every image once into a flat array on disk. A second call does nothing."""
+    from training.datasets import read_table  # noqa: PLC0415, as above
+    from training.prepare import prepare as run  # noqa: PLC0415
+
+    config = TrainConfig.from_toml(recipe)
+    run(data, list(read_table(data, config.data)["path"]), config.image.spec, out, workers, _report)
+
+
+@app.command()
+def fit(
+    recipe: Recipe,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The run folder to fill.")],
+    cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
+    workers: Workers = CORES,
+) -> None:
+    """Train, or continue a run that was stopped.
+
+    For example: python -m training fit training/configs/kermany.toml --data kermany224 --out runs/kermany
+    """
+    from training.fit import fit as run  # noqa: PLC0415, Keras takes seconds to import
+
+    run(TrainConfig.from_toml(recipe), data, out, cache=cache, workers=workers, report=_report)
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201, this is the command's output for people
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except ChexscoreError as error:
+        _report(f"training: error: {error}")
+        sys.exit(error.exit_code)
