@@ -1,15 +1,17 @@
 """DICOM files to pixels, by pydicom."""
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from chexscore.errors import TooLargeImageError, UnsupportedImageError
 
 __all__ = ["read_dicom"]
+
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.generic]:
@@ -45,11 +47,11 @@ def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.generic
         syntax = dataset.file_meta.TransferSyntaxUID.name
         raise UnsupportedImageError(path, f"no installed decoder reads its pixels ({syntax})") from error
     if dataset.SamplesPerPixel == 3:  # noqa: PLR2004, red, green and blue
-        return np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-    values = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+        return np.asarray(np.rint(pixels @ np.array([0.299, 0.587, 0.114])), dtype=np.uint8)
+    values: NDArray[Any] = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
     if values.dtype != np.uint8:
-        low, high = float(values.min()), float(values.max())
-        values = ((values - low) / max(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
+        low, high = float(np.min(values)), float(np.max(values))
+        values = ((values - low) / max(high - low, TINY)).astype(np.float32)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = (255 if values.dtype == np.uint8 else 1) - values
     return values

@@ -3,6 +3,7 @@
 ChexscoreError                  anything below; `exit_code` is what the command line ends with
 ├── UsageError                  the request cannot be carried out as it was put (exit 2)
 ├── ModelError                  the file is no model that chexscore can run (exit 1)
+├── NetworkError                the network could not be run on a batch (exit 1)
 ├── DeviceError                 a device was asked for by name and is not there (exit 5)
 ├── TableError                  a CSV of predictions or labels cannot be used (exit 1)
 └── ImageError                  one image cannot be scored; `status` is what its row says
@@ -22,6 +23,7 @@ __all__ = [
     "ImageError",
     "MissingImageError",
     "ModelError",
+    "NetworkError",
     "TableError",
     "TooLargeImageError",
     "UnreadableImageError",
@@ -44,6 +46,10 @@ class UsageError(ChexscoreError):
 
 class ModelError(ChexscoreError):
     """The file is no model that chexscore can run."""
+
+
+class NetworkError(ChexscoreError):
+    """The network could not be run on a batch."""
 
 
 class DeviceError(ChexscoreError):

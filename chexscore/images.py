@@ -3,11 +3,16 @@
 A change of anything here changes scores: the pixel path is part of what a network was trained on.
 """
 
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from chexscore.errors import (
     ImageError,
@@ -18,7 +23,7 @@ from chexscore.errors import (
 )
 from chexscore.spec import ImageSpec, Resize
 
-__all__ = ["FORMATS", "MAX_PIXELS", "load_image", "to_uint8"]
+__all__ = ["FORMATS", "MAX_PIXELS", "load_image", "load_images", "to_uint8"]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Pillow's names of the formats that are read, besides DICOM; no other decoder of Pillow is tried."""
@@ -34,7 +39,7 @@ DRAFT_OVERSAMPLING = 2
 several times faster, and the antialiased resize that follows still has pixels to average."""
 
 
-def load_image(path: str, image: ImageSpec | None = None) -> NDArray[np.uint8]:
+def load_image(path: str | os.PathLike[str], image: ImageSpec | None = None) -> NDArray[np.uint8]:
     """Reads one radiograph from a PNG, JPEG, TIFF, BMP, WebP or DICOM file.
 
     Colour becomes luma (ITU-R BT.601), transparency is dropped, EXIF orientation is applied. Pixels of more
@@ -54,15 +59,13 @@ def load_image(path: str, image: ImageSpec | None = None) -> NDArray[np.uint8]:
         UnsupportedImageError: several frames or pages, or a DICOM object without pixels that can be read.
         TooLargeImageError: more than MAX_PIXELS pixels.
     """
+    path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            pixels = _read(file, path, image)
+        pixels = _open(path, image)
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingImageError(path, "there is no such file (any more)") from error
-    except IsADirectoryError as error:
-        raise UnreadableImageError(path, "is a directory that cannot be listed") from error
     except PermissionError as error:
         raise UnreadableImageError(path, "no permission to read this file") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
@@ -70,13 +73,49 @@ def load_image(path: str, image: ImageSpec | None = None) -> NDArray[np.uint8]:
     return np.asarray(pixels, dtype=np.uint8)[..., np.newaxis]
 
 
+def load_images(
+    paths: Iterable[str], image: ImageSpec, *, workers: int, ahead: int
+) -> Iterator[tuple[str, NDArray[np.uint8] | ImageError]]:
+    """`load_image` for many, decoded ahead in threads.
+
+    Args:
+        paths: taken from only as far as they are decoded ahead.
+        image: as for `load_image`.
+        workers: threads, at least 1.
+        ahead: images that are decoded or being decoded while the caller works on earlier ones, at most.
+
+    Yields:
+        Each path with its pixels, or with the ImageError that `load_image` raised, in the order of the paths.
+    """
+
+    def load(path: str) -> NDArray[np.uint8] | ImageError:
+        try:
+            return load_image(path, image)
+        except ImageError as error:
+            return error
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="chexscore-decode")
+    queue: deque[tuple[str, Future[NDArray[np.uint8] | ImageError]]] = deque()
+    try:
+        for path in paths:
+            queue.append((path, pool.submit(load, path)))
+            if len(queue) > ahead:
+                first, result = queue.popleft()
+                yield first, result.result()
+        while queue:
+            first, result = queue.popleft()
+            yield first, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Brings pixel values of any depth to 0..255.
 
     Integers from 0 up are divided by the full scale of the narrowest depth of 8, 10, 12, 14 or 16 bits that
     holds the image's largest value, because 12-bit radiographs are commonly stored in 16-bit files. Floats
-    in 0..1 are scaled by 255. Anything else is stretched from its smallest to its largest finite value; a
-    constant image becomes black.
+    in 0..1 are scaled by 255. Anything else is stretched from its smallest to its largest finite value; NaN
+    counts as the smallest, and a constant image becomes black.
 
     Args:
         values: any numeric dtype, any shape.
@@ -86,16 +125,28 @@ def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
-    exact = np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_
-    numbers = np.nan_to_num(values.astype(np.float32), nan=np.nan, posinf=np.nan, neginf=np.nan)
-    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    exact = np.issubdtype(values.dtype, np.integer)
+    numbers = values.astype(np.float32)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if exact and low >= 0 and high < 2**16:
         bits = next(depth for depth in (8, 10, 12, 14, 16) if high < 2**depth)
         low, high = 0.0, float(2**bits - 1)
     elif not exact and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     scale = 255 / (high - low) if high > low else 0.0
-    return np.rint(np.nan_to_num((numbers - low) * scale, nan=0.0)).astype(np.uint8)
+    scaled = (np.nan_to_num(numbers, nan=low, posinf=high, neginf=low) - low) * scale
+    return np.asarray(np.rint(scaled), dtype=np.uint8)
+
+
+def _open(path: str, image: ImageSpec | None) -> Image.Image:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise UnreadableImageError(path, "a directory that cannot be listed")
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
+        raise UnreadableImageError(path, "not a regular file")
+    with open(path, "rb") as file:
+        return _read(file, path, image)
 
 
 def _read(file: BinaryIO, path: str, image: ImageSpec | None) -> Image.Image:
@@ -110,7 +161,7 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None) -> Image.Image:
     try:
         with Image.open(file, formats=FORMATS) as picture:
             return _resize(_grey(picture, path, image), image)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadableImageError(path, "not an image of a known format, or damaged at its start") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeImageError(path, f"more than {MAX_PIXELS:,} pixels") from error

@@ -96,6 +96,11 @@ class ModelSpec:
         if not all(0 <= threshold <= 1 for threshold in self.thresholds):
             raise ModelError("a threshold lies outside 0..1.")
 
+    @property
+    def operating_points(self) -> dict[str, float]:
+        """Label -> threshold."""
+        return dict(zip(self.labels, self.thresholds, strict=True))
+
     def to_json(self) -> str:
         """The spec as JSON, keys in the order of the attributes; metrics that are not finite are left out."""
         content = asdict(self)

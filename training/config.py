@@ -7,12 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chexscore.errors import UsageError
+from chexscore.labels import Policy
 from chexscore.spec import ImageSpec, Resize
 
-__all__ = ["AugmentConfig", "DataConfig", "NetworkConfig", "Policy", "TrainConfig"]
-
-Policy = Literal["zero", "one", "ignore"]
-"""What an uncertain or blank label becomes; "ignore" takes it out of the loss and of the measures."""
+__all__ = ["AugmentConfig", "DataConfig", "NetworkConfig", "TrainConfig"]
 
 
 class _Section(BaseModel):
@@ -29,9 +27,9 @@ class DataConfig(_Section):
     labels: tuple[str, ...] = Field(min_length=1)
     """Columns to learn, in the order of the model's scores."""
     uncertain: dict[str, Policy] = {}
-    """What -1 means, for each label; the key "default" serves the others; else zero."""
+    """What -1 is taken for: label -> policy; "default" serves the other labels, and is negative if absent."""
     blank: dict[str, Policy] = {}
-    """What an empty cell means, in the same way."""
+    """What an empty cell is taken for, in the same way."""
     validation: float = Field(0.15, gt=0, lt=1)
     """Share of the patients that is held out."""
     split_seed: int = 0

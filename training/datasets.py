@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from chexscore import labels
 from chexscore.errors import TableError
 from training.config import DataConfig
 
@@ -26,19 +27,12 @@ def read_table(root: Path, data: DataConfig) -> pd.DataFrame:
             leaves a path or patient empty.
     """
     source = root / data.table
-    try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except OSError as error:
-        raise TableError(f"{source}: the table of labels cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # pandas' parser errors and wrong encodings
-        raise TableError(f"{source}: not a CSV in UTF-8: {error}.") from error
+    table = labels.read_table(str(source))
     if data.layout == "chexpert":
         table = _from_chexpert(table, source)
     missing = [name for name in ("path", "patient", *data.labels) if name not in table]
     if missing:
         raise TableError(f"{source}: no column {missing[0]!r}; it has {', '.join(table.columns)}.")
-    if table.empty:
-        raise TableError(f"{source}: the table has no rows.")
     for name in ("path", "patient"):
         if (table[name] == "").any():
             raise TableError(f"{source}: line {int((table[name] == '').argmax()) + 2} has no {name}.")

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from chexscore import metrics
 from chexscore.errors import ChexscoreError, UsageError
+from chexscore.labels import to_targets
 from chexscore.spec import ModelSpec
 from training import networks
 from training.config import AugmentConfig, TrainConfig
-from training.labels import to_targets
 from training.prepare import prepare
 from training.splits import write_split
 
@@ -79,7 +79,14 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
     # Data: which patients are held out, pixels, targets.
     table, held_out = write_split(config, root, run)
     recipe_file.write_text(recipe)
-    targets = to_targets(table, config.data.labels, config.data.uncertain, config.data.blank)
+    source = str(root / config.data.table)
+    targets = to_targets(
+        table,
+        config.data.labels,
+        source,
+        uncertain={"default": "negative", **config.data.uncertain},
+        blank={"default": "negative", **config.data.blank},
+    )
     images = prepare(root, list(table["path"]), config.image.spec, cache or run / "cache", workers, report)
     train_rows = np.flatnonzero(~held_out & images.usable)
     validation_rows = np.flatnonzero(held_out & images.usable)
@@ -91,11 +98,11 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
     keras.utils.set_random_seed(config.seed)
     history_file, checkpoint = run / "history.csv", run / "checkpoint.keras"
     steps = math.ceil(len(train_rows) / config.batch_size)
-    history: list[dict[str, Any]] = []
+    history: list[dict[Any, Any]] = []
     if checkpoint.exists():
         trainer = keras.saving.load_model(checkpoint)
         done = int(ops.convert_to_numpy(trainer.optimizer.iterations)) // steps
-        history = pd.read_csv(history_file).to_dict("records")[:done]
+        history = [dict(row) for row in pd.read_csv(history_file).to_dict("records")][:done]
         report(f"continuing after epoch {done}")
     else:
         network = networks.build(config.network, config.image.spec, len(config.data.labels))
@@ -168,7 +175,7 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
     return spec
 
 
-@keras.saving.register_keras_serializable("chexscore")
+@keras.saving.register_keras_serializable("chexscore")  # type: ignore[untyped-decorator]  # as above
 def masked_crossentropy(truth: Any, scores: Any) -> Any:
     """Binary cross-entropy of [N, L], the mean over the labels that are known; one value an image, [N]."""
     known = ops.cast(ops.not_equal(truth, IGNORED), scores.dtype)
@@ -253,7 +260,7 @@ def _measure(
     return measured, thresholds
 
 
-def _rank(row: dict[str, Any]) -> float:
+def _rank(row: dict[Any, Any]) -> float:
     """What the best epoch is chosen by; without two classes to tell apart the latest epoch is as good."""
     return float(row["auc_macro"]) if math.isfinite(row["auc_macro"]) else 0.0
 

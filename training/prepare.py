@@ -1,9 +1,7 @@
 """Images -> one flat uint8 array on disk, decoded once, through chexscore.images."""
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import ImageError, TableError
-from chexscore.images import load_image
+from chexscore.images import load_images
 from chexscore.spec import ImageSpec
 
 __all__ = ["PixelCache", "prepare"]
@@ -70,7 +68,8 @@ def prepare(
     report(f"preparing {len(paths)} images, {np.prod(shape) / 1e9:.2f} GB, in {folder}")
     pixels = np.lib.format.open_memmap(pixels_file, mode="w+", dtype=np.uint8, shape=shape)
     notes: list[str] = []
-    for row, result in enumerate(_decode_ahead((str(root / path) for path in paths), image, workers)):
+    files = (str(root / path) for path in paths)
+    for row, (_, result) in enumerate(load_images(files, image, workers=workers, ahead=4 * workers)):
         if isinstance(result, ImageError):
             report(f"left out: {result}")
             notes.append(result.reason)
@@ -85,24 +84,3 @@ def prepare(
     pd.DataFrame({"path": paths, "note": notes}).to_csv(images_file, index=False)
     done_file.write_text(json.dumps(asdict(image)))
     return PixelCache(pixels, np.array([not note for note in notes]))
-
-
-def _decode_ahead(
-    paths: Iterable[str], image: ImageSpec, workers: int
-) -> Iterator[NDArray[np.uint8] | ImageError]:
-    """Decoded images in order, a few batches ahead at most."""
-
-    def load(path: str) -> NDArray[np.uint8] | ImageError:
-        try:
-            return load_image(path, image)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[NDArray[np.uint8] | ImageError]] = deque()
-        for path in paths:
-            ahead.append(pool.submit(load, path))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()

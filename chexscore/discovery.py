@@ -1,0 +1,75 @@
+"""Finding the images below the paths that a user gives."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["SUFFIXES", "find_images"]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
+"""Names that make a file in a directory an image, in lower case; DICOM is also known by its content."""
+
+
+def find_images(
+    paths: Iterable[str | os.PathLike[str]], ignored: Callable[[str], object] = str
+) -> Iterator[str]:
+    """Walks files and directories lazily; holds the names of one directory at a time for each level.
+
+    A path that is given itself is always yielded, whatever its name and whether or not it exists: loading it
+    tells. In directories, entries come sorted by name and directories are descended into where they stand.
+    Symbolic links are followed, except into a directory that is being walked already. A directory that cannot
+    be listed is yielded itself, so that it shows as a failure rather than as nothing.
+
+    Args:
+        paths: files and directories.
+        ignored: called with each file in a directory that is not an image, and with each hidden entry (a
+            name that begins with a dot: what rsync and file managers leave lying about).
+
+    Yields:
+        The path as given, joined with what was found below it, with "/" between the parts.
+    """
+    for given in paths:
+        path = os.fspath(given)
+        if os.path.isdir(path):
+            yield from _walk(path, frozenset(), ignored)
+        else:
+            yield _posix(path)
+
+
+def _walk(
+    directory: str, above: frozenset[tuple[int, int]], ignored: Callable[[str], object]
+) -> Iterator[str]:
+    try:
+        status = os.stat(directory)
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError:
+        yield _posix(directory)
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:  # a link that leads back up
+        return
+    for name in names:
+        path = os.path.join(directory, name)
+        if name.startswith("."):
+            ignored(path)
+        elif os.path.isdir(path):
+            yield from _walk(path, above | {identity}, ignored)
+        elif os.path.splitext(name)[1].lower() in SUFFIXES or _is_dicom(path):
+            yield _posix(path)
+        else:
+            ignored(path)
+
+
+def _is_dicom(path: str) -> bool:
+    """Whether the file has DICOM's mark behind its preamble of 128 bytes (PS3.10, 7.1)."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _posix(path: str) -> str:
+    return path.replace(os.sep, "/")

@@ -1,0 +1,89 @@
+"""Drawn radiographs: a chest seen from the front, with findings planted where a test wants them.
+
+python -m tests.phantoms tests/radiographs     draws the few that the README's first command scores
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["draw", "write_dataset"]
+
+
+def draw(seed: int, *, size: int = 256, opacity: bool = False, device: bool = False) -> NDArray[np.uint8]:
+    """Draws one chest.
+
+    Args:
+        seed: decides anatomy, position, exposure and noise.
+        size: height and width in pixels.
+        opacity: plants a bright, soft patch in one lung.
+        device: plants a thin bright line from the neck to the heart.
+
+    Returns:
+        uint8 [size, size], air dark and bone bright.
+    """
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    x, y = x + random.normal(0, 0.03), y + random.normal(0, 0.03)
+    body = _ellipse(x, y, 0, 0.2, 0.95, 1.3, 0.05)
+    film = 0.05 + 0.55 * body
+    for side in (-1, 1):
+        lung = _ellipse(x, y, side * 0.42, 0.0, random.uniform(0.27, 0.33), random.uniform(0.6, 0.7), 0.06)
+        ribs = 0.06 * np.sin(22 * (y + 0.25 * (x * side - 0.4) ** 2) + random.uniform(0, 3))
+        film -= lung * (0.36 - ribs)
+    film += 0.25 * _ellipse(x, y, 0, 0, 0.09, 2, 0.03)  # spine
+    film += 0.25 * _ellipse(x, y, 0.14, 0.3, random.uniform(0.25, 0.32), 0.3, 0.05)  # heart
+    if opacity:
+        side = random.choice((-1, 1))
+        film += 0.4 * _ellipse(x, y, side * 0.42, random.uniform(-0.3, 0.3), 0.18, 0.2, 0.1)
+    if device:
+        film += 0.5 * (np.abs(x - 0.12 * y - 0.1) < 0.015) * (y < 0.2)
+    film = film * random.uniform(0.85, 1.15) + random.normal(0, 0.015, film.shape)
+    return (np.clip(film, 0, 1) * 255).astype(np.uint8)
+
+
+def write_dataset(folder: Path, patients: int, *, size: int = 96, seed: int = 0) -> None:
+    """Writes PNGs, one to three for each patient, and labels.csv with path, patient, Opacity and Device."""
+    random = np.random.default_rng(seed)
+    lines = ["path,patient,Opacity,Device"]
+    for patient in range(patients):
+        opacity, device = (bool(random.integers(2)) for _ in range(2))
+        for view in range(random.integers(1, 4)):
+            path = folder / f"p{patient:04d}" / f"view{view}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            film = draw(1000 * patient + view + seed, size=size, opacity=opacity, device=device)
+            Image.fromarray(film).save(path)
+            lines.append(f"{path.relative_to(folder).as_posix()},p{patient:04d},{opacity:d},{device:d}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _ellipse(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    centre_x: float,
+    centre_y: float,
+    width: float,
+    height: float,
+    soft: float,
+) -> NDArray[np.float64]:
+    """1 inside, 0 outside, falling over about `soft` of the picture's half side."""
+    radius = np.hypot((x - centre_x) / width, (y - centre_y) / height)
+    inside: NDArray[np.float64] = 1 / (
+        1 + np.exp(np.clip((radius - 1) * min(width, height) / soft * 4, -50, 50))
+    )
+    return inside
+
+
+def _main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 7):
+        film = draw(number, size=256, opacity=number % 2 == 0)
+        name = f"{'opacity' if number % 2 == 0 else 'clear'}-{number}.jpg"
+        Image.fromarray(film).save(folder / name, quality=80)
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
