@@ -39,7 +39,7 @@ def convert(network: keras.Model, spec: ModelSpec) -> onnx.ModelProto:
             f"{promised[0]} to {promised[1]}."
         )
     image = keras.Input(promised[0][1:], dtype="uint8", name=INPUT_NAME)
-    scores = keras.layers.Identity(name=OUTPUT_NAME)(network(keras.layers.Rescaling(1.0)(image)))
+    scores = keras.layers.Identity(name=OUTPUT_NAME)(network(keras.ops.cast(image, "float32")))
     wrapped = keras.Model(image, scores)
     signature = [tf.TensorSpec(promised[0], tf.uint8, name=INPUT_NAME)]
     with contextlib.redirect_stderr(io.StringIO()):  # tf2onnx talks about rewriting that succeeded

@@ -1,0 +1,39 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.networks import brightness_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return brightness_model(folder / "brightness.onnx")
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Callable[[str, int], Path]:
+    """Writes a PNG of one grey value, so that its brightness is known."""
+
+    def write(name: str, value: int) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16), value, dtype=np.uint8)).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def xrays() -> Path:
+    """Real X-rays, where they are."""
+    default = Path(__file__).parents[2] / "shared" / "xrays"
+    folder = Path(os.environ.get("CHEXSCORE_XRAYS", default))
+    if not folder.is_dir():
+        pytest.skip("real X-rays are not here; CHEXSCORE_XRAYS names their folder")
+    return folder

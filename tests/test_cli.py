@@ -1,0 +1,235 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from chexscore import __version__
+from tests.networks import brightness_model, brightness_spec
+from tests.phantoms import draw
+
+Flat = Callable[[str, int], Path]
+
+
+def chexscore(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "chexscore", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture
+def images(flat: Flat, tmp_path: Path) -> Path:
+    for value in (0, 51, 204):
+        flat(f"images/{value:03}.png", value)
+    return tmp_path / "images"
+
+
+def test_predict_writes_csv_and_record_and_exits_0(model: Path, images: Path, tmp_path: Path):
+    output = tmp_path / "out.csv"
+    done = chexscore("predict", images, "-o", output, "--model", model, "--device", "cpu")
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "3 images found: 3 scored, 0 not" in done.stderr
+    with output.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["path", "status", "Bright", "Dark", "note"],
+        [f"{images}/000.png", "ok", "0.000000", "1.000000", ""],
+        [f"{images}/051.png", "ok", "0.200000", "0.800000", ""],
+        [f"{images}/204.png", "ok", "0.800000", "0.200000", ""],
+    ]
+    record = json.loads((tmp_path / "out.csv.run.json").read_text())
+    assert (record["found"], record["scored"], record["failed"], record["ignored"]) == (3, 3, {}, 0)
+    assert record["thresholds"] == {"Bright": 0.5, "Dark": 0.25}
+    assert record["device"] == "cpu"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_data_goes_to_standard_output_and_words_to_standard_error(model: Path, images: Path):
+    done = chexscore("predict", images, "--model", model)
+    assert done.stdout.splitlines()[0] == "path,status,Bright,Dark,note"
+    assert len(done.stdout.splitlines()) == 4
+    assert "on cpu" in done.stderr
+    assert chexscore("predict", images, "-o", "-", "--model", model, "--quiet").stderr == ""
+
+
+def test_some_failures_exit_3_and_nothing_is_lost(model: Path, images: Path):
+    (images / "bad.png").write_text("no image")
+    (images / "x.png").mkdir()
+    (images / "notes.txt").write_text("not to be scored")
+    done = chexscore("predict", images, f"{images}/gone.png", "--model", model)
+    assert done.returncode == 3
+    assert [line.split(",")[1] for line in done.stdout.splitlines()[1:]] == [
+        "ok",
+        "ok",
+        "ok",
+        "unreadable",
+        "missing",
+    ]
+    assert "5 images found: 3 scored, 2 not; 1 other files ignored" in done.stderr
+    assert "missing: 1" in done.stderr
+
+
+def test_no_image_exits_4(model: Path, tmp_path: Path):
+    (tmp_path / "none").mkdir()
+    done = chexscore("predict", tmp_path / "none", "--model", model)
+    assert done.returncode == 4
+    assert "no image found" in done.stderr
+
+
+def test_wrong_usage_exits_2(model: Path, images: Path, tmp_path: Path):
+    (tmp_path / "out.csv").write_text("precious")
+    for arguments in (
+        ("predict",),
+        ("predict", images, "--nonsense"),
+        ("predict", images, "--model", model, "-o", tmp_path / "out.csv"),
+        ("predict", images, "--model", model, "-o", tmp_path),
+        ("predict", images, "--model", model, "--batch-size", "0"),
+        ("predict", images, "--model", model, "--device", "tpu"),
+        ("eval", tmp_path / "out.csv"),
+    ):
+        assert chexscore(*arguments).returncode == 2, arguments
+    assert (tmp_path / "out.csv").read_text() == "precious"
+
+
+def test_a_bad_model_exits_1_with_one_sentence(images: Path, tmp_path: Path):
+    (tmp_path / "text.onnx").write_text("not a model")
+    done = chexscore("predict", images, "--model", tmp_path / "text.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"chexscore: error: {tmp_path}/text.onnx: not a model")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_device_that_is_not_there_exits_5(model: Path, images: Path):
+    done = chexscore("predict", images, "--model", model, "--device", "cuda")
+    if done.returncode == 0:
+        assert "on cuda" in done.stderr  # a host with a GPU
+    else:
+        assert done.returncode == 5
+        assert "CUDA" in done.stderr
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_and_leaves_no_output(
+    model: Path, tmp_path: Path, sent: signal.Signals, code: int
+):
+    film = tmp_path / "film.png"
+    Image.fromarray(draw(1, size=1000)).save(film)
+    for number in range(2000):  # half a minute's work
+        os.link(film, tmp_path / f"{number}.png")
+    command = [
+        sys.executable,
+        "-m",
+        "chexscore",
+        "predict",
+        tmp_path,
+        "-o",
+        tmp_path / "out.csv",
+        "-m",
+        model,
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out.csv.partial").exists():
+        time.sleep(0.01)
+    running.send_signal(sent)
+    said = running.communicate(timeout=30)[1]
+    assert running.returncode == code
+    assert "interrupted" in said
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_eval_prints_the_table_and_takes_the_recorded_thresholds(model: Path, images: Path, tmp_path: Path):
+    chexscore("predict", images, "-o", tmp_path / "out.csv", "--model", model)
+    (tmp_path / "labels.csv").write_text("path,Bright,Dark\n000.png,0,1\n051.png,0,0\n204.png,1,0\n")
+    done = chexscore(
+        "eval", tmp_path / "out.csv", "--labels", tmp_path / "labels.csv", "-o", tmp_path / "t.csv"
+    )
+    assert done.returncode == 0
+    assert "macro" in done.stdout
+    assert "3 images evaluated" in done.stderr
+    with (tmp_path / "t.csv").open() as file:
+        rows = {row["label"]: row for row in csv.DictReader(file)}
+    assert rows["Bright"]["auc"] == "1.000000"
+    assert rows["Dark"]["threshold"] == "0.250000"
+    assert rows["Dark"]["accuracy"] == "0.666667"
+
+    spec = brightness_spec()
+    other = brightness_model(
+        tmp_path / "other.onnx", type(spec)(**{**_fields(spec), "thresholds": (0.1, 0.9)})
+    )
+    done = chexscore(
+        "eval",
+        tmp_path / "out.csv",
+        "--labels",
+        tmp_path / "labels.csv",
+        "-m",
+        other,
+        "-o",
+        tmp_path / "u.csv",
+    )
+    with (tmp_path / "u.csv").open() as file:
+        assert [row["threshold"] for row in csv.DictReader(file)][:2] == ["0.100000", "0.900000"]
+
+
+def _fields(spec: object) -> dict[str, object]:
+    return {name: getattr(spec, name) for name in spec.__slots__}  # type: ignore[attr-defined]
+
+
+def test_eval_of_something_else_exits_1(tmp_path: Path):
+    done = chexscore("eval", tmp_path / "none.csv", "--labels", tmp_path / "none.csv")
+    assert done.returncode == 1
+    assert "none.csv: the predictions cannot be read" in done.stderr
+
+
+def test_info_shows_what_the_model_says(model: Path):
+    done = chexscore("info", "--model", model)
+    assert done.returncode == 0
+    for word in ("brightness 1.0", "8 x 8 grey", "Apache-2.0", "0.7500", "cpu", "Not a medical device"):
+        assert word in done.stdout
+
+
+def test_version_and_help():
+    assert chexscore("--version").stdout == f"chexscore {__version__}\n"
+    for command in ("predict", "eval", "info"):
+        text = " ".join(chexscore(command, "--help").stdout.split())
+        assert "Example: chexscore " + command in text
+        assert "Exit codes: 0 every image" in text
+
+
+@pytest.mark.parametrize("statement", ["import chexscore", "from chexscore import cli; cli.app(['--help'])"])
+def test_nothing_heavy_is_imported_before_it_is_needed(statement: str):
+    heavy = {
+        "tensorflow",
+        "keras",
+        "pandas",
+        "onnxruntime",
+        "matplotlib",
+        "sklearn",
+        "numpy",
+        "PIL",
+        "pydicom",
+    }
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('LOADED', *sorted({heavy!r} & set(sys.modules)), file=sys.stderr))\n"
+        f"{statement}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "LOADED"
+
+
+def test_predict_loads_neither_training_packages_nor_pandas(model: Path, images: Path):
+    code = (
+        "import sys\nfrom chexscore import predict\n"
+        f"assert len(list(predict({str(images)!r}, {str(model)!r}))) == 3\n"
+        "print(*sorted({'tensorflow', 'keras', 'onnx', 'tf2onnx', 'pandas'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -1,0 +1,91 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from chexscore import find_images
+from chexscore.discovery import SUFFIXES
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_the_walk_is_sorted_in_each_directory_and_descends_in_place(tmp_path: Path):
+    touch(tmp_path, "b.png", "a/z.PNG", "a/y.jpeg", "c/d/e.dcm", "a.png")
+    found = list(find_images([tmp_path]))
+    assert found == [f"{tmp_path}/{name}" for name in ("a/y.jpeg", "a/z.PNG", "a.png", "b.png", "c/d/e.dcm")]
+
+
+def test_paths_keep_the_form_in_which_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    touch(tmp_path, "images/a.png")
+    monkeypatch.chdir(tmp_path)
+    given = ["./images", "images/", "images/a.png", "images/../images", "."]
+    assert list(find_images(given)) == [
+        "./images/a.png",
+        "images/a.png",
+        "images/a.png",
+        "images/../images/a.png",
+        "./images/a.png",
+    ]
+
+
+def test_other_files_and_hidden_ones_are_ignored_and_told(tmp_path: Path):
+    touch(tmp_path, "a.png", "labels.csv", ".b.png.x7", ".cache/c.png", "empty")
+    ignored: list[str] = []
+    assert list(find_images([tmp_path], ignored.append)) == [f"{tmp_path}/a.png"]
+    assert sorted(os.path.basename(path) for path in ignored) == [
+        ".b.png.x7",
+        ".cache",
+        "empty",
+        "labels.csv",
+    ]
+
+
+def test_a_path_that_is_named_is_yielded_whatever_it_is(tmp_path: Path):
+    touch(tmp_path, "notes.txt")
+    named = [f"{tmp_path}/notes.txt", f"{tmp_path}/gone"]
+    assert list(find_images(named)) == named
+
+
+def test_dicom_without_a_suffix_is_found_and_broken_links_are_not_lost(tmp_path: Path):
+    (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    assert list(find_images([tmp_path])) == [f"{tmp_path}/1.2.840.113", f"{tmp_path}/gone.png"]
+
+
+def test_loops_of_links_end_and_links_aside_are_followed(tmp_path: Path):
+    touch(tmp_path, "a/b/c.png")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "aside").symlink_to(tmp_path / "a")
+    found = list(find_images([tmp_path]))
+    assert found == [f"{tmp_path}/a/b/c.png", f"{tmp_path}/aside/b/c.png"]
+
+
+def test_a_directory_that_cannot_be_listed_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    touch(tmp_path, "a/x.png", "b/y.png")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("/a"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(find_images([tmp_path])) == [f"{tmp_path}/a", f"{tmp_path}/b/y.png"]
+
+
+def test_the_walk_is_lazy(tmp_path: Path):
+    touch(tmp_path, "a/x.png", "b/y.png")
+    walk = find_images([tmp_path])
+    assert next(walk).endswith("a/x.png")
+    touch(tmp_path, "b/z.png")
+    assert [os.path.basename(path) for path in walk] == ["y.png", "z.png"]
+
+
+def test_suffixes_are_lower_case():
+    assert {suffix.lower() for suffix in SUFFIXES} == SUFFIXES

@@ -1,0 +1,56 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from chexscore.errors import ModelError
+from chexscore.spec import ImageSpec, ModelSpec, Resize
+from tests.networks import brightness_spec
+
+
+def test_json_round_trip_keeps_everything():
+    spec = replace(
+        brightness_spec(resize=Resize.PAD), labels=("Édema", "Lung, left"), provenance={"commit": "abc"}
+    )
+    assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+def test_metrics_that_are_no_numbers_are_left_out_of_the_json():
+    spec = replace(brightness_spec(), metrics={"auc/Bright": math.nan, "auc/Dark": 0.5})
+    assert json.loads(spec.to_json())["metrics"] == {"auc/Dark": 0.5}
+
+
+def test_fields_of_later_versions_are_passed_over():
+    content = json.loads(brightness_spec().to_json()) | {"invented_later": 1}
+    assert ModelSpec.from_json(json.dumps(content)) == brightness_spec()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": ["Bright"]}, "1 labels but 2 thresholds"),
+        ({"labels": ["Bright", "Bright"]}, "names a label twice"),
+        ({"labels": ["Bright", "status"]}, "cannot be called 'status'"),
+        ({"labels": ["Bright", " "]}, "none may be blank"),
+        ({"thresholds": [0.5, 1.5]}, "outside 0..1"),
+        ({"image": {"height": 8, "width": 0}}, "cannot be scored"),
+        ({"image": {"height": 8, "width": 8, "resize": "squeeze"}}, "squeeze"),
+        ({"image": 8}, "cannot be read"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(change: dict[str, object], said: str):
+    content = json.loads(brightness_spec().to_json()) | change
+    with pytest.raises(ModelError, match=said):
+        ModelSpec.from_json(json.dumps(content))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"labels": 3}'])
+def test_what_is_no_spec_is_a_model_error(text: str):
+    with pytest.raises(ModelError, match="cannot be read"):
+        ModelSpec.from_json(text)
+
+
+def test_operating_points_are_named():
+    assert brightness_spec().operating_points == {"Bright": 0.5, "Dark": 0.25}
+    assert ImageSpec(2, 3).resize is Resize.STRETCH
