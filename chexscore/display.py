@@ -28,7 +28,7 @@ def progress(classifier: Classifier, *, quiet: bool) -> Iterator[Callable[[RunRe
     Yields:
         A function to call with the record after each row.
     """
-    console = Console(stderr=True)
+    console = _words()
     if quiet:
         yield lambda _: None
         return
@@ -64,9 +64,7 @@ def _log(console: Console) -> Callable[[RunRecord], None]:
         nonlocal last
         if time.monotonic() - last >= LOG_INTERVAL_S:
             last = time.monotonic()
-            console.print(
-                f"{record.scored} scored, {record.failed.total()} not scored so far", highlight=False
-            )
+            console.print(f"{record.scored} scored, {record.failed.total()} not scored so far")
 
     return watch
 
@@ -75,7 +73,7 @@ def summary(record: RunRecord, output: str, *, quiet: bool) -> None:
     """Says at the end of a run what became of the images."""
     if quiet:
         return
-    console = Console(stderr=True, highlight=False)
+    console = _words()
     if not record.found:
         console.print(f"no image found; {record.ignored} other files ignored")
         return
@@ -87,7 +85,7 @@ def summary(record: RunRecord, output: str, *, quiet: bool) -> None:
     for status, count in sorted(record.failed.items()):
         console.print(f"  {status}: {count}")
     if output != STDOUT:
-        console.print(f"written: {escape(output)}", soft_wrap=True)
+        console.print(f"written: {escape(output)}")
 
 
 def evaluation(result: Evaluation) -> None:
@@ -112,16 +110,13 @@ def evaluation(result: Evaluation) -> None:
         notes.append(f"no labels for {', '.join(result.only_predicted)}")
     if result.assumed_thresholds:
         notes.append("no thresholds known, accuracy is at 0.5 (give --model)")
-    console = Console(stderr=True, highlight=False)
+    console = _words()
     console.print(f"{result.joined} images evaluated" + "".join(f"; {escape(note)}" for note in notes))
 
 
 def info(classifier: Classifier, devices: list[str]) -> None:
     """Prints a model's description of itself, and what chexscore can use here."""
     spec = classifier.spec
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
     rows = {
         "chexscore": __version__,
         "devices": ", ".join(devices),
@@ -134,18 +129,22 @@ def info(classifier: Classifier, devices: list[str]) -> None:
         "licence": spec.licence,
         **{key.replace("_", " "): value for key, value in spec.provenance.items()},
     }
+    console = Console(highlight=False, soft_wrap=True)
     for name, value in rows.items():
-        facts.add_row(name, escape(value))
+        console.print(f"[bold]{name:20}[/bold] {escape(value)}")
     labels = Table()
     labels.add_column("label", overflow="fold")
     for heading in ("threshold", "validation AUC"):
         labels.add_column(heading, justify="right")
     for label, threshold in spec.operating_points.items():
         labels.add_row(escape(label), _number(threshold), _number(spec.metrics.get(f"auc/{label}", math.nan)))
-    console = Console(highlight=False)
-    console.print(facts)
     console.print(labels)
     console.print("Not a medical device: no score may decide about a patient.")
+
+
+def _words() -> Console:
+    """Standard error; lines are never broken, so that logs can be searched."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _number(value: float) -> str:

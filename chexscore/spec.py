@@ -95,6 +95,9 @@ class ModelSpec:
             )
         if not all(0 <= threshold <= 1 for threshold in self.thresholds):
             raise ModelError("a threshold lies outside 0..1.")
+        for name, value in self.metrics.items():
+            if not math.isfinite(value):
+                raise ModelError(f"the metric {name} is no number; leave out what is not defined.")
 
     @property
     def operating_points(self) -> dict[str, float]:
@@ -102,10 +105,8 @@ class ModelSpec:
         return dict(zip(self.labels, self.thresholds, strict=True))
 
     def to_json(self) -> str:
-        """The spec as JSON, keys in the order of the attributes; metrics that are not finite are left out."""
-        content = asdict(self)
-        content["metrics"] = {key: value for key, value in self.metrics.items() if math.isfinite(value)}
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
+        """The spec as JSON, keys in the order of the attributes."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

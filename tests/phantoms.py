@@ -81,8 +81,7 @@ def _main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, 7):
         film = draw(number, size=256, opacity=number % 2 == 0)
-        name = f"{'opacity' if number % 2 == 0 else 'clear'}-{number}.jpg"
-        Image.fromarray(film).save(folder / name, quality=80)
+        Image.fromarray(film).save(folder / f"drawn-{number}.jpg", quality=80)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ def images(flat: Flat, tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_predict_writes_csv_and_record_and_exits_0(model: Path, images: Path, tmp_path: Path):
+def test_predict_writes_csv_and_record_and_exits_0(model: Path, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     done = chexscore("predict", images, "-o", output, "--model", model, "--device", "cpu")
     assert done.returncode == 0
@@ -52,7 +53,7 @@ def test_predict_writes_csv_and_record_and_exits_0(model: Path, images: Path, tm
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_data_goes_to_standard_output_and_words_to_standard_error(model: Path, images: Path):
+def test_data_goes_to_standard_output_and_words_to_standard_error(model: Path, images: Path) -> None:
     done = chexscore("predict", images, "--model", model)
     assert done.stdout.splitlines()[0] == "path,status,Bright,Dark,note"
     assert len(done.stdout.splitlines()) == 4
@@ -60,7 +61,7 @@ def test_data_goes_to_standard_output_and_words_to_standard_error(model: Path, i
     assert chexscore("predict", images, "-o", "-", "--model", model, "--quiet").stderr == ""
 
 
-def test_some_failures_exit_3_and_nothing_is_lost(model: Path, images: Path):
+def test_some_failures_exit_3_and_nothing_is_lost(model: Path, images: Path) -> None:
     (images / "bad.png").write_text("no image")
     (images / "x.png").mkdir()
     (images / "notes.txt").write_text("not to be scored")
@@ -77,14 +78,14 @@ def test_some_failures_exit_3_and_nothing_is_lost(model: Path, images: Path):
     assert "missing: 1" in done.stderr
 
 
-def test_no_image_exits_4(model: Path, tmp_path: Path):
+def test_no_image_exits_4(model: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     done = chexscore("predict", tmp_path / "none", "--model", model)
     assert done.returncode == 4
     assert "no image found" in done.stderr
 
 
-def test_wrong_usage_exits_2(model: Path, images: Path, tmp_path: Path):
+def test_wrong_usage_exits_2(model: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("precious")
     for arguments in (
         ("predict",),
@@ -99,7 +100,7 @@ def test_wrong_usage_exits_2(model: Path, images: Path, tmp_path: Path):
     assert (tmp_path / "out.csv").read_text() == "precious"
 
 
-def test_a_bad_model_exits_1_with_one_sentence(images: Path, tmp_path: Path):
+def test_a_bad_model_exits_1_with_one_sentence(images: Path, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a model")
     done = chexscore("predict", images, "--model", tmp_path / "text.onnx")
     assert done.returncode == 1
@@ -107,7 +108,7 @@ def test_a_bad_model_exits_1_with_one_sentence(images: Path, tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_device_that_is_not_there_exits_5(model: Path, images: Path):
+def test_a_device_that_is_not_there_exits_5(model: Path, images: Path) -> None:
     done = chexscore("predict", images, "--model", model, "--device", "cuda")
     if done.returncode == 0:
         assert "on cuda" in done.stderr  # a host with a GPU
@@ -119,7 +120,7 @@ def test_a_device_that_is_not_there_exits_5(model: Path, images: Path):
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_so_and_leaves_no_output(
     model: Path, tmp_path: Path, sent: signal.Signals, code: int
-):
+) -> None:
     film = tmp_path / "film.png"
     Image.fromarray(draw(1, size=1000)).save(film)
     for number in range(2000):  # half a minute's work
@@ -135,7 +136,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_output(
         "-m",
         model,
     ]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out.csv.partial").exists():
         time.sleep(0.01)
     running.send_signal(sent)
@@ -145,7 +146,9 @@ def test_an_interrupted_run_says_so_and_leaves_no_output(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_eval_prints_the_table_and_takes_the_recorded_thresholds(model: Path, images: Path, tmp_path: Path):
+def test_eval_prints_the_table_and_takes_the_recorded_thresholds(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
     chexscore("predict", images, "-o", tmp_path / "out.csv", "--model", model)
     (tmp_path / "labels.csv").write_text("path,Bright,Dark\n000.png,0,1\n051.png,0,0\n204.png,1,0\n")
     done = chexscore(
@@ -160,10 +163,8 @@ def test_eval_prints_the_table_and_takes_the_recorded_thresholds(model: Path, im
     assert rows["Dark"]["threshold"] == "0.250000"
     assert rows["Dark"]["accuracy"] == "0.666667"
 
-    spec = brightness_spec()
-    other = brightness_model(
-        tmp_path / "other.onnx", type(spec)(**{**_fields(spec), "thresholds": (0.1, 0.9)})
-    )
+    spec = dataclasses.replace(brightness_spec(), thresholds=(0.1, 0.9))
+    other = brightness_model(tmp_path / "other.onnx", spec)
     done = chexscore(
         "eval",
         tmp_path / "out.csv",
@@ -178,24 +179,20 @@ def test_eval_prints_the_table_and_takes_the_recorded_thresholds(model: Path, im
         assert [row["threshold"] for row in csv.DictReader(file)][:2] == ["0.100000", "0.900000"]
 
 
-def _fields(spec: object) -> dict[str, object]:
-    return {name: getattr(spec, name) for name in spec.__slots__}  # type: ignore[attr-defined]
-
-
-def test_eval_of_something_else_exits_1(tmp_path: Path):
+def test_eval_of_something_else_exits_1(tmp_path: Path) -> None:
     done = chexscore("eval", tmp_path / "none.csv", "--labels", tmp_path / "none.csv")
     assert done.returncode == 1
     assert "none.csv: the predictions cannot be read" in done.stderr
 
 
-def test_info_shows_what_the_model_says(model: Path):
+def test_info_shows_what_the_model_says(model: Path) -> None:
     done = chexscore("info", "--model", model)
     assert done.returncode == 0
     for word in ("brightness 1.0", "8 x 8 grey", "Apache-2.0", "0.7500", "cpu", "Not a medical device"):
         assert word in done.stdout
 
 
-def test_version_and_help():
+def test_version_and_help() -> None:
     assert chexscore("--version").stdout == f"chexscore {__version__}\n"
     for command in ("predict", "eval", "info"):
         text = " ".join(chexscore(command, "--help").stdout.split())
@@ -204,7 +201,7 @@ def test_version_and_help():
 
 
 @pytest.mark.parametrize("statement", ["import chexscore", "from chexscore import cli; cli.app(['--help'])"])
-def test_nothing_heavy_is_imported_before_it_is_needed(statement: str):
+def test_nothing_heavy_is_imported_before_it_is_needed(statement: str) -> None:
     heavy = {
         "tensorflow",
         "keras",
@@ -225,7 +222,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(statement: str):
     assert done.stderr.splitlines()[-1] == "LOADED"
 
 
-def test_predict_loads_neither_training_packages_nor_pandas(model: Path, images: Path):
+def test_predict_loads_neither_training_packages_nor_pandas(model: Path, images: Path) -> None:
     code = (
         "import sys\nfrom chexscore import predict\n"
         f"assert len(list(predict({str(images)!r}, {str(model)!r}))) == 3\n"

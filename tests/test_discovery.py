@@ -14,13 +14,15 @@ def touch(folder: Path, *names: str) -> None:
         path.touch()
 
 
-def test_the_walk_is_sorted_in_each_directory_and_descends_in_place(tmp_path: Path):
+def test_the_walk_is_sorted_in_each_directory_and_descends_in_place(tmp_path: Path) -> None:
     touch(tmp_path, "b.png", "a/z.PNG", "a/y.jpeg", "c/d/e.dcm", "a.png")
     found = list(find_images([tmp_path]))
     assert found == [f"{tmp_path}/{name}" for name in ("a/y.jpeg", "a/z.PNG", "a.png", "b.png", "c/d/e.dcm")]
 
 
-def test_paths_keep_the_form_in_which_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_paths_keep_the_form_in_which_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     touch(tmp_path, "images/a.png")
     monkeypatch.chdir(tmp_path)
     given = ["./images", "images/", "images/a.png", "images/../images", "."]
@@ -33,7 +35,7 @@ def test_paths_keep_the_form_in_which_they_were_given(tmp_path: Path, monkeypatc
     ]
 
 
-def test_other_files_and_hidden_ones_are_ignored_and_told(tmp_path: Path):
+def test_other_files_and_hidden_ones_are_ignored_and_told(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "labels.csv", ".b.png.x7", ".cache/c.png", "empty")
     ignored: list[str] = []
     assert list(find_images([tmp_path], ignored.append)) == [f"{tmp_path}/a.png"]
@@ -45,20 +47,20 @@ def test_other_files_and_hidden_ones_are_ignored_and_told(tmp_path: Path):
     ]
 
 
-def test_a_path_that_is_named_is_yielded_whatever_it_is(tmp_path: Path):
+def test_a_path_that_is_named_is_yielded_whatever_it_is(tmp_path: Path) -> None:
     touch(tmp_path, "notes.txt")
     named = [f"{tmp_path}/notes.txt", f"{tmp_path}/gone"]
     assert list(find_images(named)) == named
 
 
-def test_dicom_without_a_suffix_is_found_and_broken_links_are_not_lost(tmp_path: Path):
+def test_dicom_without_a_suffix_is_found_and_broken_links_are_not_lost(tmp_path: Path) -> None:
     (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
     assert list(find_images([tmp_path])) == [f"{tmp_path}/1.2.840.113", f"{tmp_path}/gone.png"]
 
 
-def test_loops_of_links_end_and_links_aside_are_followed(tmp_path: Path):
+def test_loops_of_links_end_and_links_aside_are_followed(tmp_path: Path) -> None:
     touch(tmp_path, "a/b/c.png")
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
     (tmp_path / "aside").symlink_to(tmp_path / "a")
@@ -66,7 +68,7 @@ def test_loops_of_links_end_and_links_aside_are_followed(tmp_path: Path):
     assert found == [f"{tmp_path}/a/b/c.png", f"{tmp_path}/aside/b/c.png"]
 
 
-def test_a_directory_that_cannot_be_listed_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_directory_that_cannot_be_listed_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a/x.png", "b/y.png")
     scandir = os.scandir
 
@@ -79,7 +81,7 @@ def test_a_directory_that_cannot_be_listed_shows(tmp_path: Path, monkeypatch: py
     assert list(find_images([tmp_path])) == [f"{tmp_path}/a", f"{tmp_path}/b/y.png"]
 
 
-def test_the_walk_is_lazy(tmp_path: Path):
+def test_the_walk_is_lazy(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.png", "b/y.png")
     walk = find_images([tmp_path])
     assert next(walk).endswith("a/x.png")
@@ -87,5 +89,5 @@ def test_the_walk_is_lazy(tmp_path: Path):
     assert [os.path.basename(path) for path in walk] == ["y.png", "z.png"]
 
 
-def test_suffixes_are_lower_case():
+def test_suffixes_are_lower_case() -> None:
     assert {suffix.lower() for suffix in SUFFIXES} == SUFFIXES

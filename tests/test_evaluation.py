@@ -8,7 +8,7 @@ from chexscore.errors import TableError
 from chexscore.evaluation import evaluate, join, write_csv
 
 
-def test_paths_join_by_ending_whichever_side_is_longer():
+def test_paths_join_by_ending_whichever_side_is_longer() -> None:
     assert join(["/data/images/a.png", "b.png", "./c.png"], ["b.png", "images/a.png", "x/y/c.png"]) == [
         1,
         0,
@@ -17,11 +17,11 @@ def test_paths_join_by_ending_whichever_side_is_longer():
     assert join(["data/a.png"], ["data\\a.png"]) == [0]
 
 
-def test_only_whole_names_are_compared():
+def test_only_whole_names_are_compared() -> None:
     assert join(["data/ba.png"], ["a.png"]) == [None]
 
 
-def test_the_same_path_wins_over_an_ending_and_a_longer_ending_over_a_shorter():
+def test_the_same_path_wins_over_an_ending_and_a_longer_ending_over_a_shorter() -> None:
     assert join(["x/a.png", "a.png"], ["a.png", "x/a.png"]) == [1, 0]
     assert join(["data/x/a.png", "data/a.png"], ["a.png", "x/a.png"]) == [1, 0]
 
@@ -34,14 +34,14 @@ def test_the_same_path_wins_over_an_ending_and_a_longer_ending_over_a_shorter():
         (["one/a.png"], ["one/a.png", "one/a.png"]),
     ],
 )
-def test_an_ambiguous_join_is_refused_with_the_names(predicted: list[str], labelled: list[str]):
+def test_an_ambiguous_join_is_refused_with_the_names(predicted: list[str], labelled: list[str]) -> None:
     with pytest.raises(TableError) as caught:
         join(predicted, labelled)
     for path in {*predicted, *labelled}:
         assert path in str(caught.value)
 
 
-def test_many_images_of_one_name_join_by_their_folders():
+def test_many_images_of_one_name_join_by_their_folders() -> None:
     """CheXpert calls nearly every image view1_frontal.jpg."""
     names = [f"patient{i:05}/study1/view1_frontal.jpg" for i in range(5000)]
     assert join([f"/data/train/{name}" for name in names], names) == list(range(5000))
@@ -66,7 +66,7 @@ def label_csv(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_table(tmp_path: Path, predictions: Path):
+def test_the_table(tmp_path: Path, predictions: Path) -> None:
     lines = [f"{i}.png,p{i},{finding},{finding}\n" for i, finding in enumerate(FINDING)]
     labels = label_csv(tmp_path, "path,patient,Finding,Opposite\n" + "".join(lines) + "gone.png,p9,1,1\n")
     result = evaluate(str(predictions), labels, {"Finding": 0.75, "Unlabelled": 0.5})
@@ -95,7 +95,7 @@ def test_the_table(tmp_path: Path, predictions: Path):
 
 def test_blank_and_uncertain_labels_are_left_out_and_one_class_leaves_empty_cells(
     tmp_path: Path, predictions: Path
-):
+) -> None:
     text = "Path,Finding,Opposite\n0.png,1,1\n1.png,-1,1\n2.png,,1\n3.png,0.0,\n"
     result = evaluate(str(predictions), label_csv(tmp_path, text), {"Finding": 0.5, "Opposite": 0.5})
     finding, opposite, *_ = result.rows
@@ -123,6 +123,8 @@ def test_blank_and_uncertain_labels_are_left_out_and_one_class_leaves_empty_cell
         ("", "not a CSV"),
     ],
 )
-def test_labels_that_cannot_be_used_are_refused(tmp_path: Path, predictions: Path, text: str, said: str):
+def test_labels_that_cannot_be_used_are_refused(
+    tmp_path: Path, predictions: Path, text: str, said: str
+) -> None:
     with pytest.raises(TableError, match=said):
         evaluate(str(predictions), label_csv(tmp_path, text), {})

@@ -8,20 +8,20 @@ from chexscore import metrics
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_auroc_is_that_of_scikit_learn(seed: int):
+def test_auroc_is_that_of_scikit_learn(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, 200).astype(float)
     scores = random.normal(labels).round(seed % 3)  # rounded, so that there are ties
     assert metrics.auroc(labels, scores) == pytest.approx(sklearn.roc_auc_score(labels, scores), abs=1e-12)
 
 
-def test_unknown_labels_are_left_out():
+def test_unknown_labels_are_left_out() -> None:
     labels, scores = np.array([1, 0, np.nan, 1, 0]), np.array([0.9, 0.8, 0.1, 0.7, 0.2])
     assert metrics.auroc(labels, scores) == 0.75
     assert metrics.accuracy(labels, scores, 0.75) == 0.5
 
 
-def test_what_is_not_defined_is_nan():
+def test_what_is_not_defined_is_nan() -> None:
     ones = np.ones(3)
     assert math.isnan(metrics.auroc(ones, ones))
     assert math.isnan(metrics.auroc(np.zeros(3), ones))
@@ -30,7 +30,7 @@ def test_what_is_not_defined_is_nan():
     assert math.isnan(metrics.mean_of_known([math.nan]))
 
 
-def test_macro_is_the_mean_of_defined_labels_and_micro_pools_them():
+def test_macro_is_the_mean_of_defined_labels_and_micro_pools_them() -> None:
     labels = np.array([[1, 1, 0], [0, 1, 1], [1, 1, 0], [0, 1, np.nan]])
     scores = np.array([[0.9, 0.5, 0.3], [0.1, 0.6, 0.4], [0.2, 0.7, 0.6], [0.3, 0.8, 0.9]])
     each = [metrics.auroc(labels[:, column], scores[:, column]) for column in (0, 2)]
@@ -42,7 +42,7 @@ def test_macro_is_the_mean_of_defined_labels_and_micro_pools_them():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_youden_threshold_is_the_best_of_all(seed: int):
+def test_youden_threshold_is_the_best_of_all(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, 100).astype(float)
     scores = (1 / (1 + np.exp(-random.normal(2 * labels - 1)))).round(2)
@@ -52,6 +52,6 @@ def test_youden_threshold_is_the_best_of_all(seed: int):
     assert sensitivity + specificity - 1 == pytest.approx((true_positives - false_positives).max())
 
 
-def test_youden_threshold_lies_between_the_classes():
+def test_youden_threshold_lies_between_the_classes() -> None:
     assert metrics.youden_threshold(np.array([0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.6, 0.9])) == 0.4
     assert metrics.youden_threshold(np.array([1, 1.0]), np.array([0.1, 0.2])) == 0.5

@@ -16,7 +16,7 @@ ROWS = [
 ]
 
 
-def test_the_bytes_of_the_csv(tmp_path: Path):
+def test_the_bytes_of_the_csv(tmp_path: Path) -> None:
     with open_output(str(tmp_path / "out.csv"), ("Bright", "Dark")) as write:
         for row in ROWS[:2]:
             write(row)
@@ -27,7 +27,7 @@ def test_the_bytes_of_the_csv(tmp_path: Path):
     )
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path):
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     target = str(tmp_path / "out.csv")
     with open_output(target, ("Bright", "Dark")) as write:
         for row in ROWS:
@@ -40,7 +40,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path):
     assert read[1].scores == {}
 
 
-def test_the_output_appears_under_its_name_only_when_it_is_whole(tmp_path: Path):
+def test_the_output_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
     with contextlib.suppress(RuntimeError), open_output(str(target), ("Bright", "Dark")) as write:
         write(ROWS[0])
@@ -50,7 +50,7 @@ def test_the_output_appears_under_its_name_only_when_it_is_whole(tmp_path: Path)
     assert (tmp_path / "out.csv.partial").exists()
 
 
-def test_an_output_that_exists_is_not_touched_unless_asked(tmp_path: Path):
+def test_an_output_that_exists_is_not_touched_unless_asked(tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
     target.write_text("precious")
     with pytest.raises(UsageError, match="--overwrite"), open_output(str(target), ("Bright",)):
@@ -62,7 +62,7 @@ def test_an_output_that_exists_is_not_touched_unless_asked(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("name", "said"), [("", "is a directory"), ("none/out.csv", "cannot be written")])
-def test_an_output_that_cannot_be_is_refused(tmp_path: Path, name: str, said: str):
+def test_an_output_that_cannot_be_is_refused(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(UsageError, match=said), open_output(str(tmp_path / name), ("Bright",)):
         pass
 
@@ -79,19 +79,19 @@ def test_an_output_that_cannot_be_is_refused(tmp_path: Path, name: str, said: st
         ("path,status,Bright,note\na.png,ok\n", "row 2"),
     ],
 )
-def test_what_breaks_the_contract_is_refused_with_its_place(tmp_path: Path, text: str, said: str):
+def test_what_breaks_the_contract_is_refused_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "out.csv").write_text(text)
     with pytest.raises(TableError, match=said):
         list(read_predictions(str(tmp_path / "out.csv"))[1])
 
 
-def test_columns_behind_the_note_are_passed_over(tmp_path: Path):
+def test_columns_behind_the_note_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("path,status,Bright,note,Later\na.png,ok,0.5,,7\n")
     labels, rows = read_predictions(str(tmp_path / "out.csv"))
     assert labels == ("Bright",)
     assert next(rows).scores == {"Bright": 0.5}
 
 
-def test_a_missing_file_is_named(tmp_path: Path):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"none\.csv"):
         read_predictions(str(tmp_path / "none.csv"))

@@ -14,7 +14,9 @@ Flat = Callable[[str, int], Path]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
-def test_every_image_gets_its_own_scores_in_order(model: Path, flat: Flat, tmp_path: Path, batch_size: int):
+def test_every_image_gets_its_own_scores_in_order(
+    model: Path, flat: Flat, tmp_path: Path, batch_size: int
+) -> None:
     for value in range(0, 250, 7):
         flat(f"images/{value:03}.png", value)
     results = list(predict(tmp_path / "images", model, batch_size=batch_size, workers=3))
@@ -26,7 +28,7 @@ def test_every_image_gets_its_own_scores_in_order(model: Path, flat: Flat, tmp_p
         assert result.scores == pytest.approx({"Bright": value / 255, "Dark": 1 - value / 255}, abs=1e-6)
 
 
-def test_failures_keep_their_place_and_move_nobody_else(model: Path, flat: Flat, tmp_path: Path):
+def test_failures_keep_their_place_and_move_nobody_else(model: Path, flat: Flat, tmp_path: Path) -> None:
     alone = {
         result.path: result for result in predict([flat(f"{i:02}.png", 10 * i) for i in range(20)], model)
     }
@@ -53,7 +55,7 @@ class Stub(Classifier):
         return super().score(images) if replaced is None else replaced
 
 
-def test_an_image_that_makes_the_network_fail_fails_alone(model: Path, flat: Flat):
+def test_an_image_that_makes_the_network_fail_fails_alone(model: Path, flat: Flat) -> None:
     paths = [str(flat(f"{i}.png", 20 * i)) for i in range(10)]
 
     def fault(images: NDArray[np.uint8]) -> None:
@@ -66,7 +68,7 @@ def test_an_image_that_makes_the_network_fail_fails_alone(model: Path, flat: Fla
     assert results[5].scores["Bright"] == pytest.approx(100 / 255)
 
 
-def test_a_score_that_is_no_number_is_a_failure(model: Path, flat: Flat):
+def test_a_score_that_is_no_number_is_a_failure(model: Path, flat: Flat) -> None:
     def fault(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         scores = np.full((len(images), 2), 0.5, dtype=np.float32)
         scores[1, 0] = np.nan
@@ -76,7 +78,7 @@ def test_a_score_that_is_no_number_is_a_failure(model: Path, flat: Flat):
     assert [result.status for result in results] == [Status.OK, Status.FAILED, Status.OK]
 
 
-def test_the_network_only_sees_full_batches(model: Path, flat: Flat):
+def test_the_network_only_sees_full_batches(model: Path, flat: Flat) -> None:
     seen: list[int] = []
 
     def watch(images: NDArray[np.uint8]) -> None:
@@ -86,7 +88,7 @@ def test_the_network_only_sees_full_batches(model: Path, flat: Flat):
     assert seen == [4, 4]
 
 
-def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat):
+def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat) -> None:
     path, taken = str(flat("a.png", 1)), 0
 
     def endless() -> Iterator[str]:
@@ -105,7 +107,7 @@ def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat):
     results.close()  # type: ignore[attr-defined]
 
 
-def test_endless_failures_are_told_as_they_come(model: Path, flat: Flat, tmp_path: Path):
+def test_endless_failures_are_told_as_they_come(model: Path, flat: Flat, tmp_path: Path) -> None:
     good = str(flat("a.png", 1))
 
     def endless() -> Iterator[str]:
@@ -118,10 +120,10 @@ def test_endless_failures_are_told_as_they_come(model: Path, flat: Flat, tmp_pat
     results.close()  # type: ignore[attr-defined]
 
 
-def test_a_bad_model_is_told_at_once(tmp_path: Path):
+def test_a_bad_model_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         predict(tmp_path, tmp_path / "none.onnx")
 
 
-def test_usable_cores_is_at_least_one():
+def test_usable_cores_is_at_least_one() -> None:
     assert usable_cores() >= 1

@@ -76,6 +76,8 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
         report(f"{run} is finished; give another --out to train again.")
         return ModelSpec.from_json(spec_file.read_text())
 
+    commit = _commit()  # now: the checkout may move on while this trains
+
     # Data: which patients are held out, pixels, targets.
     table, held_out = write_split(config, root, run)
     recipe_file.write_text(recipe)
@@ -164,7 +166,7 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
         provenance={
             "recipe": config.name,
             "network": config.network.name,
-            "commit": _commit(),
+            "commit": commit,
             "keras": f"{keras.__version__} on {keras.backend.backend()}",
             "training_images": str(len(train_rows)),
         },
@@ -243,7 +245,7 @@ def _score(
 def _measure(
     truth: NDArray[np.float32], scores: NDArray[np.float32], labels: tuple[str, ...]
 ) -> tuple[dict[str, float], tuple[float, ...]]:
-    """AUCs, accuracy and operating points on the validation patients, by Youden's index."""
+    """Measures on the validation patients, those that are defined, and operating points by Youden's index."""
     thresholds = tuple(
         round(metrics.youden_threshold(truth[:, column], scores[:, column]), 6)
         for column in range(len(labels))
@@ -257,7 +259,7 @@ def _measure(
         measured[f"accuracy/{label}"] = metrics.accuracy(
             truth[:, column], scores[:, column], thresholds[column]
         )
-    return measured, thresholds
+    return {name: value for name, value in measured.items() if math.isfinite(value)}, thresholds
 
 
 def _rank(row: dict[Any, Any]) -> float:

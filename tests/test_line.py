@@ -1,0 +1,159 @@
+"""The whole line: drawn radiographs -> training -> export -> predict -> eval."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chexscore import Classifier, ImageSpec, ModelSpec, evaluation, predict, runs
+from chexscore.errors import ModelError, UsageError
+from tests.phantoms import write_dataset
+from training.config import NetworkConfig, TrainConfig
+
+SMOKE = Path(__file__).parents[1] / "training" / "configs" / "smoke.toml"
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    write_dataset(folder, 150, size=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(films: Path) -> Path:
+    from training.fit import fit
+
+    config = TrainConfig.from_toml(SMOKE)
+    network = config.network.model_copy(update={"width": 8, "l2": 1e-5})
+    config = config.model_copy(update={"epochs": 12, "network": network})
+    folder = films / "run"
+    fit(config, films, folder, report=lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    from export.publish import publish
+
+    model = run / "model.onnx"
+    assert "differ by" in publish(run, model)
+    return model
+
+
+def test_the_planted_findings_are_found_on_patients_never_seen(
+    films: Path, run: Path, exported: Path
+) -> None:
+    classifier = Classifier(exported, device="cpu")
+    output = str(run / "out.csv")
+    record = runs.run([str(films)], output, classifier)
+    assert record.scored == record.found > 200
+    result = evaluation.evaluate(output, str(run / "validation.csv"), runs.recorded_thresholds(output))
+    assert result.without_predictions == 0
+    opacity, device, macro, _ = result.rows
+    assert min(opacity.auc, device.auc) > 0.9
+    assert macro.auc == pytest.approx(classifier.spec.metrics["auc/macro"], abs=1e-6)
+    assert opacity.accuracy == pytest.approx(classifier.spec.metrics["accuracy/Opacity"], abs=0.02)
+
+
+def test_the_file_says_how_it_came_to_be(exported: Path) -> None:
+    spec = Classifier(exported, device="cpu").spec
+    assert float(spec.provenance["difference_to_keras"]) <= 1e-5
+    assert spec.provenance["network"] == "compact"
+    assert {"commit", "keras", "tf2onnx", "opset"} <= set(spec.provenance)
+
+
+def damage(run: Path, copy: Path) -> Path:
+    """A copy of the run whose network.keras stays as it is."""
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("cache", "*.onnx"))
+    return copy
+
+
+def test_a_graph_that_scores_otherwise_is_not_published(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    from export import publish as module
+    from export.convert import convert
+
+    def broken(network: object, spec: ModelSpec) -> onnx.ModelProto:
+        model = convert(network, spec)
+        weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
+        values = numpy_helper.to_array(weights).copy()
+        values.flat[0] += 0.5
+        weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+        return model
+
+    target = tmp_path / "model.onnx"
+    target.write_text("published earlier")
+    monkeypatch.setattr(module, "convert", broken)
+    with pytest.raises(ModelError, match=r"was not published: .* differ by"):
+        module.publish(run, target)
+    assert target.read_text() == "published earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_without_its_samples_a_run_is_compared_on_drawn_images(run: Path, tmp_path: Path) -> None:
+    from export.publish import publish
+
+    copy = damage(run, tmp_path / "run")
+    (copy / "samples.npy").unlink()
+    assert "16 drawn images" in publish(copy, tmp_path / "model.onnx")
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path: Path) -> None:
+    from export.publish import publish
+
+    with pytest.raises(UsageError, match="not the folder of a finished run"):
+        publish(tmp_path, tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match="does not exist"):
+        publish(run, tmp_path / "none" / "model.onnx")
+    other = damage(run, tmp_path / "labels")
+    spec = ModelSpec.from_json((other / "spec.json").read_text())
+    wrong = ModelSpec("x", "1", ("A", "B", "C"), spec.image, (0.5,) * 3)
+    (other / "spec.json").write_text(wrong.to_json())
+    with pytest.raises(ModelError, match="its description promises"):
+        publish(other, tmp_path / "model.onnx")
+    torn = damage(run, tmp_path / "torn")
+    (torn / "network.keras").write_bytes((torn / "network.keras").read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot load the network"):
+        publish(torn, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_reference_network_exports_within_the_tolerance(tmp_path: Path) -> None:
+    """A narrow one: the same layers, a sixteenth of the filters."""
+    import onnx
+
+    from export.convert import convert
+    from export.verify import TOLERANCE, compare, radiographs
+    from training.networks import build
+
+    image = ImageSpec(512, 512)
+    network = build(NetworkConfig(name="reference", width=2), image, 2)
+    model = convert(network, ModelSpec("narrow", "1", ("A", "B"), image, (0.5, 0.5)))
+    onnx.save(model, tmp_path / "narrow.onnx")
+    images, _ = radiographs(tmp_path, image)
+    assert compare(network, tmp_path / "narrow.onnx", images[:3]) <= TOLERANCE
+
+
+def test_another_backend_trains_and_the_export_agrees(tmp_path: Path) -> None:
+    """JAX trains, TensorFlow exports: training uses nothing but the Keras 3 API."""
+    films = tmp_path / "films"
+    write_dataset(films, 12, size=64)
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    fit = [sys.executable, "-m", "training", "fit", SMOKE, "--data", films, "--out", tmp_path / "run"]
+    subprocess.run(list(map(str, fit)), env=environment, check=True, cwd=ROOT)
+    export = [sys.executable, "-m", "export", tmp_path / "run", "-o", tmp_path / "model.onnx"]
+    subprocess.run(list(map(str, export)), env=environment, check=True, cwd=ROOT)
+    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    assert "on jax" in spec.provenance["keras"]
+    assert float(spec.provenance["difference_to_keras"]) <= 1e-5
+    assert all(result.scores for result in predict(films / "p0000", tmp_path / "model.onnx"))
