@@ -34,8 +34,7 @@ def progress(classifier: Classifier, *, quiet: bool) -> Iterator[Callable[[RunRe
         return
     spec = classifier.spec
     console.print(
-        f"chexscore {__version__}: {escape(spec.name)} {escape(spec.version)} on {classifier.device}",
-        highlight=False,
+        f"chexscore {__version__}: {escape(spec.name)} {escape(spec.version)} on {classifier.device}"
     )
     if not console.is_terminal:
         yield _log(console)
@@ -50,9 +49,9 @@ def progress(classifier: Classifier, *, quiet: bool) -> Iterator[Callable[[RunRe
         task = bar.add_task("", total=None, rate=0.0, failures=0)
 
         def watch(record: RunRecord) -> None:
-            done = record.scored + record.failed.total()
+            done = record.scored + record.not_scored
             rate = done / max(time.monotonic() - started, 1e-3)
-            bar.update(task, completed=done, rate=rate, failures=record.failed.total())
+            bar.update(task, completed=done, rate=rate, failures=record.not_scored)
 
         yield watch
 
@@ -64,7 +63,7 @@ def _log(console: Console) -> Callable[[RunRecord], None]:
         nonlocal last
         if time.monotonic() - last >= LOG_INTERVAL_S:
             last = time.monotonic()
-            console.print(f"{record.scored} scored, {record.failed.total()} not scored so far")
+            console.print(f"{record.scored} scored, {record.not_scored} not scored so far")
 
     return watch
 
@@ -79,7 +78,7 @@ def summary(record: RunRecord, output: str, *, quiet: bool) -> None:
         return
     rate = record.found / max(record.seconds, 1e-3)
     console.print(
-        f"{record.found} images found: {record.scored} scored, {record.failed.total()} not; "
+        f"{record.found} images found: {record.scored} scored, {record.not_scored} not; "
         f"{record.ignored} other files ignored; {record.seconds:.1f} s, {rate:.0f} images/s"
     )
     for status, count in sorted(record.failed.items()):

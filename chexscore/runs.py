@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -46,7 +45,7 @@ class RunRecord:
     seconds: float = 0.0
     found: int = 0
     scored: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, int] = field(default_factory=dict)
     ignored: int = 0
 
     def count(self, prediction: Prediction) -> None:
@@ -54,7 +53,12 @@ class RunRecord:
         if prediction.status is Status.OK:
             self.scored += 1
         else:
-            self.failed[prediction.status.value] += 1
+            self.failed[prediction.status.value] = self.failed.get(prediction.status.value, 0) + 1
+
+    @property
+    def not_scored(self) -> int:
+        """Rows whose status is not ok."""
+        return sum(self.failed.values())
 
 
 def run(
@@ -113,7 +117,7 @@ def run(
             if watch is not None:
                 watch(record)
         record.seconds = round(time.monotonic() - started, 3)
-        if record.found != record.scored + record.failed.total():
+        if record.found != record.scored + record.not_scored:
             raise AssertionError(f"rows were lost: {record}")
         if output != STDOUT:
             _write_record(record, record_path(output))

@@ -61,19 +61,18 @@ def test_data_goes_to_standard_output_and_words_to_standard_error(model: Path, i
     assert chexscore("predict", images, "-o", "-", "--model", model, "--quiet").stderr == ""
 
 
-def test_some_failures_exit_3_and_nothing_is_lost(model: Path, images: Path) -> None:
+def test_some_failures_exit_3_and_nothing_is_lost(model: Path, images: Path, tmp_path: Path) -> None:
     (images / "bad.png").write_text("no image")
     (images / "x.png").mkdir()
     (images / "notes.txt").write_text("not to be scored")
-    done = chexscore("predict", images, f"{images}/gone.png", "--model", model)
+    output = tmp_path / "out.csv"
+    done = chexscore("predict", images, f"{images}/gone.png", "--model", model, "-o", output)
     assert done.returncode == 3
-    assert [line.split(",")[1] for line in done.stdout.splitlines()[1:]] == [
-        "ok",
-        "ok",
-        "ok",
-        "unreadable",
-        "missing",
-    ]
+    statuses = [line.split(",")[1] for line in output.read_text().splitlines()[1:]]
+    assert statuses == ["ok", "ok", "ok", "unreadable", "missing"]
+    record = json.loads((tmp_path / "out.csv.run.json").read_text())
+    assert (record["found"], record["scored"]) == (5, 3)
+    assert record["failed"] == {"unreadable": 1, "missing": 1}
     assert "5 images found: 3 scored, 2 not; 1 other files ignored" in done.stderr
     assert "missing: 1" in done.stderr
 

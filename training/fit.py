@@ -99,7 +99,7 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
     # The trainer is augmentation in front of the network; the network alone is kept and exported.
     keras.utils.set_random_seed(config.seed)
     history_file, checkpoint = run / "history.csv", run / "checkpoint.keras"
-    steps = math.ceil(len(train_rows) / config.batch_size)
+    steps = _steps(len(train_rows), config.batch_size)
     history: list[dict[Any, Any]] = []
     if checkpoint.exists():
         trainer = keras.saving.load_model(checkpoint)
@@ -186,7 +186,10 @@ def masked_crossentropy(truth: Any, scores: Any) -> Any:
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras carries no types
-    """Shuffled batches: uint8 [B, H, W, 1] and float32 [B, L] with IGNORED for unknown labels."""
+    """Shuffled batches: uint8 [B, H, W, 1] and float32 [B, L] with IGNORED for unknown labels.
+
+    The rows that would make a last, smaller batch are left to other epochs: backends compile for each shape.
+    """
 
     def __init__(
         self,
@@ -204,11 +207,16 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras carries no 
         self.rows = np.random.default_rng(seed).permutation(rows)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+        return _steps(len(self.rows), self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         rows = np.sort(self.rows[index * self.batch_size : (index + 1) * self.batch_size])
         return self.pixels[rows], self.targets[rows]
+
+
+def _steps(images: int, batch_size: int) -> int:
+    """Batches in an epoch."""
+    return max(1, images // batch_size)
 
 
 def _with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Model:
@@ -236,10 +244,11 @@ def _with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mo
 def _score(
     network: keras.Model, pixels: NDArray[np.uint8], rows: NDArray[np.intp], config: TrainConfig
 ) -> NDArray[np.float32]:
-    """Scores [rows, L], a batch of pixels in memory at a time."""
-    starts = range(0, len(rows), config.batch_size)
-    batches = (pixels[rows[start : start + config.batch_size]] for start in starts)
-    return np.concatenate([np.asarray(network.predict_on_batch(batch)) for batch in batches])
+    """Scores [rows, L], a batch of pixels in memory at a time, the last one filled up with the first rows."""
+    padded = np.resize(rows, math.ceil(len(rows) / config.batch_size) * config.batch_size)
+    batches = (pixels[chunk] for chunk in padded.reshape(-1, config.batch_size))
+    scores = [np.asarray(network.predict_on_batch(batch)) for batch in batches]
+    return np.concatenate(scores)[: len(rows)]
 
 
 def _measure(

@@ -1,0 +1,59 @@
+"""What the README says can be typed can be typed."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(
+    {
+        line.strip()
+        for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if line.strip().startswith(("chexscore ", "python -m "))
+    }
+)
+
+
+def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(example, "README.md", "exec"), {})  # noqa: S102, our own text
+    lines = printed.getvalue().splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("tests/radiographs/drawn-1.jpg ok 0.")
+    assert "Viral" in lines[-1]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_the_options_that_the_readme_gives(command: str) -> None:
+    words = shlex.split(command.removeprefix("python -m "))
+    program = [words[0]] if words[0] == "export" else words[:2]
+    done = subprocess.run(
+        [sys.executable, "-m", *program, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    for option in (word for word in words if word.startswith("-")):
+        assert re.search(rf"(?<![-\w]){option}(?![-\w])", done.stdout), option
+
+
+def test_files_that_the_readme_links_to_exist() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target

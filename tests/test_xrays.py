@@ -1,0 +1,59 @@
+"""On real X-rays, where they are."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from chexscore import Classifier, Status, evaluation, find_images, runs
+
+
+@pytest.fixture(scope="module")
+def scored(xrays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("scored") / "out.csv"
+    record = runs.run([str(xrays / "fullsize")], str(output), Classifier(device="cpu"))
+    assert (record.found, record.scored, record.ignored) == (100, 100, 1)
+    return output
+
+
+def test_each_real_film_is_scored_in_walk_order(xrays: Path, scored: Path) -> None:
+    with scored.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == list(find_images([xrays / "fullsize"]))
+    assert {row["status"] for row in rows} == {"ok"}
+
+
+def test_bad_neighbours_change_no_byte_of_the_others(xrays: Path, scored: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "fullsize"
+    shutil.copytree(xrays / "fullsize", folder)
+    whole = (folder / "IM-0265-0001.jpeg").read_bytes()
+    (folder / "IM-0266-0000-truncated.jpeg").write_bytes(whole[: len(whole) // 2])
+    (folder / "0-empty.png").touch()
+    (folder / "person-text.png").write_text("not an image")
+    (folder / "x.png").mkdir()
+    record = runs.run([str(folder)], str(tmp_path / "out.csv"), Classifier(device="cpu"))
+    assert record.failed == {"unreadable": 3}
+    lines = (tmp_path / "out.csv").read_bytes().replace(str(folder).encode(), b"F").splitlines(keepends=True)
+    before = scored.read_bytes().replace(str(xrays / "fullsize").encode(), b"F").splitlines(keepends=True)
+    assert [line for line in lines if b",unreadable,,,," not in line] == before
+    assert len(lines) == len(before) + 3
+
+
+def test_labels_with_shorter_paths_join(xrays: Path, scored: Path) -> None:
+    thresholds = runs.recorded_thresholds(str(scored))
+    table = evaluation.evaluate(str(scored), str(xrays / "fullsize" / "labels.csv"), thresholds)
+    assert (table.joined, table.without_labels, table.without_predictions) == (100, 0, 0)
+    pneumonia = table.rows[0]
+    assert (pneumonia.label, pneumonia.images, pneumonia.positives) == ("Pneumonia", 100, 51)
+    assert pneumonia.auc > 0.95
+
+
+def test_real_dicom_files_are_read_or_refused_and_never_guessed(xrays: Path) -> None:
+    from chexscore import predict
+
+    results = {Path(result.path).stem: result.status for result in predict(xrays / "dicom")}
+    assert len(results) == 6
+    assert results["chest_dx_mono2_implicit_le"] is Status.OK
+    assert results["tibia_cr_mono1_rle"] is Status.OK
+    assert results["tibia_cr_jpeg_extended12"] is Status.UNSUPPORTED
