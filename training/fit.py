@@ -237,6 +237,11 @@ def _with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mo
         trainer.add(layers.RandomContrast(augment.contrast, value_range=(0, 255)))
     if augment.brightness:
         trainer.add(layers.RandomBrightness(augment.brightness, value_range=(0, 255)))
+    if keras.backend.backend() == "jax":
+        # Keras takes RandomRotation and RandomZoom for layers that cannot be compiled, which is so under
+        # TensorFlow's XLA alone, and would run every operation of the step by itself.
+        for layer in trainer.layers:
+            layer.supports_jit = True
     trainer.add(network)
     return trainer
 
