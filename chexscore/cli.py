@@ -1,20 +1,30 @@
 """The command line: parse, call, print, exit."""
 
+import contextlib
+import itertools
+import logging
+import os
 import signal
 import sys
-from typing import Annotated, Literal, NoReturn
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
 from chexscore import __version__
-from chexscore.errors import ChexscoreError
+from chexscore.errors import ChexscoreError, UsageError
 
-NOT_EVERY_IMAGE, NO_IMAGE, INTERRUPTED, TERMINATED = 3, 4, 130, 143
+if TYPE_CHECKING:
+    from chexscore.runs import Stop
+
+NOT_EVERY_IMAGE, NO_IMAGE = 3, 4
+STOPPED = {"SIGINT": 130, "SIGTERM": 143, "--max-duration": NOT_EVERY_IMAGE}
 
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed; 2 wrong usage; 3 finished, but some images were not "
-    "scored and their rows say why; 4 no image found; 5 the device asked for is not there; 130 or 143 "
-    "interrupted."
+    "scored and their rows say why, or --max-duration was over; 4 no image found; 5 the device asked for is "
+    "not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or SIGTERM, for --resume."
 )
 
 ModelOption = Annotated[
@@ -40,48 +50,117 @@ app = typer.Typer(
 
 @app.command(epilog=EXIT_CODES)
 def predict(
-    paths: Annotated[list[str], typer.Argument(help="Images, and directories to search for images.")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Images, and directories to search for images.")
+    ] = None,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="CSV", help='The CSV to write; "-" is standard output.')
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help='.csv, .jsonl or .parquet; "-" is standard output.'
+        ),
     ] = "-",
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help='Take paths from FILE too, a line or NUL each; "-" is standard input.'
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after a stop; in a finished output score what is new.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is there.")] = False,
     model: ModelOption = None,
     device: DeviceOption = "auto",
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds", help="Add a column LABEL_positive, 1 or 0, for each label.")
+    ] = False,
+    dicom_tag: Annotated[
+        list[str] | None, typer.Option(metavar="KEYWORD", help="Add this DICOM tag as a column; repeatable.")
+    ] = None,
+    min_age: Annotated[
+        str, typer.Option(metavar="TIME", help="Leave younger files for the next run.")
+    ] = "0s",
+    max_failures: Annotated[
+        str | None, typer.Option(metavar="N|N%", help="Exit 1 if more images than this are not scored.")
+    ] = None,
+    max_duration: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop after this time, such as 6h, for --resume.")
+    ] = None,
+    lock_wait: Annotated[
+        str, typer.Option(metavar="TIME", help="Wait so long for another run of the same output.")
+    ] = "0s",
+    max_pixels: Annotated[int, typer.Option(min=1, help="Do not decode larger images.")] = 80_000_000,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images that go through the network together.  [8]")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode images.  [one a core]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Print the images that would be scored, and stop.")
+    ] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="JSON lines on standard output.")] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="One JSON object a line on standard error.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on standard error.")] = False,
 ) -> None:
     """Score X-rays: one row for each image, with its scores or the reason why there are none.
 
-    Beside the CSV goes its record, CSV.run.json: model, device, counts and times.
+    Beside the output go its record (FILE.run.json: model, device, counts, times) and what --resume needs
+    (FILE.state). Times are written 90s, 5m, 6h or 2d.
 
     Example: chexscore predict ./images -o out.csv
     """
-    from chexscore import display, runs
-    from chexscore.classifier import Classifier
+    from chexscore.discovery import find_images, read_list
+    from chexscore.runs import Options, Stop, plan, run
+    from chexscore.units import parse_duration, parse_limit
 
-    signal.signal(signal.SIGTERM, _terminate)
-    classifier = Classifier(model, device=device)
-    try:
-        with display.progress(classifier, quiet=quiet) as watch:
-            record = runs.run(
-                paths,
-                output,
-                classifier,
-                batch_size=batch_size,
-                workers=workers,
-                overwrite=overwrite,
-                watch=watch,
-            )
-    except KeyboardInterrupt as stop:
-        _say(f"chexscore: interrupted; {output} was not written.")
-        raise typer.Exit(TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED) from stop
-    display.summary(record, output, quiet=quiet)
+    if not paths and files_from is None:
+        raise UsageError("no images are named; give files, directories or --files-from.")
+    if dicom_tag:
+        _check_tags(dicom_tag)
+    parse_limit(max_failures or "0", 0)
+    options = Options(
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels,
+        min_age=parse_duration(min_age),
+        max_duration=parse_duration(max_duration) if max_duration else None,
+        thresholds=thresholds,
+        tags=tuple(dicom_tag or ()),
+        resume=resume,
+        overwrite=overwrite,
+        lock_wait=parse_duration(lock_wait),
+        jsonl=jsonl,
+    )
+    with contextlib.ExitStack() as opened:
+        inputs: Iterable[str] = paths or []
+        if files_from is not None:
+            listed = sys.stdin.buffer if files_from == "-" else opened.enter_context(_open(files_from))
+            inputs = itertools.chain(inputs, read_list(listed))
+        if dry_run:
+            _list_plan(plan(inputs, options))
+            return
+
+        from chexscore import progress
+        from chexscore.classifier import Classifier
+
+        style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
+        classifier = Classifier(model, device=device)
+        stop = _stop_on_signals(Stop())
+        with progress.show(style, classifier, lambda: sum(1 for _ in find_images(paths or []))) as watch:
+            record = run(inputs, output, classifier, options, stop=stop, watch=watch)
+    progress.closing_words(record, output, stop, style)
+    if not record.finished:
+        raise typer.Exit(STOPPED[stop.reason])
+    if max_failures is not None and record.not_scored > parse_limit(max_failures, record.found):
+        raise ChexscoreError(
+            f"{record.not_scored} of {record.found} images were not scored, more than --max-failures "
+            f"{max_failures}; {output} is complete."
+        )
     if not record.found:
+        _say("chexscore: no image found.")
         raise typer.Exit(NO_IMAGE)
     if record.failed:
         raise typer.Exit(NOT_EVERY_IMAGE)
@@ -140,11 +219,17 @@ def info(model: ModelOption = None) -> None:
 
 def main() -> None:
     """Entry point of the `chexscore` command."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it quotes what stands in headers
+    warnings.simplefilter("ignore")  # a decoder's words about one file; its row says what matters
     try:
         app()
     except ChexscoreError as error:
         _say(f"chexscore: error: {error}")
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        _say("chexscore: error: standard output was closed before the end.")
+        sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:
@@ -162,12 +247,40 @@ def _options(
     pass
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM; the way out is the same as for SIGINT."""
+def _stop_on_signals(stop: "Stop") -> "Stop":
+    """The first SIGINT or SIGTERM asks for a stop, a second SIGINT ends the process at once."""
+
+    def request(number: int, _: object) -> None:
+        stop.reason = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, request)
+    signal.signal(signal.SIGTERM, request)
+    return stop
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+def _check_tags(keywords: list[str]) -> None:
+    from chexscore.dicom import IDENTIFYING, check_keywords
+
+    check_keywords(keywords)
+    if naming := sorted(IDENTIFYING.intersection(keywords)):
+        _say(f"chexscore: warning: {', '.join(naming)} names patients; the output will too.")
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UsageError(f"{path}: the list of images cannot be read: {error.strerror}.") from error
+
+
+def _list_plan(found: Iterable[str]) -> None:
+    number = 0
+    for path in found:
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+        number += 1
+    sys.stdout.flush()
+    _say(f"{number} images would be scored")
 
 
 def _say(line: str) -> None:

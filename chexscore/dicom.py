@@ -1,17 +1,65 @@
-"""DICOM files to pixels, by pydicom."""
+"""DICOM files, by pydicom: pixels as a screen would show them, and tags that were asked for."""
 
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom import config
+from pydicom.datadict import tag_for_keyword
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from chexscore.errors import TooLargeImageError, UnsupportedImageError
+from chexscore.errors import TooLargeImageError, UnsupportedImageError, UsageError
 
-__all__ = ["read_dicom"]
+__all__ = ["IDENTIFYING", "check_keywords", "is_dicom", "read_dicom", "read_tags"]
+
+IDENTIFYING = frozenset(
+    {
+        "PatientName",
+        "PatientBirthDate",
+        "PatientID",
+        "OtherPatientIDs",
+        "PatientAddress",
+        "PatientTelephoneNumbers",
+        "PatientMotherBirthName",
+        "OtherPatientNames",
+    }
+)
+"""Keywords that name a person; PS3.15 annex E lists them among others to be removed."""
+
+MARK_AT, MARK = 128, b"DICM"
+"""PS3.10, 7.1."""
 
 TINY = float(np.finfo(np.float32).tiny)
+
+# pydicom would warn of odd values and quote them: what stands in a header is nobody's business.
+config.settings.reading_validation_mode = config.IGNORE
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that begins with these 132 bytes is DICOM."""
+    return head[MARK_AT : MARK_AT + len(MARK)] == MARK
+
+
+def check_keywords(keywords: Sequence[str]) -> None:
+    """Raises a UsageError that names the first word that is no keyword of DICOM's dictionary (PS3.6)."""
+    for keyword in keywords:
+        if tag_for_keyword(keyword) is None:
+            raise UsageError(f"{keyword} is no DICOM keyword; StudyInstanceUID would be one.")
+
+
+def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
+    """The values of a file's tags as text, without its pixels; empty for a file that is not DICOM."""
+    try:
+        with open(path, "rb") as file:
+            if not is_dicom(file.read(MARK_AT + len(MARK))):
+                return {}
+            file.seek(0)
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(keywords))
+        return {keyword: str(dataset.get(keyword)) for keyword in keywords if keyword in dataset}
+    except Exception:  # noqa: BLE001, the row of a file that cannot be read says so without its tags
+        return {}
 
 
 def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.generic]:

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
 
-__all__ = ["SUFFIXES", "find_images"]
+__all__ = ["SUFFIXES", "find_images", "read_list"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Names that make a file in a directory an image, in lower case; DICOM is also known by its content."""
@@ -33,6 +34,23 @@ def find_images(
             yield from _walk(path, frozenset(), ignored)
         else:
             yield _posix(path)
+
+
+def read_list(file: BinaryIO) -> Iterator[str]:
+    """Reads a list of paths as it comes: one a line, or with NUL bytes between them (`find -print0`).
+
+    Empty lines are passed over; a path may be any bytes that the separator is not.
+    """
+    separator, rest = b"", b""
+    while chunk := file.read1(65536) if hasattr(file, "read1") else file.read(65536):
+        rest += chunk
+        if not separator:
+            separator = b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b""
+        if separator:
+            *whole, rest = rest.split(separator)
+            yield from (os.fsdecode(path.rstrip(b"\r")) for path in whole if path.strip())
+    if rest.strip():
+        yield os.fsdecode(rest.rstrip(b"\r"))
 
 
 def _walk(

@@ -1,90 +1,16 @@
-"""What people see: progress and summaries on standard error, tables on standard output."""
+"""The tables that `eval` and `info` print."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.evaluation import Evaluation
-from chexscore.predictions import STDOUT
-from chexscore.runs import RunRecord
 
-__all__ = ["evaluation", "info", "progress", "summary"]
-
-LOG_INTERVAL_S = 60
-
-
-@contextmanager
-def progress(classifier: Classifier, *, quiet: bool) -> Iterator[Callable[[RunRecord], None]]:
-    """Shows a run: a live line on a terminal, else a log line now and then.
-
-    Yields:
-        A function to call with the record after each row.
-    """
-    console = _words()
-    if quiet:
-        yield lambda _: None
-        return
-    spec = classifier.spec
-    console.print(
-        f"chexscore {__version__}: {escape(spec.name)} {escape(spec.version)} on {classifier.device}"
-    )
-    if not console.is_terminal:
-        yield _log(console)
-        return
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed} images, {task.fields[rate]:.0f}/s, {task.fields[failures]} not scored"),
-        TimeElapsedColumn(),
-    )
-    started = time.monotonic()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, rate=0.0, failures=0)
-
-        def watch(record: RunRecord) -> None:
-            done = record.scored + record.not_scored
-            rate = done / max(time.monotonic() - started, 1e-3)
-            bar.update(task, completed=done, rate=rate, failures=record.not_scored)
-
-        yield watch
-
-
-def _log(console: Console) -> Callable[[RunRecord], None]:
-    last = time.monotonic()
-
-    def watch(record: RunRecord) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LOG_INTERVAL_S:
-            last = time.monotonic()
-            console.print(f"{record.scored} scored, {record.not_scored} not scored so far")
-
-    return watch
-
-
-def summary(record: RunRecord, output: str, *, quiet: bool) -> None:
-    """Says at the end of a run what became of the images."""
-    if quiet:
-        return
-    console = _words()
-    if not record.found:
-        console.print(f"no image found; {record.ignored} other files ignored")
-        return
-    rate = record.found / max(record.seconds, 1e-3)
-    console.print(
-        f"{record.found} images found: {record.scored} scored, {record.not_scored} not; "
-        f"{record.ignored} other files ignored; {record.seconds:.1f} s, {rate:.0f} images/s"
-    )
-    for status, count in sorted(record.failed.items()):
-        console.print(f"  {status}: {count}")
-    if output != STDOUT:
-        console.print(f"written: {escape(output)}")
+__all__ = ["evaluation", "info"]
 
 
 def evaluation(result: Evaluation) -> None:
@@ -109,7 +35,7 @@ def evaluation(result: Evaluation) -> None:
         notes.append(f"no labels for {', '.join(result.only_predicted)}")
     if result.assumed_thresholds:
         notes.append("no thresholds known, accuracy is at 0.5 (give --model)")
-    console = _words()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"{result.joined} images evaluated" + "".join(f"; {escape(note)}" for note in notes))
 
 
@@ -139,11 +65,6 @@ def info(classifier: Classifier, devices: list[str]) -> None:
         labels.add_row(escape(label), _number(threshold), _number(spec.metrics.get(f"auc/{label}", math.nan)))
     console.print(labels)
     console.print("Not a medical device: no score may decide about a patient.")
-
-
-def _words() -> Console:
-    """Standard error; lines are never broken, so that logs can be searched."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _number(value: float) -> str:

@@ -5,6 +5,8 @@ ChexscoreError                  anything below; `exit_code` is what the command 
 ├── ModelError                  the file is no model that chexscore can run (exit 1)
 ├── NetworkError                the network could not be run on a batch (exit 1)
 ├── DeviceError                 a device was asked for by name and is not there (exit 5)
+├── LockedError                 another run writes the same output (exit 6)
+├── OutputError                 the output cannot be written, or not to its end (exit 1)
 ├── TableError                  a CSV of predictions or labels cannot be used (exit 1)
 └── ImageError                  one image cannot be scored; `status` is what its row says
     ├── MissingImageError       nothing is at that path (any more)
@@ -21,9 +23,11 @@ __all__ = [
     "ChexscoreError",
     "DeviceError",
     "ImageError",
+    "LockedError",
     "MissingImageError",
     "ModelError",
     "NetworkError",
+    "OutputError",
     "TableError",
     "TooLargeImageError",
     "UnreadableImageError",
@@ -56,6 +60,16 @@ class DeviceError(ChexscoreError):
     """A device was asked for by name and is not there."""
 
     exit_code = 5
+
+
+class LockedError(ChexscoreError):
+    """Another run writes the same output."""
+
+    exit_code = 6
+
+
+class OutputError(ChexscoreError):
+    """The output cannot be written, or not to its end."""
 
 
 class TableError(ChexscoreError):

@@ -76,8 +76,7 @@ def evaluate(predictions: str, labels: str, thresholds: Mapping[str, float]) -> 
         TableError: either file cannot be used, no image or no label is in both, or a path could belong to
             several lines.
     """
-    names, rows = read_predictions(predictions)
-    everything = list(rows)
+    names, everything = read_predictions(predictions)
     scored = [row for row in everything if row.status is Status.OK]
     table = read_table(labels)
     column = next((name for name in ("path", "Path") if name in table.columns), None)

@@ -5,9 +5,6 @@ A change of anything here changes scores: the pixel path is part of what a netwo
 
 import os
 import stat
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
@@ -23,13 +20,13 @@ from chexscore.errors import (
 )
 from chexscore.spec import ImageSpec, Resize
 
-__all__ = ["FORMATS", "MAX_PIXELS", "load_image", "load_images", "to_uint8"]
+__all__ = ["FORMATS", "MAX_PIXELS", "load_image", "to_uint8"]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Pillow's names of the formats that are read, besides DICOM; no other decoder of Pillow is tried."""
 
 MAX_PIXELS = 80_000_000
-"""Images with more pixels are refused undecoded; the largest X-ray detectors give about 20 million."""
+"""Default of the largest image that is decoded; the largest X-ray detectors give about 20 million."""
 
 EXIF_ORIENTATION = 0x0112
 """Tag of the orientation, 1 (upright) to 8; Exif 2.32, table 4."""
@@ -39,7 +36,9 @@ DRAFT_OVERSAMPLING = 2
 several times faster, and the antialiased resize that follows still has pixels to average."""
 
 
-def load_image(path: str | os.PathLike[str], image: ImageSpec | None = None) -> NDArray[np.uint8]:
+def load_image(
+    path: str | os.PathLike[str], image: ImageSpec | None = None, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Reads one radiograph from a PNG, JPEG, TIFF, BMP, WebP or DICOM file.
 
     Colour becomes luma (ITU-R BT.601), transparency is dropped, EXIF orientation is applied. Pixels of more
@@ -49,6 +48,7 @@ def load_image(path: str | os.PathLike[str], image: ImageSpec | None = None) -> 
     Args:
         path: the file; its content, not its name, decides how it is read.
         image: the shape to bring it to and how; None keeps the shape of the file.
+        max_pixels: larger images are refused undecoded.
 
     Returns:
         uint8 [H, W, 1], 0 black to 255 white; H and W are those of `image` where it is given.
@@ -57,11 +57,11 @@ def load_image(path: str | os.PathLike[str], image: ImageSpec | None = None) -> 
         MissingImageError: nothing is at that path.
         UnreadableImageError: the file is empty, damaged, truncated, not an image or not ours to read.
         UnsupportedImageError: several frames or pages, or a DICOM object without pixels that can be read.
-        TooLargeImageError: more than MAX_PIXELS pixels.
+        TooLargeImageError: more than `max_pixels`, or more than Pillow opens.
     """
     path = os.fspath(path)
     try:
-        pixels = _open(path, image)
+        pixels = _open(path, image, max_pixels)
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -71,42 +71,6 @@ def load_image(path: str | os.PathLike[str], image: ImageSpec | None = None) -> 
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise UnreadableImageError(path, f"damaged or truncated: {_reason(error)}") from error
     return np.asarray(pixels, dtype=np.uint8)[..., np.newaxis]
-
-
-def load_images(
-    paths: Iterable[str], image: ImageSpec, *, workers: int, ahead: int
-) -> Iterator[tuple[str, NDArray[np.uint8] | ImageError]]:
-    """`load_image` for many, decoded ahead in threads.
-
-    Args:
-        paths: taken from only as far as they are decoded ahead.
-        image: as for `load_image`.
-        workers: threads, at least 1.
-        ahead: images that are decoded or being decoded while the caller works on earlier ones, at most.
-
-    Yields:
-        Each path with its pixels, or with the ImageError that `load_image` raised, in the order of the paths.
-    """
-
-    def load(path: str) -> NDArray[np.uint8] | ImageError:
-        try:
-            return load_image(path, image)
-        except ImageError as error:
-            return error
-
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="chexscore-decode")
-    queue: deque[tuple[str, Future[NDArray[np.uint8] | ImageError]]] = deque()
-    try:
-        for path in paths:
-            queue.append((path, pool.submit(load, path)))
-            if len(queue) > ahead:
-                first, result = queue.popleft()
-                yield first, result.result()
-        while queue:
-            first, result = queue.popleft()
-            yield first, result.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -139,17 +103,17 @@ def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(scaled), dtype=np.uint8)
 
 
-def _open(path: str, image: ImageSpec | None) -> Image.Image:
+def _open(path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise UnreadableImageError(path, "a directory that cannot be listed")
     if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
         raise UnreadableImageError(path, "not a regular file")
     with open(path, "rb") as file:
-        return _read(file, path, image)
+        return _read(file, path, image, max_pixels)
 
 
-def _read(file: BinaryIO, path: str, image: ImageSpec | None) -> Image.Image:
+def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
     head = file.read(132)
     if not head:
         raise UnreadableImageError(path, "the file is empty")
@@ -157,20 +121,20 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None) -> Image.Image:
     if head[128:] == b"DICM":
         from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
 
-        return _resize(Image.fromarray(to_uint8(read_dicom(file, path, MAX_PIXELS))), image)
+        return _resize(Image.fromarray(to_uint8(read_dicom(file, path, max_pixels))), image)
     try:
         with Image.open(file, formats=FORMATS) as picture:
-            return _resize(_grey(picture, path, image), image)
+            return _resize(_grey(picture, path, image, max_pixels), image)
     except UnidentifiedImageError as error:
         raise UnreadableImageError(path, "not an image of a known format, or damaged at its start") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLargeImageError(path, f"more than {MAX_PIXELS:,} pixels") from error
+        raise TooLargeImageError(path, f"more than {max_pixels:,} pixels") from error
 
 
-def _grey(picture: Image.Image, path: str, image: ImageSpec | None) -> Image.Image:
+def _grey(picture: Image.Image, path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
     """The picture upright and in 8 bits of grey, at its own size or, for a JPEG, a fraction of it."""
-    if picture.width * picture.height > MAX_PIXELS:
-        raise TooLargeImageError(path, f"{picture.width} x {picture.height} is above {MAX_PIXELS:,} pixels")
+    if picture.width * picture.height > max_pixels:
+        raise TooLargeImageError(path, f"{picture.width} x {picture.height} is above {max_pixels:,} pixels")
     if getattr(picture, "n_frames", 1) > 1:
         raise UnsupportedImageError(path, "several frames or pages; store each as a file of its own")
     if picture.format == "JPEG":

@@ -1,20 +1,27 @@
-"""Predictions, and the CSV that carries them: `path,status,<a column for each label>,note`."""
+"""Predictions, and the CSV that carries them: `path,status,<a column for each label>,note`, then extras."""
 
 import csv
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TextIO
 
-from chexscore.errors import TableError, UsageError
+from chexscore.errors import TableError
 
-__all__ = ["Prediction", "Status", "open_output", "read_predictions"]
+__all__ = [
+    "Columns",
+    "Prediction",
+    "Status",
+    "decode_scores",
+    "encode_scores",
+    "read_predictions",
+    "write_csv",
+]
 
 DECIMALS = 6
-STDOUT = "-"
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""What spreadsheets take for the beginning of a formula (OWASP, CSV injection)."""
 
 
 class Status(StrEnum):
@@ -43,97 +50,121 @@ class Prediction:
         status: whether it was scored, and why not.
         scores: label -> score in 0..1, in the model's order; empty unless the status is ok.
         note: the reason in words; empty when the status is ok.
+        tags: DICOM keyword -> value, for those that were asked for and are there.
     """
 
     path: str
     status: Status
     scores: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
-@contextmanager
-def open_output(
-    target: str, labels: tuple[str, ...], *, overwrite: bool = False
-) -> Iterator[Callable[[Prediction], None]]:
-    """Opens a CSV of predictions; gives a function that writes one row.
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What an output says about each image, besides path, status and note.
 
-    The file grows as `<target>.partial` and gets its name in one step when the block ends without an
-    exception. The target "-" is the standard output, written as it comes.
+    Attributes:
+        labels: of the model, in its order.
+        thresholds: label -> operating point, for a column `<label>_positive` of 1 and 0; or empty.
+        tags: DICOM keywords, a column each.
+    """
+
+    labels: tuple[str, ...]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The header of the table."""
+        positive = [f"{label}_positive" for label in self.thresholds]
+        return ["path", "status", *self.labels, "note", *positive, *self.tags]
+
+    def positives(self, prediction: Prediction) -> dict[str, int]:
+        """Column -> 1 where the score, as it is written, reaches the threshold; empty for failures."""
+        if not prediction.scores:
+            return {}
+        return {
+            f"{label}_positive": int(round(prediction.scores[label], DECIMALS) >= threshold)
+            for label, threshold in self.thresholds.items()
+        }
+
+
+def encode_scores(scores: Mapping[str, float], labels: Sequence[str]) -> list[str]:
+    """A cell for each label: six decimals, or nothing where there is no score."""
+    return [f"{scores[label]:.{DECIMALS}f}" if scores else "" for label in labels]
+
+
+def decode_scores(cells: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    """What `encode_scores` wrote.
 
     Raises:
-        UsageError: the target is there and `overwrite` is false, is a directory, or its folder is missing or
-            not ours to write.
+        ValueError: another number of cells, or one that is no number in 0..1.
     """
-    if target == STDOUT:
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")  # type: ignore[union-attr]
-        yield _writer(sys.stdout, labels)
-        sys.stdout.flush()
-        return
-    if os.path.isdir(target):
-        raise UsageError(f"{target} is a directory; name a file for the output, such as {target}/out.csv.")
-    if os.path.exists(target) and not overwrite:
-        raise UsageError(f"{target} exists; give --overwrite to replace it, or another name.")
-    partial = f"{target}.partial"
-    try:
-        file = open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}.") from error
-    with file:
-        yield _writer(file, labels)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, target)
+    scores = dict(zip(labels, map(float, cells), strict=True))
+    if not all(0 <= score <= 1 for score in scores.values()):
+        raise ValueError("a score outside 0..1")
+    return scores
 
 
-def _writer(file: TextIO, labels: tuple[str, ...]) -> Callable[[Prediction], None]:
+def write_csv(file: TextIO, predictions: Iterable[Prediction], columns: Columns) -> None:
+    """Writes header and rows (RFC 4180) as the predictions come.
+
+    A path that a spreadsheet would take for a formula gets "./" in front, which names the same file; a tag
+    of that kind gets an apostrophe.
+    """
     rows = csv.writer(file)
-    rows.writerow(["path", "status", *labels, "note"])
+    rows.writerow(columns.names)
+    for prediction in predictions:
+        path = f"./{prediction.path}" if prediction.path.startswith(FORMULA_STARTS) else prediction.path
+        positives = columns.positives(prediction)
+        tags = [prediction.tags.get(tag, "") for tag in columns.tags]
+        rows.writerow(
+            [
+                path,
+                prediction.status,
+                *encode_scores(prediction.scores, columns.labels),
+                prediction.note,
+                *(positives.get(f"{label}_positive", "") for label in columns.thresholds),
+                *(f"'{tag}" if tag.startswith(FORMULA_STARTS) else tag for tag in tags),
+            ]
+        )
 
-    def write(prediction: Prediction) -> None:
-        scores = [f"{prediction.scores[x]:.{DECIMALS}f}" if prediction.scores else "" for x in labels]
-        rows.writerow([prediction.path, prediction.status, *scores, prediction.note])
 
-    return write
-
-
-def read_predictions(source: str) -> tuple[tuple[str, ...], Iterator[Prediction]]:
-    """Reads a CSV that `open_output` wrote, row by row.
+def read_predictions(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
+    """Reads a CSV that `write_csv` wrote.
 
     Returns:
         The labels, and the predictions in the order of the file; columns behind `note` are passed over.
 
     Raises:
-        TableError: no such file, not a CSV of predictions, or (while iterating) a row that breaks the
-            contract; the text names file and line.
+        TableError: no such file, not a CSV of predictions, or a row that breaks the contract; the text names
+            file and line.
     """
     try:
-        file = open(source, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: SIM115
+        with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            if header[:2] != ["path", "status"] or "note" not in header[3:]:
+                raise TableError(
+                    f"{source}: not a CSV of predictions: its first line is not path,status,...,note."
+                )
+            labels = tuple(header[2 : header.index("note")])
+            return labels, [_read_row(row, labels, f"{source}: line {rows.line_num}") for row in rows if row]
     except OSError as error:
         raise TableError(f"{source}: the predictions cannot be read: {error.strerror}.") from error
-    rows = csv.reader(file)
-    header = next(rows, [])
-    if header[:2] != ["path", "status"] or "note" not in header[3:]:
-        file.close()
-        raise TableError(f"{source}: not a CSV of predictions: its first line is not path,status,...,note.")
-    labels = tuple(header[2 : header.index("note")])
-    return labels, _predictions(file, rows, labels, source)
+    except csv.Error as error:
+        raise TableError(f"{source}: not a CSV of predictions: {error}.") from error
 
 
-def _predictions(
-    file: TextIO, rows: "Iterator[list[str]]", labels: tuple[str, ...], source: str
-) -> Iterator[Prediction]:
-    with file:
-        for number, row in enumerate(rows, start=2):
-            try:
-                path, status, cells, note = (
-                    row[0],
-                    Status(row[1]),
-                    row[2 : 2 + len(labels)],
-                    row[2 + len(labels)],
-                )
-                scores = dict(zip(labels, map(float, cells), strict=True)) if status is Status.OK else {}
-            except (ValueError, IndexError) as error:
-                raise TableError(f"{source}: row {number} is not a row of predictions: {error}.") from error
-            if not all(0 <= score <= 1 for score in scores.values()):
-                raise TableError(f"{source}: row {number} has a score outside 0..1.")
-            yield Prediction(path, status, scores, note)
+def _read_row(row: list[str], labels: tuple[str, ...], place: str) -> Prediction:
+    if len(row) < 3 + len(labels):
+        raise TableError(f"{place} has {len(row)} cells, where the header has at least {3 + len(labels)}.")
+    path, status, *cells = row[: 2 + len(labels)]
+    try:
+        known = Status(status)
+        return Prediction(
+            path, known, decode_scores(cells, labels) if known is Status.OK else {}, row[2 + len(labels)]
+        )
+    except ValueError as error:
+        raise TableError(f"{place} is not a row of predictions: {error}.") from error

@@ -1,9 +1,10 @@
-"""One run of `predict`: inputs -> a CSV, and beside it a record of how it came to be."""
+"""One run of `predict`: inputs -> an output, and beside it a record of how it came to be."""
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +12,54 @@ from typing import Any
 from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
-from chexscore.errors import TableError
-from chexscore.predictions import STDOUT, Prediction, Status, open_output
-from chexscore.scoring import score_images
+from chexscore.errors import OutputError, TableError, UsageError
+from chexscore.images import MAX_PIXELS
+from chexscore.outputs import STDOUT, check_format, publish, stream
+from chexscore.predictions import Columns, Prediction, Status
+from chexscore.scoring import BATCH_SIZE, score_images, usable_cores
+from chexscore.store import Fingerprint, Store
 
-__all__ = ["RunRecord", "record_path", "recorded_thresholds", "run"]
+__all__ = ["Options", "RunRecord", "Stop", "plan", "record_path", "recorded_thresholds", "run"]
+
+MAX_DURATION = "--max-duration"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run.
+
+    Attributes:
+        batch_size: images that go through the network together; None means BATCH_SIZE.
+        workers: threads that decode; None means one for each usable core.
+        max_pixels: larger images are not decoded.
+        min_age: seconds; younger files are left for the next run.
+        max_duration: seconds after which the run stops, to be resumed.
+        thresholds: add a column of 1 and 0 for each label.
+        tags: DICOM keywords to add, a column each.
+        resume: go on where an earlier run stopped; in a finished output score what is new or has changed.
+        overwrite: begin anew in spite of an earlier output.
+        lock_wait: seconds to wait for another run of the same output.
+        jsonl: JSON lines on standard output.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    max_pixels: int = MAX_PIXELS
+    min_age: float = 0.0
+    max_duration: float | None = None
+    thresholds: bool = False
+    tags: tuple[str, ...] = ()
+    resume: bool = False
+    overwrite: bool = False
+    lock_wait: float = 0.0
+    jsonl: bool = False
+
+
+@dataclass
+class Stop:
+    """A request to stop: nothing new is begun, what was begun is finished. `reason` is empty until then."""
+
+    reason: str = ""
 
 
 @dataclass
@@ -26,14 +70,19 @@ class RunRecord:
         chexscore: version of chexscore.
         model: path, name, version and sha256 of the model.
         thresholds: label -> the model's default operating point.
-        arguments: what decided the result: the paths, batch size and workers.
+        arguments: what the run was asked for: the paths, and Options as they were in force.
         device: where the network really ran.
         started: UTC, ISO 8601.
-        seconds: wall time, without the opening of the model.
-        found: images found; always the sum of scored and failed.
-        scored: rows with status ok.
+        finished: the same, when the output got its name; empty if the run was stopped before.
+        seconds: wall time.
+        found: images found; always the sum of scored, failed and unchanged.
+        scored: rows with status ok that this run scored.
         failed: other statuses -> rows.
+        unchanged: rows with status ok taken over from an earlier run.
         ignored: files in the directories that are not images.
+        waiting: images left for the next run because they are younger than the least age.
+        gone: rows of an earlier run whose files were not found any more, and are not in the output.
+        examples: other statuses -> the first such path, and its note.
     """
 
     chexscore: str
@@ -42,86 +91,200 @@ class RunRecord:
     arguments: Mapping[str, Any]
     device: str
     started: str
+    finished: str = ""
     seconds: float = 0.0
     found: int = 0
     scored: int = 0
     failed: dict[str, int] = field(default_factory=dict)
+    unchanged: int = 0
     ignored: int = 0
+    waiting: int = 0
+    gone: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
 
     def count(self, prediction: Prediction) -> None:
-        """Takes one row into the counts."""
+        """Takes the row of an image that this run tried into the counts."""
+        status = prediction.status.value
         if prediction.status is Status.OK:
             self.scored += 1
-        else:
-            self.failed[prediction.status.value] = self.failed.get(prediction.status.value, 0) + 1
+            return
+        self.failed[status] = self.failed.get(status, 0) + 1
+        self.examples.setdefault(status, f"{prediction.path}: {prediction.note}")
 
     @property
     def not_scored(self) -> int:
         """Rows whose status is not ok."""
         return sum(self.failed.values())
 
+    @property
+    def done(self) -> int:
+        """Images that have their row."""
+        return self.scored + self.not_scored + self.unchanged
+
+    def check(self) -> None:
+        """Raises an OutputError if an image that was found has no row: that would be a fault of chexscore."""
+        if self.found != self.done:
+            raise OutputError(
+                f"of {self.found} images found only {self.done} have a row; please report this."
+            )
+
 
 def run(
     paths: Iterable[str],
     output: str,
     classifier: Classifier,
+    options: Options | None = None,
     *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    overwrite: bool = False,
+    stop: Stop | None = None,
     watch: Callable[[RunRecord], None] | None = None,
 ) -> RunRecord:
     """Scores everything below `paths` into `output`.
 
+    A stop leaves no output, or the earlier one; what was scored is kept beside it for a run with `resume`.
+
     Args:
-        paths: files and directories.
-        output: CSV to write, in one step at the end; "-" for the standard output, which gets no record.
+        paths: files and directories; taken as they come.
+        output: file to write, in one step at the end, in the format of its suffix (.csv, .jsonl, .parquet);
+            "-" for the standard output, which gets no record and cannot be resumed.
         classifier: the open model.
-        batch_size: as for `score_images`.
-        workers: as for `score_images`.
-        overwrite: replace an output that is there.
+        options: see there.
+        stop: looked at before each image is begun.
         watch: called after each row with the record so far.
 
     Raises:
-        UsageError: the output cannot be written or is there already.
+        UsageError: the output is there already, cannot be written, or cannot be resumed.
+        LockedError: another run writes this output.
+        OutputError: the disk is full or gone.
     """
-    paths = list(paths)
-    spec = classifier.spec
-    record = RunRecord(
-        chexscore=__version__,
-        model={
-            "path": classifier.path,
-            "name": spec.name,
-            "version": spec.version,
-            "sha256": classifier.sha256,
-        },
-        thresholds=spec.operating_points,
-        arguments={"paths": paths, "batch_size": batch_size, "workers": workers},
-        device=classifier.device,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    options, stop = options or Options(), stop or Stop()
+    columns = Columns(
+        classifier.spec.labels,
+        thresholds=classifier.spec.operating_points if options.thresholds else {},
+        tags=options.tags,
     )
+    paths = paths if isinstance(paths, Iterator) else list(paths)
+    run = _Run(paths, classifier, options, stop, watch)
+    if output == STDOUT:
+        if options.resume:
+            raise UsageError("standard output cannot be resumed; give --output a file.")
+        stream(run.predictions(None), columns, jsonl=options.jsonl)
+        run.record.check()
+        if not stop.reason:
+            run.finish()
+        return run.record
+    check_format(output)
+    settings = _settings(classifier, options)
+    with Store(
+        output,
+        columns.labels,
+        settings,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        lock_wait=options.lock_wait,
+    ) as store:
+        for _ in run.predictions(store):
+            pass
+        run.record.check()
+        if not stop.reason:
+            publish(output, store.rows(), columns)
+            run.record.gone = store.settle()
+            run.finish()
+            _write_record(run.record, record_path(output))
+    return run.record
 
-    def found() -> Iterable[str]:
-        for path in find_images(paths, ignored):
-            record.found += 1
+
+class _Run:
+    """The state of one run while it goes: what was fed to the network, and waits for its row."""
+
+    def __init__(
+        self,
+        paths: Iterable[str],
+        classifier: Classifier,
+        options: Options,
+        stop: Stop,
+        watch: Callable[[RunRecord], None] | None,
+    ) -> None:
+        self.paths, self.classifier, self.options, self.stop = paths, classifier, options, stop
+        self.watch = watch or (lambda _: None)
+        self.began = time.monotonic()
+        self.fed: deque[tuple[int, Fingerprint | None]] = deque()
+        spec = classifier.spec
+        self.record = RunRecord(
+            chexscore=__version__,
+            model={
+                "path": classifier.path,
+                "name": spec.name,
+                "version": spec.version,
+                "sha256": classifier.sha256,
+            },
+            thresholds=spec.operating_points,
+            arguments={"paths": paths if isinstance(paths, list) else "a list", **_in_force(options)},
+            device=classifier.device,
+            started=_now(),
+        )
+
+    def predictions(self, store: Store | None) -> Iterator[Prediction]:
+        """Scores, keeps the rows in the store if there is one, and counts; yields what this run tried."""
+        options = self.options
+        scored = score_images(
+            self._feed(store),
+            self.classifier,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            max_pixels=options.max_pixels,
+            tags=options.tags,
+        )
+        for prediction in scored:
+            position, fingerprint = self.fed.popleft()
+            if store is not None:
+                store.add(position, prediction, fingerprint)
+            self.record.count(prediction)
+            self.record.seconds = round(time.monotonic() - self.began, 3)
+            self.watch(self.record)
+            yield prediction
+
+    def _feed(self, store: Store | None) -> Iterator[str]:
+        """The images to score; takes over the rows of those that an earlier run scored."""
+        for path in find_images(self.paths, self._ignored):
+            if self._is_over():
+                return
+            fingerprint = _fingerprint(path)
+            if fingerprint is not None and self._is_young(fingerprint):
+                self.record.waiting += 1
+                continue
+            self.record.found += 1
+            position = store.place() if store is not None else 0
+            earlier = store.earlier(path, fingerprint) if store is not None and fingerprint else None
+            if store is not None and earlier is not None:
+                store.add(position, earlier, fingerprint)
+                self.record.unchanged += 1
+                self.watch(self.record)
+            else:
+                self.fed.append((position, fingerprint))
+                yield path
+
+    def _is_over(self) -> bool:
+        limit = self.options.max_duration
+        if limit is not None and time.monotonic() - self.began >= limit and not self.stop.reason:
+            self.stop.reason = MAX_DURATION
+        return bool(self.stop.reason)
+
+    def _is_young(self, fingerprint: Fingerprint) -> bool:
+        return 0 <= time.time() - fingerprint.mtime / 1e9 < self.options.min_age
+
+    def _ignored(self, _: str) -> None:
+        self.record.ignored += 1
+
+    def finish(self) -> None:
+        self.record.finished = _now()
+
+
+def plan(paths: Iterable[str], options: Options) -> Iterator[str]:
+    """The images that a run would find now, young ones left out; nothing is opened but unknown names."""
+    for path in find_images(paths):
+        fingerprint = _fingerprint(path)
+        if fingerprint is None or not 0 <= time.time() - fingerprint.mtime / 1e9 < options.min_age:
             yield path
-
-    def ignored(_: str) -> None:
-        record.ignored += 1
-
-    started = time.monotonic()
-    with open_output(output, spec.labels, overwrite=overwrite) as write:
-        for prediction in score_images(found(), classifier, batch_size=batch_size, workers=workers):
-            write(prediction)
-            record.count(prediction)
-            if watch is not None:
-                watch(record)
-        record.seconds = round(time.monotonic() - started, 3)
-        if record.found != record.scored + record.not_scored:
-            raise AssertionError(f"rows were lost: {record}")
-        if output != STDOUT:
-            _write_record(record, record_path(output))
-    return record
 
 
 def record_path(output: str) -> str:
@@ -145,10 +308,45 @@ def recorded_thresholds(output: str) -> dict[str, float]:
         raise TableError(f"{record}: not the record of a run: {error!r}.") from error
 
 
+def _settings(classifier: Classifier, options: Options) -> dict[str, str]:
+    """All that decides what stands in a row."""
+    return {
+        "chexscore": __version__,
+        "model sha256": classifier.sha256,
+        "device": classifier.device,
+        "batch size": str(options.batch_size or BATCH_SIZE),
+        "max pixels": str(options.max_pixels),
+        "DICOM tags": ", ".join(options.tags) or "none",
+    }
+
+
+def _in_force(options: Options) -> dict[str, Any]:
+    return {
+        **asdict(options),
+        "batch_size": options.batch_size or BATCH_SIZE,
+        "workers": options.workers or usable_cores(),
+    }
+
+
+def _fingerprint(path: str) -> Fingerprint | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return Fingerprint(status.st_size, status.st_mtime_ns)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _write_record(record: RunRecord, target: str) -> None:
     partial = f"{target}.partial"
-    with open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump(asdict(record), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, target)
+    try:
+        with open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
+            json.dump(asdict(record), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}.") from error

@@ -1,21 +1,29 @@
 """Paths in, predictions out: decoding in threads ahead of the network, in order, in bounded memory."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chexscore.ahead import load_ahead
 from chexscore.classifier import Classifier, Device
 from chexscore.discovery import find_images
 from chexscore.errors import ImageError, NetworkError
-from chexscore.images import load_images
+from chexscore.images import MAX_PIXELS, load_image
 from chexscore.predictions import Prediction, Status
 
 __all__ = ["BATCH_SIZE", "predict", "score_images", "usable_cores"]
 
 BATCH_SIZE = 8
 """Images that go through the network together; a last batch that is not full costs as much as a full one."""
+
+
+class _Loaded(NamedTuple):
+    pixels: NDArray[np.uint8] | ImageError
+    tags: Mapping[str, str]
 
 
 def predict(
@@ -25,6 +33,7 @@ def predict(
     device: Device = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """Scores files and directories of chest X-rays.
 
@@ -34,6 +43,7 @@ def predict(
         device: where the network runs, "auto", "cpu" or "cuda"; not used with an open Classifier.
         batch_size: images that go through the network together; None means BATCH_SIZE.
         workers: threads that decode; None means one for each core that this process may use.
+        max_pixels: larger images are not decoded; their status is too_large.
 
     Returns:
         An iterator of one Prediction for each image, in the order of the walk. It never raises for an image:
@@ -45,27 +55,50 @@ def predict(
     """
     classifier = model if isinstance(model, Classifier) else Classifier(model, device=device)
     found = find_images([paths] if isinstance(paths, str | os.PathLike) else paths)
-    return score_images(found, classifier, batch_size=batch_size, workers=workers)
+    return score_images(found, classifier, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
 
 
 def score_images(
-    paths: Iterable[str], classifier: Classifier, *, batch_size: int | None = None, workers: int | None = None
+    paths: Iterable[str],
+    classifier: Classifier,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    tags: Sequence[str] = (),
 ) -> Iterator[Prediction]:
     """Scores single images, given by an iterable that may be endless; see `predict`.
 
     About three batches of pixels are in memory at a time. Every batch is filled up to `batch_size`, because
     the last digits of a score can depend on the shape of its batch.
+
+    Args:
+        paths: images.
+        classifier: the open model.
+        batch_size: as for `predict`.
+        workers: as for `predict`.
+        max_pixels: as for `predict`.
+        tags: DICOM keywords to read from each file.
     """
     batch_size, workers = batch_size or BATCH_SIZE, workers or usable_cores()
-    decoded = load_images(paths, classifier.spec.image, workers=workers, ahead=2 * batch_size)
-    waiting: list[Prediction | str] = []  # in input order; a path stands for an image of the batch
+    spec = classifier.spec.image
+
+    def load(path: str) -> _Loaded:
+        found = _read_tags(path, tags)
+        try:
+            return _Loaded(load_image(path, spec, max_pixels=max_pixels), found)
+        except ImageError as error:
+            return _Loaded(error, found)
+
+    waiting: list[Prediction] = []  # in input order; one of status ok waits for its scores
     batch: list[NDArray[np.uint8]] = []
-    for path, result in decoded:
-        if isinstance(result, ImageError):
-            waiting.append(Prediction(path, Status(result.status), note=result.reason))
+    for path, loaded in load_ahead(paths, load, workers=workers, ahead=2 * batch_size):
+        if isinstance(loaded.pixels, ImageError):
+            status, note = Status(loaded.pixels.status), loaded.pixels.reason
+            waiting.append(Prediction(path, status, note=note, tags=loaded.tags))
         else:
-            waiting.append(path)
-            batch.append(result)
+            waiting.append(Prediction(path, Status.OK, tags=loaded.tags))
+            batch.append(loaded.pixels)
         # Failures are not counted into a batch, but must not pile up behind a half-full one for ever.
         if len(batch) == batch_size or not batch or len(waiting) > 100 * batch_size:
             yield from _settle(waiting, batch, classifier, batch_size)
@@ -80,37 +113,63 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def _read_tags(path: str, tags: Sequence[str]) -> Mapping[str, str]:
+    if not tags:
+        return {}
+    from chexscore.dicom import read_tags  # noqa: PLC0415, pydicom costs start-up time
+
+    return read_tags(path, tags)
+
+
 def _settle(
-    waiting: list[Prediction | str], batch: list[NDArray[np.uint8]], classifier: Classifier, batch_size: int
+    waiting: list[Prediction], batch: list[NDArray[np.uint8]], classifier: Classifier, batch_size: int
 ) -> Iterator[Prediction]:
-    """Puts the scores of a batch into the places where its images wait."""
+    """Gives the images of a batch their scores; failures stay as they are."""
     scored = iter(_score(batch, classifier, batch_size))
-    for entry in waiting:
-        if isinstance(entry, Prediction):
-            yield entry
+    for prediction in waiting:
+        if prediction.status is not Status.OK:
+            yield prediction
             continue
         scores = next(scored)
         if isinstance(scores, NetworkError):
-            yield Prediction(entry, Status.FAILED, note=str(scores))
+            yield replace(prediction, status=Status.FAILED, note=str(scores))
         elif not np.isfinite(scores).all():
-            yield Prediction(entry, Status.FAILED, note="the network gave a score that is no number")
+            note = "the network gave a score that is no number"
+            yield replace(prediction, status=Status.FAILED, note=note)
         else:
-            yield Prediction(
-                entry, Status.OK, dict(zip(classifier.spec.labels, map(float, scores), strict=True))
-            )
+            named = dict(zip(classifier.spec.labels, map(float, scores), strict=True))
+            yield replace(prediction, scores=named)
 
 
 def _score(
     batch: list[NDArray[np.uint8]], classifier: Classifier, batch_size: int
-) -> Iterable[NDArray[np.float32] | NetworkError]:
-    """A row of scores for each image; if the batch fails, each image by itself, so that one fails alone."""
+) -> list[NDArray[np.float32] | NetworkError]:
+    """A row of scores for each image of the batch.
+
+    If the batch fails, each image is tried by itself: in the same shape, so that the scores of its
+    neighbours stay what they are to the last digit, then alone, in case that memory was short.
+    """
     if not batch:
         return []
-    padded = np.zeros((batch_size, *batch[0].shape), dtype=np.uint8)
-    padded[: len(batch)] = batch
     try:
-        return list(classifier.score(padded)[: len(batch)])
-    except NetworkError as error:
-        if len(batch) == 1:
-            return [error]
-        return [scores for image in batch for scores in _score([image], classifier, batch_size)]
+        return list(_run(batch, classifier, batch_size))
+    except NetworkError:
+        return [_score_one(image, classifier, batch_size) for image in batch]
+
+
+def _score_one(
+    image: NDArray[np.uint8], classifier: Classifier, batch_size: int
+) -> NDArray[np.float32] | NetworkError:
+    failure = NetworkError("not tried")
+    for shape in (batch_size, 1):
+        try:
+            return np.asarray(_run([image], classifier, shape)[0])
+        except NetworkError as error:
+            failure = error
+    return failure
+
+
+def _run(batch: list[NDArray[np.uint8]], classifier: Classifier, shape: int) -> NDArray[np.float32]:
+    padded = np.zeros((shape, *batch[0].shape), dtype=np.uint8)
+    padded[: len(batch)] = batch
+    return classifier.score(padded)[: len(batch)]

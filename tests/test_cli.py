@@ -136,12 +136,13 @@ def test_an_interrupted_run_says_so_and_leaves_no_output(
         model,
     ]
     running = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out.csv.partial").exists():
+    while not (tmp_path / "out.csv.state").exists():
         time.sleep(0.01)
     running.send_signal(sent)
     said = running.communicate(timeout=30)[1]
     assert running.returncode == code
-    assert "interrupted" in said
+    assert f"stopped by {sent.name}" in said
+    assert "--resume goes on from here" in said
     assert not (tmp_path / "out.csv").exists()
 
 

@@ -1,12 +1,13 @@
-import contextlib
+import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chexscore import Prediction, Status
-from chexscore.errors import TableError, UsageError
-from chexscore.predictions import open_output, read_predictions
+from chexscore.errors import TableError
+from chexscore.predictions import Columns, read_predictions, write_csv
 
 ROWS = [
     Prediction("./images/a.png", Status.OK, {"Bright": 0.25, "Dark": 2 / 3}),
@@ -16,10 +17,17 @@ ROWS = [
 ]
 
 
+COLUMNS = Columns(("Bright", "Dark"))
+
+
+def write(path: Path, rows: list[Prediction], columns: Columns = COLUMNS) -> str:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        write_csv(file, rows, columns)
+    return str(path)
+
+
 def test_the_bytes_of_the_csv(tmp_path: Path) -> None:
-    with open_output(str(tmp_path / "out.csv"), ("Bright", "Dark")) as write:
-        for row in ROWS[:2]:
-            write(row)
+    write(tmp_path / "out.csv", ROWS[:2])
     assert (tmp_path / "out.csv").read_bytes() == (
         b"path,status,Bright,Dark,note\r\n"
         b"./images/a.png,ok,0.250000,0.666667,\r\n"
@@ -28,43 +36,40 @@ def test_the_bytes_of_the_csv(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
-    target = str(tmp_path / "out.csv")
-    with open_output(target, ("Bright", "Dark")) as write:
-        for row in ROWS:
-            write(row)
-    labels, rows = read_predictions(target)
+    labels, read = read_predictions(write(tmp_path / "out.csv", ROWS))
     assert labels == ("Bright", "Dark")
-    read = list(rows)
     assert [(row.path, row.status, row.note) for row in read] == [(r.path, r.status, r.note) for r in ROWS]
     assert read[0].scores == pytest.approx(ROWS[0].scores, abs=1e-6)
     assert read[1].scores == {}
 
 
-def test_the_output_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
-    target = tmp_path / "out.csv"
-    with contextlib.suppress(RuntimeError), open_output(str(target), ("Bright", "Dark")) as write:
-        write(ROWS[0])
-        assert not target.exists()
-        raise RuntimeError
-    assert not target.exists()
-    assert (tmp_path / "out.csv.partial").exists()
+def test_thresholds_and_tags_stand_behind_the_note(tmp_path: Path) -> None:
+    columns = Columns(("Bright", "Dark"), {"Bright": 0.25, "Dark": 0.7}, ("StudyID", "StationName"))
+    rows = [replace(ROWS[0], tags={"StudyID": "=1+1"}), ROWS[1]]
+    path = Path(write(tmp_path / "out.csv", rows, columns))
+    with path.open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            [
+                "path",
+                "status",
+                "Bright",
+                "Dark",
+                "note",
+                "Bright_positive",
+                "Dark_positive",
+                "StudyID",
+                "StationName",
+            ],
+            ["./images/a.png", "ok", "0.250000", "0.666667", "", "1", "0", "'=1+1", ""],
+            [ROWS[1].path, "unreadable", "", "", "the file is empty", "", "", "", ""],
+        ]
+    assert read_predictions(str(path))[0] == ("Bright", "Dark")
 
 
-def test_an_output_that_exists_is_not_touched_unless_asked(tmp_path: Path) -> None:
-    target = tmp_path / "out.csv"
-    target.write_text("precious")
-    with pytest.raises(UsageError, match="--overwrite"), open_output(str(target), ("Bright",)):
-        pass
-    assert target.read_text() == "precious"
-    with open_output(str(target), ("Bright",), overwrite=True):
-        assert target.read_text() == "precious"
-    assert target.read_bytes() == b"path,status,Bright,note\r\n"
-
-
-@pytest.mark.parametrize(("name", "said"), [("", "is a directory"), ("none/out.csv", "cannot be written")])
-def test_an_output_that_cannot_be_is_refused(tmp_path: Path, name: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said), open_output(str(tmp_path / name), ("Bright",)):
-        pass
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+def test_a_path_is_never_a_formula_and_still_names_its_file(tmp_path: Path, start: str) -> None:
+    path = Path(write(tmp_path / "out.csv", [Prediction(f"{start}cmd.png", Status.MISSING, note="gone")]))
+    assert path.read_text().splitlines()[1] == f"./{start}cmd.png,missing,,,gone"
 
 
 @pytest.mark.parametrize(
@@ -72,24 +77,25 @@ def test_an_output_that_cannot_be_is_refused(tmp_path: Path, name: str, said: st
     [
         ("", "not a CSV of predictions"),
         ("path,Bright\na.png,0.5\n", "not a CSV of predictions"),
-        ("path,status,Bright,note\na.png,ok,high,\n", "row 2"),
+        ("path,status,Bright,note\na.png,ok,high,\n", "line 2"),
         ("path,status,Bright,note\na.png,ok,1.5,\n", "outside 0..1"),
         ("path,status,Bright,note\na.png,ok,nan,\n", "outside 0..1"),
-        ("path,status,Bright,note\na.png,ok,0.5,\nb.png,well,0.5,\n", "row 3"),
-        ("path,status,Bright,note\na.png,ok\n", "row 2"),
+        ("path,status,Bright,note\na.png,ok,0.5,\nb.png,well,0.5,\n", "line 3"),
+        ('path,status,Bright,note\n"' + "a" * 200_000 + '",ok,0.5,\n', "field larger than"),
+        ("path,status,Bright,note\na.png,ok\n", "line 2"),
     ],
 )
 def test_what_breaks_the_contract_is_refused_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "out.csv").write_text(text)
     with pytest.raises(TableError, match=said):
-        list(read_predictions(str(tmp_path / "out.csv"))[1])
+        read_predictions(str(tmp_path / "out.csv"))
 
 
 def test_columns_behind_the_note_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("path,status,Bright,note,Later\na.png,ok,0.5,,7\n")
     labels, rows = read_predictions(str(tmp_path / "out.csv"))
     assert labels == ("Bright",)
-    assert next(rows).scores == {"Bright": 0.5}
+    assert rows[0].scores == {"Bright": 0.5}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

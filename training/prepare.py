@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from chexscore.ahead import load_ahead
 from chexscore.errors import ImageError, TableError
-from chexscore.images import load_images
+from chexscore.images import load_image
 from chexscore.spec import ImageSpec
 
 __all__ = ["PixelCache", "prepare"]
@@ -68,8 +69,15 @@ def prepare(
     report(f"preparing {len(paths)} images, {np.prod(shape) / 1e9:.2f} GB, in {folder}")
     pixels = np.lib.format.open_memmap(pixels_file, mode="w+", dtype=np.uint8, shape=shape)
     notes: list[str] = []
+
+    def load(path: str) -> NDArray[np.uint8] | ImageError:
+        try:
+            return load_image(path, image)
+        except ImageError as error:
+            return error
+
     files = (str(root / path) for path in paths)
-    for row, (_, result) in enumerate(load_images(files, image, workers=workers, ahead=4 * workers)):
+    for row, (_, result) in enumerate(load_ahead(files, load, workers=workers, ahead=4 * workers)):
         if isinstance(result, ImageError):
             report(f"left out: {result}")
             notes.append(result.reason)

@@ -1,0 +1,131 @@
+"""Where predictions go: CSV, JSON lines or Parquet, under their name in one step, or standard output."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
+
+from chexscore.errors import OutputError, UsageError
+from chexscore.predictions import Columns, Prediction, encode_scores, write_csv
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["STDOUT", "Format", "check_format", "publish", "stream"]
+
+Format = Literal["csv", "jsonl", "parquet"]
+
+STDOUT = "-"
+SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".parquet": "parquet"}
+PARQUET_ROWS = 10_000
+"""Rows of a Parquet row group: what is in memory at a time."""
+
+
+def check_format(output: str) -> Format:
+    """The format that the output's suffix asks for, which is CSV unless it is .jsonl or .parquet.
+
+    Raises:
+        UsageError: Parquet is asked for, and pyarrow is not installed.
+    """
+    wanted = SUFFIXES.get(os.path.splitext(output)[1].lower(), "csv")
+    if wanted == "parquet":
+        try:
+            import pyarrow as pa  # noqa: F401, PLC0415, an extra
+        except ImportError as error:
+            raise UsageError(f"{output}: Parquet needs pyarrow: pip install 'chexscore[parquet]'.") from error
+    return wanted
+
+
+def publish(output: str, predictions: Iterable[Prediction], columns: Columns) -> None:
+    """Writes a file beside the output, makes it safe on disk, and gives it its name.
+
+    Raises:
+        OutputError: the disk is full or gone; an earlier output is untouched.
+    """
+    partial = f"{output}.partial"
+    try:
+        with open(partial, "wb") as file:
+            _WRITERS[check_format(output)](file, predictions, columns)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, output)
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be written: {error.strerror}; --resume goes on from here."
+        ) from error
+
+
+def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) -> None:
+    """Writes predictions to standard output as they come, as CSV or JSON lines."""
+    write = _write_jsonl if jsonl else _write_csv
+    write(sys.stdout.buffer, predictions, columns)
+    sys.stdout.buffer.flush()
+
+
+def _text(file: BinaryIO) -> TextIO:
+    return open(file.fileno(), "w", encoding="utf-8", errors="surrogateescape", newline="", closefd=False)
+
+
+def _write_csv(file: BinaryIO, predictions: Iterable[Prediction], columns: Columns) -> None:
+    with _text(file) as text:
+        write_csv(text, predictions, columns)
+
+
+def _write_jsonl(file: BinaryIO, predictions: Iterable[Prediction], columns: Columns) -> None:
+    for prediction in predictions:
+        line = json.dumps(_record(prediction, columns))  # ASCII: a name that is no UTF-8 stays readable
+        file.write(line.encode() + b"\n")
+
+
+def _record(prediction: Prediction, columns: Columns) -> dict[str, object]:
+    """One row as JSON has it: numbers as numbers, what is not there as null."""
+    scores = encode_scores(prediction.scores, columns.labels)
+    positives = columns.positives(prediction)
+    return {
+        "path": prediction.path,
+        "status": prediction.status.value,
+        **{
+            label: float(score) if score else None
+            for label, score in zip(columns.labels, scores, strict=True)
+        },
+        "note": prediction.note,
+        **{f"{label}_positive": positives.get(f"{label}_positive") for label in columns.thresholds},
+        **{tag: prediction.tags.get(tag) for tag in columns.tags},
+    }
+
+
+def _write_parquet(file: BinaryIO, predictions: Iterable[Prediction], columns: Columns) -> None:
+    import pyarrow as pa  # noqa: PLC0415, an extra
+    from pyarrow import parquet  # noqa: PLC0415
+
+    schema = _schema(columns)
+    with parquet.ParquetWriter(file, schema) as writer:
+        for rows in _groups(predictions, columns):
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _schema(columns: Columns) -> "pa.Schema":
+    import pyarrow as pa  # noqa: PLC0415, an extra
+
+    text = dict.fromkeys(("path", "status", "note", *columns.tags), pa.string())
+    numbers = dict.fromkeys(columns.labels, pa.float64())
+    flags = {f"{label}_positive": pa.int8() for label in columns.thresholds}
+    kinds = {**text, **numbers, **flags}
+    return pa.schema([(name, kinds[name]) for name in columns.names])
+
+
+def _groups(predictions: Iterable[Prediction], columns: Columns) -> Iterator[list[dict[str, object]]]:
+    rest = iter(predictions)
+    while rows := [_utf8(_record(prediction, columns)) for prediction in islice(rest, PARQUET_ROWS)]:
+        yield rows
+
+
+def _utf8(record: dict[str, object]) -> dict[str, object]:
+    r"""Parquet holds nothing but UTF-8: bytes of a file name that are none become \\xNN."""
+    path = os.fsencode(str(record["path"])).decode("utf-8", "backslashreplace")
+    return {**record, "path": path}
+
+
+_WRITERS = {"csv": _write_csv, "jsonl": _write_jsonl, "parquet": _write_parquet}

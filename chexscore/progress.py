@@ -1,0 +1,145 @@
+"""What people and log collectors see of a run, on standard error."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from chexscore import __version__
+from chexscore.classifier import Classifier
+from chexscore.runs import MAX_DURATION, RunRecord, Stop
+
+__all__ = ["Style", "closing_words", "show"]
+
+Style = Literal["quiet", "text", "json"]
+
+LOG_INTERVAL_S = 30.0
+"""Between log lines where there is no terminal."""
+
+Watch = Callable[[RunRecord], None]
+
+
+def show(style: Style, classifier: Classifier, count: Callable[[], int]) -> AbstractContextManager[Watch]:
+    """Shows a run while it goes: a live bar on a terminal, else a line now and then.
+
+    Args:
+        style: "json" writes one JSON object a line, "quiet" nothing.
+        classifier: what scores, and where; told at the start.
+        count: counts the images, for the time left; called in a thread, on a terminal only.
+
+    Returns:
+        A context; its value is to be called with the record after each row.
+    """
+    spec = classifier.spec
+    opening = f"chexscore {__version__}: {spec.name} {spec.version} on {classifier.device}"
+    if style == "quiet":
+        return _quiet()
+    if style == "json":
+        return _lines(lambda record: log("progress", **_counts(record)), lambda: log("start", text=opening))
+    console = _console()
+    if console.is_terminal:
+        return _bar(console, opening, count)
+    return _lines(
+        lambda record: console.print(f"{record.done} done, {record.not_scored} of them not scored"),
+        lambda: console.print(escape(opening)),
+    )
+
+
+def closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> None:
+    """Says at the end what became of the images; a run that was stopped says how to go on even when quiet."""
+    if style == "json":
+        log("finished" if record.finished else "stopped", reason=stop.reason, **asdict(record))
+        return
+    console = _console()
+    if style == "text":
+        took = (
+            f"; {record.seconds:.1f} s, {record.done / record.seconds:.0f} images/s" if record.seconds else ""
+        )
+        parts = [f"{record.scored} scored", f"{record.not_scored} not"]
+        if record.unchanged:
+            parts.append(f"{record.unchanged} unchanged")
+        others = {"other files ignored": record.ignored, "too young, left for the next run": record.waiting}
+        others["earlier rows gone with their files"] = record.gone
+        rest = "".join(f"; {number} {what}" for what, number in others.items() if number)
+        console.print(f"{record.found} images found: {', '.join(parts)}{rest}{took}")
+        for status, number in sorted(record.failed.items()):
+            console.print(f"  {status}: {number}, the first is {escape(record.examples[status])}")
+    if not record.finished:
+        why = "the time is over" if stop.reason == MAX_DURATION else f"stopped by {stop.reason}"
+        go_on = "" if output == "-" else "; the same command with --resume goes on from here"
+        console.print(f"chexscore: {why}: {record.done} images have their row{go_on}")
+
+
+def log(event: str, **fields: object) -> None:
+    """Writes one JSON object as a line to standard error."""
+    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+    print(json.dumps({"time": moment, "event": event, **fields}), file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def _quiet() -> Iterator[Watch]:
+    yield lambda _: None
+
+
+@contextmanager
+def _lines(line: Watch, opening: Callable[[], None]) -> Iterator[Watch]:
+    opening()
+    last = time.monotonic()
+
+    def watch(record: RunRecord) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_INTERVAL_S:
+            last = time.monotonic()
+            line(record)
+
+    yield watch
+
+
+@contextmanager
+def _bar(console: Console, opening: str, count: Callable[[], int]) -> Iterator[Watch]:
+    console.print(escape(opening))
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.fields[found]}"),
+        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TextColumn("{task.fields[failures]} not scored"),
+        TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None, found="?", rate=0.0, failures=0)
+
+        def count_ahead() -> None:
+            total = count()
+            progress.update(task, total=total, found=str(total))
+
+        threading.Thread(target=count_ahead, daemon=True).start()
+
+        def watch(record: RunRecord) -> None:
+            rate = record.done / max(time.monotonic() - began, 1e-3)
+            progress.update(task, completed=record.done, rate=rate, failures=record.not_scored)
+
+        yield watch
+
+
+def _counts(record: RunRecord) -> dict[str, int]:
+    return {
+        "scored": record.scored,
+        "not_scored": record.not_scored,
+        "unchanged": record.unchanged,
+        "waiting": record.waiting,
+    }
+
+
+def _console() -> Console:
+    """Standard error; lines are never broken, so that logs can be searched."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)

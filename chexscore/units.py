@@ -1,0 +1,33 @@
+"""Durations and limits as people write them."""
+
+import re
+
+from chexscore.errors import UsageError
+
+__all__ = ["parse_duration", "parse_limit"]
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90", "90s", "5m", "1.5h" or "2d".
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is no duration; 90s, 5m, 6h and 2d are.")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def parse_limit(text: str, total: int) -> float:
+    """How many of `total` are "12" or "5%".
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is no limit; a number such as 12 and a share such as 5% are.")
+    return float(match[1]) * (total / 100 if match[2] else 1)

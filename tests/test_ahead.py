@@ -1,0 +1,40 @@
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from chexscore.ahead import load_ahead
+
+
+def test_many_come_in_order_and_no_further_ahead_than_asked() -> None:
+    taken = 0
+
+    def paths() -> Iterator[str]:
+        nonlocal taken
+        for number in range(40):
+            taken += 1
+            yield str(number)
+
+    def load(path: str) -> int:
+        time.sleep(0.002 * (int(path) % 3))  # later ones are ready before earlier ones
+        return 2 * int(path)
+
+    for done, (path, loaded) in enumerate(load_ahead(paths(), load, workers=4, ahead=6)):
+        assert (path, loaded) == (str(done), 2 * done)
+        assert taken <= done + 7
+    assert taken == 40
+
+
+def test_leaving_early_stops_the_threads() -> None:
+    results = load_ahead(map(str, range(100)), len, workers=2, ahead=4)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert not [t for t in threading.enumerate() if t.name.startswith("chexscore-load")]
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_in_its_turn() -> None:
+    results = load_ahead(["1", "x", "2"], int, workers=2, ahead=4)
+    assert next(results) == ("1", 1)
+    with pytest.raises(ValueError, match="x"):
+        next(results)

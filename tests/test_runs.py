@@ -1,0 +1,251 @@
+"""Runs that go on after a stop, share an output, or meet a full disk."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chexscore import Classifier
+from chexscore.errors import LockedError, OutputError, UsageError
+from chexscore.runs import Options, RunRecord, Stop, run
+from chexscore.store import Store
+from tests.networks import brightness_model, brightness_spec
+
+Flat = Callable[[str, int], Path]
+RESUME, OVERWRITE = Options(resume=True), Options(overwrite=True)
+
+
+@pytest.fixture
+def classifier(model: Path) -> Classifier:
+    return Classifier(model, device="cpu")
+
+
+@pytest.fixture
+def images(flat: Flat, tmp_path: Path) -> Path:
+    for value in range(40):
+        flat(f"images/{value:03}.png", 5 * value)
+    (tmp_path / "images" / "013.bad.png").write_text("no image")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def whole(classifier: Classifier, images: Path, tmp_path: Path) -> bytes:
+    """What a run that nobody stops writes."""
+    run([str(images)], str(tmp_path / "whole.csv"), classifier)
+    return (tmp_path / "whole.csv").read_bytes()
+
+
+def stop_after(rows: int, stop: Stop) -> Callable[[RunRecord], None]:
+    def watch(record: RunRecord) -> None:
+        if record.done >= rows:
+            stop.reason = "SIGTERM"
+
+    return watch
+
+
+def test_a_stopped_run_leaves_no_output_and_goes_on_to_the_same_bytes(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes
+) -> None:
+    output, stop = tmp_path / "out.csv", Stop()
+    record = run([str(images)], str(output), classifier, stop=stop, watch=stop_after(9, stop))
+    assert 9 <= record.done < 41
+    assert not output.exists()
+    with pytest.raises(UsageError, match=f"left {record.done} rows"):
+        run([str(images)], str(output), classifier)
+    again = run([str(images)], str(output), classifier, RESUME)
+    assert again.unchanged == record.scored
+    assert again.found == 41 == again.scored + again.not_scored + again.unchanged
+    assert output.read_bytes() == whole
+
+
+def test_resume_of_a_finished_output_scores_what_is_new_or_changed(
+    classifier: Classifier, images: Path, flat: Flat, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.csv"
+    run([str(images)], str(output), classifier)
+    flat("images/000a.png", 77)
+    flat("images/005.png", 200)
+    os.utime(images / "006.png", (1, 1))
+    (images / "007.png").unlink()
+    (images / "013.bad.png").unlink()
+    flat("images/013.bad.png", 3)
+    record = run([str(images)], str(output), classifier, RESUME)
+    assert (record.scored, record.unchanged, record.gone) == (4, 37, 1)
+    afresh = tmp_path / "afresh.csv"
+    run([str(images)], str(afresh), classifier)
+    assert output.read_bytes() == afresh.read_bytes()
+    assert run([str(images)], str(output), classifier, RESUME).scored == 0
+    assert output.read_bytes() == afresh.read_bytes()
+
+
+def test_failures_are_tried_again(classifier: Classifier, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    run([str(images)], str(output), classifier)
+    assert run([str(images)], str(output), classifier, RESUME).failed == {"unreadable": 1}
+
+
+def test_an_output_is_not_touched_without_a_word(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes
+) -> None:
+    output = tmp_path / "out.csv"
+    output.write_text("precious")
+    with pytest.raises(UsageError, match="--overwrite begins anew"):
+        run([str(images)], str(output), classifier)
+    with pytest.raises(UsageError, match="cannot be resumed"):
+        run([str(images)], str(output), classifier, RESUME)
+    assert output.read_text() == "precious"
+    run([str(images)], str(output), classifier, OVERWRITE)
+    assert output.read_bytes() == whole
+
+
+def test_rows_of_another_model_or_other_settings_are_not_mixed_in(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "out.csv")
+    run([str(images)], output, classifier)
+    with pytest.raises(UsageError, match="max pixels 80000000 then and 1000 now"):
+        run([str(images)], output, classifier, Options(resume=True, max_pixels=1000))
+    other = Classifier(
+        brightness_model(tmp_path / "o.onnx", replace(brightness_spec(), version="2")), device="cpu"
+    )
+    with pytest.raises(UsageError, match="model sha256"):
+        run([str(images)], output, other, RESUME)
+    run([str(images)], output, other, OVERWRITE)
+
+
+def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    output = str(tmp_path / "out.csv")
+    code = (
+        "import sys, time; from chexscore.store import Store\n"
+        f"s = Store({output!r}, ('A',), {{}})\nprint('held', flush=True); time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    began = time.monotonic()
+    with pytest.raises(LockedError, match="another run is writing"):
+        Store(output, ("A",), {}, resume=True)
+    assert time.monotonic() - began < 1
+    with pytest.raises(LockedError):
+        Store(output, ("A",), {}, resume=True, lock_wait=0.5)
+    assert time.monotonic() - began >= 0.5
+    holder.kill()
+    holder.communicate()
+    with Store(output, ("A",), {}, resume=True):
+        pass
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(
+    model: Path, images: Path, tmp_path: Path, whole: bytes
+) -> None:
+    output = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "chexscore", "predict", str(images), "-o", str(output), "-m", str(model)]
+    for attempt in range(4):
+        running = subprocess.Popen([*command, "--resume", "-q"], stderr=subprocess.DEVNULL)
+        time.sleep(0.35 + 0.05 * attempt)
+        running.kill()
+        running.wait()
+    assert subprocess.run([*command, "--resume", "-q"], check=False).returncode == 3
+    assert output.read_bytes() == whole
+
+
+def test_young_files_wait_for_the_next_run(classifier: Classifier, images: Path, tmp_path: Path) -> None:
+    old = time.time() - 100
+    for path in sorted(images.iterdir())[:30]:
+        os.utime(path, (old, old))
+    record = run([str(images)], str(tmp_path / "out.csv"), classifier, Options(min_age=60))
+    assert (record.found, record.waiting) == (30, 11)
+    assert len((tmp_path / "out.csv").read_bytes().splitlines()) == 31
+
+
+def test_the_time_limit_stops_a_run_that_goes_on_later(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes
+) -> None:
+    stop = Stop()
+    output = tmp_path / "out.csv"
+    run([str(images)], str(output), classifier, Options(max_duration=0.0), stop=stop)
+    assert stop.reason == "--max-duration"
+    assert not output.exists()
+    run([str(images)], str(output), classifier, RESUME)
+    assert output.read_bytes() == whole
+
+
+def test_a_row_that_is_lost_is_noticed() -> None:
+    record = RunRecord("0", {}, {}, {}, "cpu", "", found=2, scored=1)
+    with pytest.raises(OutputError, match="of 2 images found only 1"):
+        record.check()
+
+
+def test_a_full_disk_keeps_what_there_is(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.csv"
+    fsync = os.fsync
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        run([str(images)], str(output), classifier)
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert not output.exists()
+    assert run([str(images)], str(output), classifier, RESUME).unchanged == 40
+    assert output.read_bytes() == whole
+
+
+def test_a_damaged_state_is_told_and_can_be_begun_anew(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes
+) -> None:
+    (tmp_path / "out.csv.state").write_text("this is no database, and long enough to be noticed " * 100)
+    with pytest.raises(UsageError, match="is damaged"):
+        run([str(images)], str(tmp_path / "out.csv"), classifier, RESUME)
+    run([str(images)], str(tmp_path / "out.csv"), classifier, OVERWRITE)
+    assert (tmp_path / "out.csv").read_bytes() == whole
+
+
+def test_a_place_that_cannot_be_written_is_told(classifier: Classifier, images: Path, tmp_path: Path) -> None:
+    for output, said in (
+        (tmp_path, "is a directory"),
+        (tmp_path / "none" / "out.csv", "cannot be written"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            run([str(images)], str(output), classifier)
+
+
+def test_json_lines_and_parquet_hold_the_same(classifier: Classifier, images: Path, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    options = Options(thresholds=True)
+    run([str(images)], str(tmp_path / "out.jsonl"), classifier, options)
+    run([str(images)], str(tmp_path / "out.parquet"), classifier, options)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert lines == parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert lines[1] == {
+        "path": f"{images}/001.png",
+        "status": "ok",
+        "Bright": 0.019608,
+        "Dark": 0.980392,
+        "note": "",
+        "Bright_positive": 0,
+        "Dark_positive": 1,
+    }
+    assert lines[13]["status"] == "unreadable"
+    assert lines[13]["Bright"] is None
+
+
+def test_the_state_holds_one_row_for_each_image_after_many_runs(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        run([str(images)], str(tmp_path / "out.csv"), classifier, RESUME)
+    with sqlite3.connect(tmp_path / "out.csv.state") as database:
+        assert database.execute("SELECT count(*) FROM rows").fetchone() == (41,)
+    database.close()
