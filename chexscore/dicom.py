@@ -8,9 +8,13 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import config
 from pydicom.datadict import tag_for_keyword
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.multival import MultiValue
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.uid import UID, JPEGExtended12Bit
 
-from chexscore.errors import TooLargeImageError, UnsupportedImageError, UsageError
+from chexscore.depth import to_uint8
+from chexscore.errors import TooLargeImageError, UnreadableImageError, UnsupportedImageError, UsageError
 
 __all__ = ["IDENTIFYING", "check_keywords", "is_dicom", "read_dicom", "read_tags"]
 
@@ -31,7 +35,10 @@ IDENTIFYING = frozenset(
 MARK_AT, MARK = 128, b"DICM"
 """PS3.10, 7.1."""
 
-TINY = float(np.finfo(np.float32).tiny)
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue; ITU-R BT.601."""
+
+TINY = 1e-6
 
 # pydicom would warn of odd values and quote them: what stands in a header is nobody's business.
 config.settings.reading_validation_mode = config.IGNORE
@@ -62,12 +69,13 @@ def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
         return {}
 
 
-def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.generic]:
-    """Reads the single frame of a DICOM file as a radiologist's screen would show it.
+def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.uint8]:
+    """Reads the single frame of a DICOM file, bright where a screen would show it bright.
 
-    The modality transform (PS3.3 C.11.1) and the VOI LUT or window (C.11.2) are applied where the file has
-    them. What then is not plain 8-bit data is stretched between its smallest and largest value, and
-    MONOCHROME1, in which low values are bright (C.7.6.3.1.2), is inverted.
+    The modality transform (PS3.3 C.11.1) is applied, then the first VOI LUT or window (C.11.2), whose range
+    becomes 0..255. A file with neither is scaled by `chexscore.depth.to_uint8`, as a PNG of the same values
+    would be. MONOCHROME1 and PresentationLUTShape INVERSE (C.7.6.3.1.2, C.11.6) are inverted; padding
+    (C.7.5.1.1.2) is black.
 
     Args:
         file: open at its start.
@@ -75,31 +83,91 @@ def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.generic
         max_pixels: refuse larger frames before they are decoded.
 
     Returns:
-        uint8 or float32 in 0..1, [H, W].
+        uint8 [H, W].
 
     Raises:
-        UnsupportedImageError: no pixels, several frames, or an encoding that no installed decoder reads.
+        UnsupportedImageError: no image, several frames, palette or deep colour, or an encoding that no
+            installed decoder reads.
+        UnreadableImageError: the header promises pixels that are not there.
         TooLargeImageError: more than `max_pixels`.
         Exception: whatever pydicom raises for a damaged file.
     """
     dataset = pydicom.dcmread(file)
+    _check(dataset, path, max_pixels)
+    pixels = dataset.pixel_array
+    if dataset.SamplesPerPixel > 1:
+        return np.asarray(np.rint(pixels @ LUMA), dtype=np.uint8)
+    values = apply_modality_lut(pixels, dataset)
+    padding = _padding(pixels, dataset)
+    if padding.any() and not padding.all():
+        values = np.where(padding, values[~padding].min(), values)
+    grey = to_uint8(_voi(values, dataset))
+    if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+        grey = np.asarray(255 - grey, dtype=np.uint8)
+    grey[padding] = 0
+    return grey
+
+
+def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
+    """Refuses what cannot be read, before anything is decoded."""
+    if "Rows" not in dataset or "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise UnsupportedImageError(path, "a DICOM object without an image of whole numbers")
     if "PixelData" not in dataset:
-        raise UnsupportedImageError(path, "a DICOM object without an image")
+        raise UnreadableImageError(path, "its pixels are missing; the file may be cut off")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise UnsupportedImageError(path, "a DICOM image of several frames; export each as a file of its own")
     if dataset.Rows * dataset.Columns > max_pixels:
         raise TooLargeImageError(path, f"{dataset.Columns} x {dataset.Rows} is above {max_pixels:,} pixels")
+    meaning = str(dataset.PhotometricInterpretation)
+    in_colour = meaning.startswith(("RGB", "YBR")) and dataset.BitsStored <= 8  # noqa: PLR2004, one byte
+    if not meaning.startswith("MONOCHROME") and not in_colour:
+        raise UnsupportedImageError(path, f"pixels of the kind {meaning}, {dataset.BitsStored} bits")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    # The decoders for JPEG Extended are there, but read its 8-bit form only.
+    if not _has_decoder(syntax) or (syntax == JPEGExtended12Bit and dataset.BitsAllocated > 8):  # noqa: PLR2004
+        raise UnsupportedImageError(path, f"no installed decoder reads its pixels ({syntax.name})")
+
+
+def _has_decoder(syntax: UID) -> bool:
     try:
-        pixels = dataset.pixel_array
-    except (NotImplementedError, RuntimeError) as error:  # pydicom: no handler, or none that can decode it
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise UnsupportedImageError(path, f"no installed decoder reads its pixels ({syntax})") from error
-    if dataset.SamplesPerPixel == 3:  # noqa: PLR2004, red, green and blue
-        return np.asarray(np.rint(pixels @ np.array([0.299, 0.587, 0.114])), dtype=np.uint8)
-    values: NDArray[Any] = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
-    if values.dtype != np.uint8:
-        low, high = float(np.min(values)), float(np.max(values))
-        values = ((values - low) / max(high - low, TINY)).astype(np.float32)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        values = (255 if values.dtype == np.uint8 else 1) - values
-    return values
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _padding(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.bool_]:
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(pixels.shape, dtype=np.bool_)
+    limit = dataset.get("PixelPaddingRangeLimit", value)
+    return np.asarray((pixels >= min(value, limit)) & (pixels <= max(value, limit)))
+
+
+def _voi(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
+    """The values of interest as floats in 0..1; without a VOI transform the values themselves."""
+    if dataset.get("VOILUTSequence"):
+        table = dataset.VOILUTSequence[0]
+        return np.asarray(apply_voi(values, dataset) / (2.0 ** table.LUTDescriptor[2] - 1), dtype=np.float32)
+    window = _window(dataset)
+    if window is None:
+        depth = 2**dataset.BitsStored - 1
+        return values / np.float32(depth) if depth < 255 and values.dtype == np.uint8 else values  # noqa: PLR2004
+    centre, width, function = window
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)), dtype=np.float32)
+    if function == "LINEAR":  # PS3.3 C.11.2.1.2.1: its middle and its width are those of whole numbers
+        centre, width = centre - 0.5, max(width - 1, TINY)
+    return np.clip((values - centre) / width + 0.5, 0, 1).astype(np.float32)
+
+
+def _window(dataset: pydicom.Dataset) -> tuple[float, float, str] | None:
+    """Centre, width and function of the first window, if the file has one that means something."""
+    try:
+        centre, width = (
+            float(value[0] if isinstance(value, MultiValue) else value)
+            for value in (dataset.WindowCenter, dataset.WindowWidth)
+        )
+    except (AttributeError, TypeError, ValueError, IndexError):
+        return None
+    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    return (centre, width, function) if width >= 1 or (function != "LINEAR" and width > 0) else None

@@ -10,7 +10,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from chexscore.depth import to_uint8
 from chexscore.errors import (
     ImageError,
     MissingImageError,
@@ -20,7 +22,7 @@ from chexscore.errors import (
 )
 from chexscore.spec import ImageSpec, Resize
 
-__all__ = ["FORMATS", "MAX_PIXELS", "load_image", "to_uint8"]
+__all__ = ["FORMATS", "MAX_PIXELS", "load_image"]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Pillow's names of the formats that are read, besides DICOM; no other decoder of Pillow is tried."""
@@ -30,6 +32,10 @@ MAX_PIXELS = 80_000_000
 
 EXIF_ORIENTATION = 0x0112
 """Tag of the orientation, 1 (upright) to 8; Exif 2.32, table 4."""
+
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
+WHITE_IS_ZERO = 0
+"""TIFF 6.0, section 8; Pillow inverts such images of 8 bits only."""
 
 DRAFT_OVERSAMPLING = 2
 """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that leaves this many times the target's side:
@@ -42,8 +48,8 @@ def load_image(
     """Reads one radiograph from a PNG, JPEG, TIFF, BMP, WebP or DICOM file.
 
     Colour becomes luma (ITU-R BT.601), transparency is dropped, EXIF orientation is applied. Pixels of more
-    than 8 bits are scaled by `to_uint8`. DICOM pixels get their modality and VOI transforms, and
-    MONOCHROME1 is inverted, so that air is dark in every result.
+    than 8 bits are scaled by `chexscore.depth.to_uint8`. DICOM is read by `chexscore.dicom.read_dicom`. What is
+    stored with white as its lowest value (MONOCHROME1, TIFF's WhiteIsZero) is inverted.
 
     Args:
         path: the file; its content, not its name, decides how it is read.
@@ -56,7 +62,8 @@ def load_image(
     Raises:
         MissingImageError: nothing is at that path.
         UnreadableImageError: the file is empty, damaged, truncated, not an image or not ours to read.
-        UnsupportedImageError: several frames or pages, or a DICOM object without pixels that can be read.
+        UnsupportedImageError: several frames or pages, 16-bit colour, 32-bit unsigned TIFF, or DICOM that
+            `read_dicom` does not support.
         TooLargeImageError: more than `max_pixels`, or more than Pillow opens.
     """
     path = os.fspath(path)
@@ -71,36 +78,6 @@ def load_image(
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise UnreadableImageError(path, f"damaged or truncated: {_reason(error)}") from error
     return np.asarray(pixels, dtype=np.uint8)[..., np.newaxis]
-
-
-def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Brings pixel values of any depth to 0..255.
-
-    Integers from 0 up are divided by the full scale of the narrowest depth of 8, 10, 12, 14 or 16 bits that
-    holds the image's largest value, because 12-bit radiographs are commonly stored in 16-bit files. Floats
-    in 0..1 are scaled by 255. Anything else is stretched from its smallest to its largest finite value; NaN
-    counts as the smallest, and a constant image becomes black.
-
-    Args:
-        values: any numeric dtype, any shape.
-
-    Returns:
-        uint8 of the same shape.
-    """
-    if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
-    exact = np.issubdtype(values.dtype, np.integer)
-    numbers = values.astype(np.float32)
-    finite = numbers[np.isfinite(numbers)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if exact and low >= 0 and high < 2**16:
-        bits = next(depth for depth in (8, 10, 12, 14, 16) if high < 2**depth)
-        low, high = 0.0, float(2**bits - 1)
-    elif not exact and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    scale = 255 / (high - low) if high > low else 0.0
-    scaled = (np.nan_to_num(numbers, nan=low, posinf=high, neginf=low) - low) * scale
-    return np.asarray(np.rint(scaled), dtype=np.uint8)
 
 
 def _open(path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
@@ -121,7 +98,7 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
     if head[128:] == b"DICM":
         from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
 
-        return _resize(Image.fromarray(to_uint8(read_dicom(file, path, max_pixels))), image)
+        return _resize(Image.fromarray(read_dicom(file, path, max_pixels)), image)
     try:
         with Image.open(file, formats=FORMATS) as picture:
             return _resize(_grey(picture, path, image, max_pixels), image)
@@ -137,12 +114,22 @@ def _grey(picture: Image.Image, path: str, image: ImageSpec | None, max_pixels: 
         raise TooLargeImageError(path, f"{picture.width} x {picture.height} is above {max_pixels:,} pixels")
     if getattr(picture, "n_frames", 1) > 1:
         raise UnsupportedImageError(path, "several frames or pages; store each as a file of its own")
+    deep = picture.mode.startswith(("I", "F"))
+    if not deep and ";16" in str(
+        getattr(picture, "tile", "")
+    ):  # Pillow would keep the high byte of each channel
+        raise UnsupportedImageError(path, "colour of 16 bits a channel; store it in grey")
     if picture.format == "JPEG":
         side = DRAFT_OVERSAMPLING * max(image.height, image.width) if image else 0
         picture.draft("L", (side, side) if side else None)
-    orientation = _orientation(picture)
-    if picture.mode.startswith(("I", "F")):
-        grey = Image.fromarray(to_uint8(np.asarray(picture)))
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    if tags.get(TIFF_BITS) == (32,) and tags.get(TIFF_SAMPLE_FORMAT, (1,)) == (1,):
+        raise UnsupportedImageError(path, "a TIFF of 32-bit unsigned values; store it in 16 bits")
+    picture.load()
+    orientation = _orientation(picture)  # behind load(), which turns a TIFF by itself
+    if deep:
+        values = to_uint8(np.asarray(picture))
+        grey = Image.fromarray(255 - values if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO else values)
     elif picture.mode in ("P", "PA", "CMYK", "LAB", "HSV"):
         grey = picture.convert("RGB").convert("L")
     else:

@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import zlib
@@ -12,6 +13,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from chexscore import load_image
+from chexscore.depth import to_uint8
 from chexscore.errors import (
     ImageError,
     MissingImageError,
@@ -19,7 +21,6 @@ from chexscore.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
-from chexscore.images import to_uint8
 from chexscore.spec import ImageSpec, Resize
 from tests.phantoms import draw
 
@@ -97,12 +98,34 @@ def test_floats_and_signed_values_are_scaled() -> None:
     np.testing.assert_array_equal(to_uint8(np.array([-5.0, -5.0])), [0, 0])
 
 
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize(
+    ("orientation", "stored"), [(6, np.rot90(FILM)), (3, np.rot90(FILM, 2)), (2, FILM[:, ::-1])]
+)
+def test_exif_orientation_is_applied_once(
+    tmp_path: Path, suffix: str, orientation: int, stored: NDArray[np.uint8]
+) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    sideways = Image.fromarray(np.rot90(FILM))
-    loaded = load_image(save(tmp_path / "turned.png", sideways, exif=exif))
-    np.testing.assert_array_equal(loaded[..., 0], FILM)
+    exif[0x0112] = orientation
+    options = {"lossless": True} if suffix == "webp" else {"quality": 100} if suffix == "jpg" else {}
+    loaded = load_image(save(tmp_path / f"turned.{suffix}", Image.fromarray(stored), exif=exif, **options))
+    assert np.abs(loaded[..., 0].astype(int) - FILM).max() <= (8 if suffix == "jpg" else 0)
+
+
+def test_sixteen_bit_colour_is_refused_rather_than_darkened(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    size, depth, colour = 4, 16, 2
+    rows = b"".join(b"\0" + np.full((size, 3), 4000, ">u2").tobytes() for _ in range(size))
+    write_png(path, struct.pack(">IIBBBBB", size, size, depth, colour, 0, 0, 0), rows)
+    with pytest.raises(UnsupportedImageError, match="16 bits a channel"):
+        load_image(path)
+
+
+def test_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
+    negative = 255 - FILM.astype(np.uint16)
+    for stored in (FILM, negative * 257, (negative / 255).astype(np.float32)):  # Pillow inverts 8 bits itself
+        path = save(tmp_path / f"{stored.dtype}.tif", Image.fromarray(stored), tiffinfo={262: 0})
+        assert np.abs(load_image(path)[..., 0].astype(int) - FILM).max() <= 1
 
 
 def test_a_large_jpeg_reduced_while_decoding_looks_as_one_reduced_afterwards(tmp_path: Path) -> None:
@@ -125,30 +148,83 @@ def test_resize_rules(tmp_path: Path) -> None:
     assert padded[10, 10] == 200
 
 
-def test_dicom_is_known_by_content_and_monochrome1_is_inverted(tmp_path: Path) -> None:
-    plain = load_image(save_dicom(tmp_path / "1.2.840.1", FILM))
-    np.testing.assert_array_equal(plain[..., 0], FILM)
-    inverted = save_dicom(tmp_path / "i.dcm", 255 - FILM, PhotometricInterpretation="MONOCHROME1")
-    np.testing.assert_array_equal(load_image(inverted)[..., 0], FILM)
+DEEP = FILM.astype(np.uint16) * 16  # 12 bits
+NEGATIVE = {"PhotometricInterpretation": "MONOCHROME1"}
 
 
-def test_dicom_window_and_rescale_are_applied(tmp_path: Path) -> None:
-    deep = (FILM.astype(np.uint16) + 100) * 16
-    path = save_dicom(
-        tmp_path / "w.dcm",
-        deep,
-        BitsStored=16,
-        RescaleSlope="1",
-        RescaleIntercept="-1600",
-        WindowCenter="2048",
-        WindowWidth="1024",
-    )
-    loaded = load_image(path)[..., 0].astype(int)
-    expected = np.clip((FILM.astype(float) * 16 - 1536) / 1024, 0, 1) * 255
-    assert np.abs(loaded - expected).max() <= 2
+def dicom_difference(path: str, expected: NDArray[np.generic]) -> float:
+    return float(np.abs(load_image(path)[..., 0].astype(float) - expected).max())
 
 
-def test_dicom_without_one_readable_frame_is_unsupported(tmp_path: Path) -> None:
+def test_dicom_is_known_by_content(tmp_path: Path) -> None:
+    assert dicom_difference(save_dicom(tmp_path / "1.2.840.1", FILM), FILM) == 0
+
+
+def test_dicom_without_a_window_looks_as_a_png_of_the_same_values(tmp_path: Path) -> None:
+    pixels = 1000 + DEEP // 4
+    png = load_image(save(tmp_path / "deep.png", Image.fromarray(pixels)))[..., 0]
+    assert dicom_difference(save_dicom(tmp_path / "deep.dcm", pixels, BitsStored=12, HighBit=11), png) == 0
+
+
+@pytest.mark.parametrize("tags", [NEGATIVE, {"PresentationLUTShape": "INVERSE"}])
+def test_dicom_that_stores_negatives_is_inverted(tmp_path: Path, tags: dict[str, str]) -> None:
+    assert dicom_difference(save_dicom(tmp_path / "8.dcm", 255 - FILM, **tags), FILM) == 0
+    assert dicom_difference(save_dicom(tmp_path / "12.dcm", 4080 - DEEP, BitsStored=12, **tags), FILM) <= 2
+
+
+WINDOW = np.clip((FILM.astype(float) * 16 - 1536) / 1024, 0, 1) * 255
+"""Of the values 16 * FILM the window from 1536 to 2560."""
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": "2048", "WindowWidth": "1024"},
+        {"WindowCenter": ["2048", "9"], "WindowWidth": ["1024", "9"]},
+        {"WindowCenter": "2048", "WindowWidth": "1024", "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": "1048", "WindowWidth": "1024", "RescaleSlope": "1", "RescaleIntercept": "-1000"},
+        {"WindowCenter": "4096", "WindowWidth": "2048", "RescaleSlope": "2", "RescaleIntercept": "0"},
+    ],
+)
+def test_dicom_window_and_rescale_are_applied(tmp_path: Path, tags: dict[str, str]) -> None:
+    assert dicom_difference(save_dicom(tmp_path / "w.dcm", DEEP, **tags), WINDOW) <= 1
+
+
+def test_dicom_window_keeps_its_range_although_no_pixel_reaches_its_ends(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "w.dcm", DEEP, WindowCenter="2048", WindowWidth="8192")
+    assert dicom_difference(path, (FILM.astype(float) * 16 + 2048) / 8192 * 255) <= 1
+    useless = save_dicom(tmp_path / "u.dcm", DEEP, BitsStored=12, WindowCenter="2048", WindowWidth="0")
+    assert dicom_difference(useless, FILM) <= 1
+
+
+def test_dicom_padding_is_black_and_does_not_flatten_the_rest(tmp_path: Path) -> None:
+    pixels = DEEP.copy()
+    pixels[:8] = 65535
+    path = save_dicom(tmp_path / "p.dcm", pixels, PixelPaddingValue=65535)
+    expected = FILM.copy()
+    expected[:8] = 0
+    assert dicom_difference(path, expected) <= 1
+
+
+def test_dicom_of_few_bits_uses_the_whole_range(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "6.dcm", FILM // 4, BitsStored=6, HighBit=5)
+    assert dicom_difference(path, np.rint((FILM // 4) / 63 * 255)) == 0
+
+
+def test_dicom_in_colour(tmp_path: Path) -> None:
+    red = np.zeros((4, 4, 3), dtype=np.uint8)
+    red[..., 0] = 255
+    colour = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    assert dicom_difference(save_dicom(tmp_path / "red.dcm", red, **colour), np.full((4, 4), 76)) == 0
+    for name, pixels, tags in (
+        ("deep", red.astype(np.uint16), colour),
+        ("palette", FILM, {"PhotometricInterpretation": "PALETTE COLOR"}),
+    ):
+        with pytest.raises(UnsupportedImageError, match="pixels of the kind"):
+            load_image(save_dicom(tmp_path / f"{name}.dcm", pixels, **tags))
+
+
+def test_dicom_without_one_readable_frame_is_refused_for_its_reason(tmp_path: Path) -> None:
     frames = np.stack([FILM, FILM])
     path = save_dicom(tmp_path / "f.dcm", frames.reshape(128, 64), Rows=64, NumberOfFrames=2)
     with pytest.raises(UnsupportedImageError, match="several frames"):
@@ -156,8 +232,30 @@ def test_dicom_without_one_readable_frame_is_unsupported(tmp_path: Path) -> None
     dataset = pydicom.dcmread(path)
     del dataset.PixelData
     dataset.save_as(tmp_path / "n.dcm")
-    with pytest.raises(UnsupportedImageError, match="without an image"):
+    with pytest.raises(UnreadableImageError, match="its pixels are missing"):
         load_image(tmp_path / "n.dcm")
+    del dataset.Rows
+    dataset.save_as(tmp_path / "o.dcm")
+    with pytest.raises(UnsupportedImageError, match="without an image"):
+        load_image(tmp_path / "o.dcm")
+
+
+def test_compressed_dicom_that_is_cut_is_unreadable_not_unsupported(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(FILM).save(stream, "JPEG", quality=95)
+    path = tmp_path / "jpeg.dcm"
+    for data, outcome in ((stream.getvalue(), None), (stream.getvalue()[:300], UnreadableImageError)):
+        save_dicom(path, FILM)
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+        dataset.PixelData = pydicom.encaps.encapsulate([data])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(path)
+        if outcome is None:
+            assert np.abs(load_image(path)[..., 0].astype(int) - FILM).max() < 12
+        else:
+            with pytest.raises(outcome, match="damaged or truncated"):
+                load_image(path)
 
 
 def test_several_pages_are_unsupported(tmp_path: Path) -> None:
@@ -212,10 +310,13 @@ def test_more_pixels_than_the_limit_are_not_decoded(tmp_path: Path) -> None:
             load_image(path, max_pixels=1000)
 
 
+def write_png(path: Path, header: bytes, data: bytes) -> None:
+    parts = (b"IHDR" + header, b"IDAT" + zlib.compress(data), b"IEND")
+    chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
 def test_a_decompression_bomb_is_too_large(tmp_path: Path) -> None:
-    header = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0)
-    data = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data))
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    write_png(tmp_path / "bomb.png", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0), bytes(1000))
     with pytest.raises(TooLargeImageError):
         load_image(tmp_path / "bomb.png")
