@@ -5,8 +5,9 @@
     for prediction in predict(["./images"]):
         print(prediction.path, prediction.status, prediction.scores)
 
-Everything that an application needs stands here; nothing heavy is imported before it is used. Not a medical
-device: no score may decide about a patient.
+Everything that an application needs stands here: predict, Classifier, load_image, find_images; Prediction,
+Status, ModelSpec, ImageSpec; ChexscoreError; __version__. Nothing heavy is imported before it is used. Not a
+medical device: no score may decide about a patient.
 """
 
 from importlib import import_module
@@ -47,6 +48,10 @@ _HOMES = {
     "load_image": "images",
     "predict": "scoring",
 }
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from chexscore.errors import DeviceError, ModelError, NetworkError
+from chexscore.errors import DeviceError, ModelError, NetworkError, UsageError
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
 
 __all__ = ["BUNDLED_MODEL", "Classifier", "Device", "usable_devices"]
@@ -21,8 +21,8 @@ BUNDLED_MODEL = os.path.join(os.path.dirname(__file__), "models", "kermany.onnx"
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-SILENT = 4
-"""onnxruntime's severity "fatal"."""
+WARNING, SILENT = 2, 4
+"""onnxruntime's severities: its default, and "fatal"."""
 
 
 class Classifier:
@@ -41,9 +41,12 @@ class Classifier:
     Raises:
         ModelError: the file is missing, no ONNX, or breaks the contract of chexscore's models.
         DeviceError: CUDA was asked for and does not work here.
+        UsageError: no such device.
     """
 
     def __init__(self, model: str | os.PathLike[str] | None = None, *, device: Device = "auto") -> None:
+        if device not in ("auto", *PROVIDERS):
+            raise UsageError(f"{device!r} is no device; auto, cpu and cuda are.")
         self.path = os.fspath(model) if model is not None else BUNDLED_MODEL
         try:
             with open(self.path, "rb") as file:
@@ -113,6 +116,7 @@ def usable_devices(classifier: Classifier) -> list[str]:
 def _open(content: bytes, device: Device) -> onnxruntime.InferenceSession:
     """Opens a session; onnxruntime falls back to the CPU in silence, so what it took is looked up."""
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT  # what is wrong with a model is in the exception
     if device == "cpu" or PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         if device == "cuda":
             raise DeviceError("this onnxruntime is built without CUDA; install onnxruntime-gpu.")
@@ -126,7 +130,8 @@ def _open(content: bytes, device: Device) -> onnxruntime.InferenceSession:
             content, options, providers=[PROVIDERS["cuda"], PROVIDERS["cpu"]]
         )
     finally:
-        onnxruntime.set_default_logger_severity(2)
+        onnxruntime.set_default_logger_severity(WARNING)
+    session.disable_fallback()  # it would go on on the CPU after a fault, and tell nobody but stdout
     if device == "cuda" and PROVIDERS["cuda"] not in session.get_providers():
         raise DeviceError(
             "CUDA was asked for and does not work here; onnxruntime's own words stand above. It needs an "

@@ -1,22 +1,19 @@
 """The command line: parse, call, print, exit."""
 
 import contextlib
+import io
 import itertools
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
 from chexscore import __version__
 from chexscore.errors import ChexscoreError, UsageError
-
-if TYPE_CHECKING:
-    from chexscore.runs import Stop
 
 NOT_EVERY_IMAGE, NO_IMAGE = 3, 4
 STOPPED = {"SIGINT": 130, "SIGTERM": 143, "--max-duration": NOT_EVERY_IMAGE}
@@ -26,11 +23,13 @@ EXIT_CODES = (
     "scored and their rows say why, or --max-duration was over; 4 no image found; 5 the device asked for is "
     "not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or SIGTERM, for --resume."
 )
+EVAL_EXIT_CODES = "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage."
+INFO_EXIT_CODES = "Exit codes: 0 done; 1 the model cannot be used; 2 wrong usage."
 
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", metavar="ONNX", help="A model that `python -m export` made.  [bundled one]"
+        "--model", "-m", metavar="ONNX", help="A model from `python -m export`; by default the bundled one."
     ),
 ]
 DeviceOption = Annotated[
@@ -42,6 +41,7 @@ app = typer.Typer(
     help="Score directories of chest X-rays offline, into a CSV with one row for every image.\n\n"
     "Not a medical device: no score may decide about a patient.",
     epilog=EXIT_CODES,
+    rich_markup_mode="markdown",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -91,10 +91,11 @@ def predict(
     ] = "0s",
     max_pixels: Annotated[int, typer.Option(min=1, help="Do not decode larger images.")] = 80_000_000,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images that go through the network together.  [8]")
+        int | None,
+        typer.Option(min=1, max=1024, help="Images that go through the network together; by default 8."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode images.  [one a core]")
+        int | None, typer.Option(min=1, help="Threads that decode images; by default one a core.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Print the images that would be scored, and stop.")
@@ -113,14 +114,17 @@ def predict(
     Example: chexscore predict ./images -o out.csv
     """
     from chexscore.discovery import find_images, read_list
-    from chexscore.runs import Options, Stop, plan, run
+    from chexscore.stopping import stop_on_signals
     from chexscore.units import parse_duration, parse_limit
 
+    stop = stop_on_signals()
     if not paths and files_from is None:
         raise UsageError("no images are named; give files, directories or --files-from.")
     if dicom_tag:
         _check_tags(dicom_tag)
     parse_limit(max_failures or "0", 0)
+    from chexscore.runs import Options, plan, run
+
     options = Options(
         batch_size=batch_size,
         workers=workers,
@@ -148,7 +152,6 @@ def predict(
 
         style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
         classifier = Classifier(model, device=device)
-        stop = _stop_on_signals(Stop())
         with progress.show(style, classifier, lambda: sum(1 for _ in find_images(paths or []))) as watch:
             record = run(inputs, output, classifier, options, stop=stop, watch=watch)
     progress.closing_words(record, output, stop, style)
@@ -159,26 +162,31 @@ def predict(
             f"{record.not_scored} of {record.found} images were not scored, more than --max-failures "
             f"{max_failures}; {output} is complete."
         )
-    if not record.found:
+    if not record.found or record.failed.get("missing", 0) == record.found:
         _say("chexscore: no image found.")
         raise typer.Exit(NO_IMAGE)
     if record.failed:
         raise typer.Exit(NOT_EVERY_IMAGE)
 
 
-@app.command(name="eval", epilog=EXIT_CODES)
+@app.command(name="eval", epilog=EVAL_EXIT_CODES)
 def evaluate(
     predictions: Annotated[str, typer.Argument(help="A CSV that `chexscore predict` wrote.")],
     labels: Annotated[
         str, typer.Option(help="A CSV with a column path, and for each label one of 1, 0, blank or -1.")
     ],
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="CSV", help="Write the table as CSV too.")
+        str | None,
+        typer.Option("--output", "-o", metavar="CSV", help='Write the table as CSV; "-" is standard output.'),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that exists.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="ONNX", help="Take the thresholds from this model.  [the one recorded]"
+            "--model",
+            "-m",
+            metavar="ONNX",
+            help="Take the thresholds from this model; by default those recorded beside the predictions.",
         ),
     ] = None,
 ) -> None:
@@ -190,8 +198,11 @@ def evaluate(
     Example: chexscore eval out.csv --labels labels.csv
     """
     from chexscore import display, evaluation
+    from chexscore.outputs import STDOUT, check_target, replacing
     from chexscore.runs import recorded_thresholds
 
+    if output not in (None, STDOUT):
+        check_target(output, overwrite=overwrite)
     if model is None:
         thresholds = recorded_thresholds(predictions)
     else:
@@ -199,12 +210,16 @@ def evaluate(
 
         thresholds = Classifier(model, device="cpu").spec.operating_points
     table = evaluation.evaluate(predictions, labels, thresholds)
-    display.evaluation(table)
-    if output is not None:
-        evaluation.write_csv(table, output)
+    if output == STDOUT:
+        typer.echo(evaluation.to_csv(table), nl=False)
+    else:
+        display.evaluation(table)
+        if output is not None:
+            with replacing(output) as file:
+                file.write(evaluation.to_csv(table).encode())
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=INFO_EXIT_CODES)
 def info(model: ModelOption = None) -> None:
     """Show what a model says about itself, and the devices that can be used here.
 
@@ -221,14 +236,16 @@ def main() -> None:
     """Entry point of the `chexscore` command."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it quotes what stands in headers
     warnings.simplefilter("ignore")  # a decoder's words about one file; its row says what matters
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names may be any bytes
     try:
         app()
     except ChexscoreError as error:
         _say(f"chexscore: error: {error}")
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
-        _say("chexscore: error: standard output was closed before the end.")
+    except OSError as error:  # the standard output is full, say
+        _say(f"chexscore: error: {error.strerror}.")
         sys.exit(1)
 
 
@@ -245,18 +262,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _stop_on_signals(stop: "Stop") -> "Stop":
-    """The first SIGINT or SIGTERM asks for a stop, a second SIGINT ends the process at once."""
-
-    def request(number: int, _: object) -> None:
-        stop.reason = signal.Signals(number).name
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, request)
-    signal.signal(signal.SIGTERM, request)
-    return stop
 
 
 def _check_tags(keywords: list[str]) -> None:

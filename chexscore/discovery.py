@@ -11,7 +11,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp",
 
 
 def find_images(
-    paths: Iterable[str | os.PathLike[str]], ignored: Callable[[str], object] = str
+    paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
+    ignored: Callable[[str], object] = str,
 ) -> Iterator[str]:
     """Walks files and directories lazily; holds the names of one directory at a time for each level.
 
@@ -21,14 +22,15 @@ def find_images(
     be listed is yielded itself, so that it shows as a failure rather than as nothing.
 
     Args:
-        paths: files and directories.
+        paths: a file or directory, or several.
         ignored: called with each file in a directory that is not an image, and with each hidden entry (a
-            name that begins with a dot: what rsync and file managers leave lying about).
+            name that begins with a dot: what rsync and file managers leave lying about), and DICOM's own
+            table of contents.
 
     Yields:
         The path as given, joined with what was found below it, with "/" between the parts.
     """
-    for given in paths:
+    for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = os.fspath(given)
         if os.path.isdir(path):
             yield from _walk(path, frozenset(), ignored)
@@ -68,7 +70,7 @@ def _walk(
         return
     for name in names:
         path = os.path.join(directory, name)
-        if name.startswith("."):
+        if name.startswith(".") or name == "DICOMDIR":
             ignored(path)
         elif os.path.isdir(path):
             yield from _walk(path, above | {identity}, ignored)

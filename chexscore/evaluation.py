@@ -13,7 +13,7 @@ from chexscore.errors import TableError
 from chexscore.labels import read_table, to_targets
 from chexscore.predictions import Status, read_predictions
 
-__all__ = ["Evaluation", "Row", "evaluate", "join", "write_csv"]
+__all__ = ["Evaluation", "Row", "evaluate", "join", "to_csv"]
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -148,6 +148,8 @@ def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
             raise TableError(
                 f"the labels of {predicted[number]} could be those of {several}; name more folders."
             )
+        if found and found[0] in taken and predicted[taken[found[0]]] == predicted[number]:
+            raise TableError(f"{predicted[number]} is predicted twice; keep one of its rows.")
         if found and found[0] in taken:
             raise TableError(
                 f"the labels of {labelled[found[0]]} could belong to {predicted[taken[found[0]]]} and to "
@@ -159,12 +161,11 @@ def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
     return partners
 
 
-def write_csv(evaluation: Evaluation, target: str) -> None:
-    """Writes the table as CSV; cells that are not defined stay empty."""
-    frame = pd.DataFrame(
-        [asdict(row) for row in evaluation.rows], columns=[item.name for item in fields(Row)]
-    )
-    frame.to_csv(target, index=False, float_format="%.6f")
+def to_csv(evaluation: Evaluation) -> str:
+    """The table as CSV; cells that are not defined stay empty."""
+    names = [item.name for item in fields(Row)]
+    frame = pd.DataFrame([asdict(row) for row in evaluation.rows], columns=names)
+    return frame.to_csv(index=False, float_format="%.6f")
 
 
 def _parts(path: str) -> tuple[str, ...]:

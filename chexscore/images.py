@@ -48,8 +48,8 @@ def load_image(
     """Reads one radiograph from a PNG, JPEG, TIFF, BMP, WebP or DICOM file.
 
     Colour becomes luma (ITU-R BT.601), transparency is dropped, EXIF orientation is applied. Pixels of more
-    than 8 bits are scaled by `chexscore.depth.to_uint8`. DICOM is read by `chexscore.dicom.read_dicom`. What is
-    stored with white as its lowest value (MONOCHROME1, TIFF's WhiteIsZero) is inverted.
+    than 8 bits are scaled by `chexscore.depth.to_uint8`. DICOM is read by `chexscore.dicom.read_dicom`. What
+    is stored with white as its lowest value (MONOCHROME1, TIFF's WhiteIsZero) is inverted.
 
     Args:
         path: the file; its content, not its name, decides how it is read.

@@ -1,5 +1,6 @@
 """Tables of labels as people keep them -> numbers, for training and evaluation alike."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -21,17 +22,32 @@ def read_table(source: str) -> pd.DataFrame:
     """Reads a CSV with one line of labels for each image; every cell stays the text that it is.
 
     Raises:
-        TableError: no such file, no CSV in UTF-8, or no rows.
+        TableError: no such file, no CSV, no rows, a column named twice, or a line with more or fewer cells
+            than the header; the text names the line.
     """
     try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            lines = csv.reader(file)
+            header = next(lines, [])
+            rows = []
+            for row in lines:
+                if len(row) not in (0, len(header)):
+                    raise TableError(
+                        f"{source}: line {lines.line_num} has {len(row)} cells, the first line {len(header)}."
+                    )
+                if row:
+                    rows.append(row)
     except OSError as error:
         raise TableError(f"{source}: the table of labels cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # pandas' parser errors and wrong encodings
-        raise TableError(f"{source}: not a CSV in UTF-8: {error}.") from error
-    if table.empty:
+    except csv.Error as error:
+        raise TableError(f"{source}: not a CSV: {error}.") from error
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise TableError(f"{source}: two columns are called {twice[0]!r}.")
+    if len(header) == 1 and ";" in header[0]:
+        raise TableError(f"{source}: its cells are separated by semicolons; save it with commas.")
+    if not rows:
         raise TableError(f"{source}: the table has no rows.")
-    return table
+    return pd.DataFrame(rows, columns=header, dtype=object)  # pandas' own text type takes UTF-8 alone
 
 
 def to_targets(

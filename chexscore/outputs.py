@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 
@@ -13,7 +14,7 @@ from chexscore.predictions import Columns, Prediction, encode_scores, write_csv
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["STDOUT", "Format", "check_format", "publish", "stream"]
+__all__ = ["STDOUT", "Format", "check_format", "check_target", "publish", "replacing", "stream"]
 
 Format = Literal["csv", "jsonl", "parquet"]
 
@@ -38,27 +39,52 @@ def check_format(output: str) -> Format:
     return wanted
 
 
-def publish(output: str, predictions: Iterable[Prediction], columns: Columns) -> None:
-    """Writes a file beside the output, makes it safe on disk, and gives it its name.
+def check_target(target: str, *, overwrite: bool = True) -> None:
+    """Raises a UsageError if no file can be put there, or one is there that is not to be overwritten."""
+    if not target:
+        raise UsageError("the output has no name.")
+    if os.path.isdir(target):
+        raise UsageError(f"{target} is a directory; name a file, such as {os.path.join(target, 'out.csv')}.")
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise UsageError(f"{target} is not a regular file; {STDOUT} is standard output.")
+    if os.path.exists(target) and not overwrite:
+        raise UsageError(f"{target} exists; --overwrite replaces it.")
+    folder = os.path.dirname(target) or "."
+    if not os.path.isdir(folder):
+        raise UsageError(f"{target} cannot be written: there is no folder {folder}.")
+
+
+@contextmanager
+def replacing(target: str) -> Iterator[BinaryIO]:
+    """Opens a file beside the target, which gets the target's name in one step once it is safe on disk.
 
     Raises:
-        OutputError: the disk is full or gone; an earlier output is untouched.
+        OutputError: the disk is full or gone, or the folder is not ours; an earlier file is untouched.
     """
-    partial = f"{output}.partial"
+    partial = f"{target}.{os.getpid()}.partial"
     try:
         with open(partial, "wb") as file:
-            _WRITERS[check_format(output)](file, predictions, columns)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, output)
+        os.replace(partial, target)
     except OSError as error:
-        raise OutputError(
-            f"{output} cannot be written: {error.strerror}; --resume goes on from here."
-        ) from error
+        raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
+    finally:
+        with suppress(OSError):
+            os.unlink(partial)
+
+
+def publish(output: str, predictions: Iterable[Prediction], columns: Columns) -> None:
+    """Writes a file of predictions; see `replacing`."""
+    with replacing(output) as file:
+        _WRITERS[check_format(output)](file, predictions, columns)
 
 
 def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) -> None:
     """Writes predictions to standard output as they come, as CSV or JSON lines."""
+    if sys.stdout is None:
+        raise UsageError("standard output is closed; give --output a file.")
     write = _write_jsonl if jsonl else _write_csv
     write(sys.stdout.buffer, predictions, columns)
     sys.stdout.buffer.flush()

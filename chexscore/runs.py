@@ -14,12 +14,13 @@ from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
 from chexscore.errors import OutputError, TableError, UsageError
 from chexscore.images import MAX_PIXELS
-from chexscore.outputs import STDOUT, check_format, publish, stream
+from chexscore.outputs import STDOUT, check_format, check_target, publish, replacing, stream
 from chexscore.predictions import Columns, Prediction, Status
 from chexscore.scoring import BATCH_SIZE, score_images, usable_cores
+from chexscore.stopping import Stop
 from chexscore.store import Fingerprint, Store
 
-__all__ = ["Options", "RunRecord", "Stop", "plan", "record_path", "recorded_thresholds", "run"]
+__all__ = ["Options", "RunRecord", "plan", "record_path", "recorded_thresholds", "run"]
 
 MAX_DURATION = "--max-duration"
 
@@ -53,13 +54,6 @@ class Options:
     overwrite: bool = False
     lock_wait: float = 0.0
     jsonl: bool = False
-
-
-@dataclass
-class Stop:
-    """A request to stop: nothing new is begun, what was begun is finished. `reason` is empty until then."""
-
-    reason: str = ""
 
 
 @dataclass
@@ -173,6 +167,8 @@ def run(
             run.finish()
         return run.record
     check_format(output)
+    for target in (output, record_path(output)):
+        check_target(target)
     settings = _settings(classifier, options)
     with Store(
         output,
@@ -189,7 +185,8 @@ def run(
             publish(output, store.rows(), columns)
             run.record.gone = store.settle()
             run.finish()
-            _write_record(run.record, record_path(output))
+            with replacing(record_path(output)) as file:
+                file.write(json.dumps(asdict(run.record), indent=1).encode())
     return run.record
 
 
@@ -338,15 +335,3 @@ def _fingerprint(path: str) -> Fingerprint | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _write_record(record: RunRecord, target: str) -> None:
-    partial = f"{target}.partial"
-    try:
-        with open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
-            json.dump(asdict(record), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}.") from error

@@ -21,6 +21,9 @@ BATCH_SIZE = 8
 """Images that go through the network together; a last batch that is not full costs as much as a full one."""
 
 
+MAX_BATCH_SIZE = 1024
+
+
 class _Loaded(NamedTuple):
     pixels: NDArray[np.uint8] | ImageError
     tags: Mapping[str, str]
@@ -52,9 +55,10 @@ def predict(
     Raises:
         ModelError: at once, if the model cannot be used.
         DeviceError: at once, if CUDA was asked for and is not there.
+        ValueError: at once, for a batch size or number of workers that cannot be.
     """
     classifier = model if isinstance(model, Classifier) else Classifier(model, device=device)
-    found = find_images([paths] if isinstance(paths, str | os.PathLike) else paths)
+    found = find_images(paths)
     return score_images(found, classifier, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
 
 
@@ -79,8 +83,24 @@ def score_images(
         workers: as for `predict`.
         max_pixels: as for `predict`.
         tags: DICOM keywords to read from each file.
+
+    Raises:
+        ValueError: at once, for a batch size outside 1..MAX_BATCH_SIZE or less than one worker.
     """
     batch_size, workers = batch_size or BATCH_SIZE, workers or usable_cores()
+    if not 1 <= batch_size <= MAX_BATCH_SIZE or workers < 1:
+        raise ValueError(f"batch_size must be 1 to {MAX_BATCH_SIZE}, workers at least 1")
+    return _score_images(paths, classifier, batch_size, workers, max_pixels, tags)
+
+
+def _score_images(
+    paths: Iterable[str],
+    classifier: Classifier,
+    batch_size: int,
+    workers: int,
+    max_pixels: int,
+    tags: Sequence[str],
+) -> Iterator[Prediction]:
     spec = classifier.spec.image
 
     def load(path: str) -> _Loaded:

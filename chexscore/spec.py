@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from chexscore.errors import ModelError
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "SPEC_KEY", "ImageSpec", "ModelSpec", "Resize"]
+__all__ = ["INPUT_NAME", "OUTPUT_NAME", "SPEC_KEY", "ImageSpec", "ModelSpec", "Resize", "check_labels"]
 
 INPUT_NAME = "image"
 """Name of the graph's input: uint8 [N, H, W, 1]."""
@@ -21,6 +21,18 @@ SPEC_KEY = "chexscore.spec"
 """Key of the JSON in the ONNX file's `metadata_props`."""
 
 RESERVED_COLUMNS = frozenset({"path", "status", "note"})
+
+
+def check_labels(labels: tuple[str, ...]) -> None:
+    """Raises a ModelError if these cannot be the labels of a model: columns of a CSV beside its own."""
+    if not labels or any(not label.strip() for label in labels):
+        raise ModelError("a model needs at least one label, and none may be blank.")
+    if len(set(labels)) < len(labels):
+        raise ModelError(f"a label is named twice: {', '.join(labels)}.")
+    if taken := RESERVED_COLUMNS.intersection(labels):
+        raise ModelError(f"a label cannot be called {min(taken)!r}: the CSV has a column of that name.")
+    if formulas := [label for label in labels if label.startswith(("=", "+", "-", "@"))]:
+        raise ModelError(f"a label cannot be called {formulas[0]!r}: spreadsheets take it for a formula.")
 
 
 class Resize(StrEnum):
@@ -83,12 +95,7 @@ class ModelSpec:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.labels or any(not label.strip() for label in self.labels):
-            raise ModelError("a model needs at least one label, and none may be blank.")
-        if len(set(self.labels)) < len(self.labels):
-            raise ModelError(f"the model names a label twice: {', '.join(self.labels)}.")
-        if taken := RESERVED_COLUMNS.intersection(self.labels):
-            raise ModelError(f"a label cannot be called {min(taken)!r}: the CSV has a column of that name.")
+        check_labels(self.labels)
         if len(self.thresholds) != len(self.labels):
             raise ModelError(
                 f"the model has {len(self.labels)} labels but {len(self.thresholds)} thresholds."

@@ -67,10 +67,6 @@ class Store:
     ) -> None:
         self.output, self.labels = output, labels
         self._path = store_path(output)
-        if os.path.isdir(output):
-            raise UsageError(
-                f"{output} is a directory; name a file, such as {os.path.join(output, 'out.csv')}."
-            )
         if os.path.exists(output) and not (resume or overwrite):
             raise UsageError(
                 f"{output} exists; --resume scores what is new or has changed, --overwrite begins anew."

@@ -12,7 +12,7 @@ from chexscore.errors import ChexscoreError
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
 os.environ["KERAS_BACKEND"] = "tensorflow"  # tf2onnx reads TensorFlow's graphs, whatever trained the network
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command(
@@ -39,3 +39,6 @@ if __name__ == "__main__":
     except ChexscoreError as error:
         _report(f"export: error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that is not ours
+        _report(f"export: error: {error.filename or ''} {error.strerror}.")
+        sys.exit(1)

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from dataclasses import replace
 from importlib.metadata import version
 
 import keras
@@ -13,7 +12,7 @@ import tf2onnx
 from chexscore.errors import ModelError
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
 
-__all__ = ["OPSET", "convert", "describe"]
+__all__ = ["OPSET", "convert", "describe", "tools"]
 
 OPSET = 18
 """ONNX operator set of the graph; onnxruntime has supported it since 1.14."""
@@ -45,13 +44,12 @@ def convert(network: keras.Model, spec: ModelSpec) -> onnx.ModelProto:
     with contextlib.redirect_stderr(io.StringIO()):  # tf2onnx talks about rewriting that succeeded
         model, _ = tf2onnx.convert.from_keras(wrapped, input_signature=signature, opset=OPSET)
     _name_axes(model)
-    return describe(
-        model,
-        replace(
-            spec,
-            provenance={**spec.provenance, "opset": str(OPSET), "tf2onnx": version("tf2onnx")},
-        ),
-    )
+    return describe(model, spec)
+
+
+def tools() -> dict[str, str]:
+    """What made the file, for its provenance."""
+    return {"opset": str(OPSET), "tf2onnx": version("tf2onnx")}
 
 
 def describe(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:

@@ -8,8 +8,9 @@ import keras
 import onnx
 
 from chexscore.errors import ModelError, UsageError
+from chexscore.outputs import check_target
 from chexscore.spec import ModelSpec
-from export.convert import convert, describe
+from export.convert import convert, describe, tools
 from export.verify import BATCH_SIZES, TOLERANCE, compare, radiographs
 
 __all__ = ["publish"]
@@ -28,12 +29,14 @@ def publish(run: Path, output: Path) -> str:
     """
     if not (run / "spec.json").is_file() or not (run / "network.keras").is_file():
         raise UsageError(f"{run} is not the folder of a finished run: no spec.json and network.keras in it.")
-    if not output.parent.is_dir():
-        raise UsageError(f"{output}: the folder {output.parent} does not exist.")
+    check_target(str(output))
     if keras.backend.backend() != "tensorflow":
         raise UsageError(f"Keras runs on {keras.backend.backend()}; export with KERAS_BACKEND=tensorflow.")
 
-    spec = ModelSpec.from_json((run / "spec.json").read_text(encoding="utf-8"))
+    try:
+        spec = ModelSpec.from_json((run / "spec.json").read_text(encoding="utf-8"))
+    except ModelError as error:
+        raise ModelError(f"{run / 'spec.json'}: {error}") from error
     try:
         network = keras.saving.load_model(run / "network.keras", compile=False)
     except (OSError, ValueError, TypeError) as error:
@@ -48,9 +51,8 @@ def publish(run: Path, output: Path) -> str:
         found = f"the scores of {what} at batch sizes {sizes} differ by {difference:.1e} at most"
         if difference > TOLERANCE:
             raise ModelError(f"{output} was not published: {found}, above {TOLERANCE:.0e}.")
-        proven = ModelSpec.from_json(model.metadata_props[0].value)
-        proven = replace(proven, provenance={**proven.provenance, "difference_to_keras": f"{difference:.1e}"})
-        onnx.save(describe(model, proven), candidate)
+        provenance = {**spec.provenance, **tools(), "difference_to_keras": f"{difference:.1e}"}
+        onnx.save(describe(model, replace(spec, provenance=provenance)), candidate)
         os.replace(candidate, output)
     finally:
         candidate.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import pytest
 
 from chexscore import Classifier
 from chexscore.classifier import usable_devices
-from chexscore.errors import DeviceError, ModelError
+from chexscore.errors import DeviceError, ModelError, UsageError
 from chexscore.spec import ImageSpec, ModelSpec
 from tests.networks import brightness_model, brightness_spec
 
@@ -52,6 +52,11 @@ def test_cuda_without_a_build_for_it_is_a_device_error(model: Path, monkeypatch:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DeviceError, match="without CUDA"):
         Classifier(model, device="cuda")
+
+
+def test_a_device_that_does_not_exist_is_refused(model: Path) -> None:
+    with pytest.raises(UsageError, match="'gpu' is no device"):
+        Classifier(model, device="gpu")  # type: ignore[arg-type]  # what a caller without types may do
 
 
 def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

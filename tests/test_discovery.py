@@ -37,11 +37,13 @@ def test_paths_keep_the_form_in_which_they_were_given(
 
 def test_other_files_and_hidden_ones_are_ignored_and_told(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "labels.csv", ".b.png.x7", ".cache/c.png", "empty")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     ignored: list[str] = []
     assert list(find_images([tmp_path], ignored.append)) == [f"{tmp_path}/a.png"]
     assert sorted(os.path.basename(path) for path in ignored) == [
         ".b.png.x7",
         ".cache",
+        "DICOMDIR",
         "empty",
         "labels.csv",
     ]
@@ -79,6 +81,11 @@ def test_a_directory_that_cannot_be_listed_shows(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert list(find_images([tmp_path])) == [f"{tmp_path}/a", f"{tmp_path}/b/y.png"]
+
+
+def test_one_path_may_come_by_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    assert list(find_images(str(tmp_path))) == list(find_images(tmp_path)) == [f"{tmp_path}/a.png"]
 
 
 def test_the_walk_is_lazy(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from chexscore.errors import TableError
-from chexscore.evaluation import evaluate, join, write_csv
+from chexscore.evaluation import evaluate, join, to_csv
 
 
 def test_paths_join_by_ending_whichever_side_is_longer() -> None:
@@ -103,8 +103,7 @@ def test_blank_and_uncertain_labels_are_left_out_and_one_class_leaves_empty_cell
     assert math.isnan(opposite.auc)
     assert result.without_labels == 2
     assert not result.assumed_thresholds
-    write_csv(result, str(tmp_path / "table.csv"))
-    assert (tmp_path / "table.csv").read_text().splitlines()[:3] == [
+    assert to_csv(result).splitlines()[:3] == [
         "label,images,positives,negatives,auc,threshold,accuracy",
         "Finding,2,1,1,1.000000,0.500000,1.000000",
         "Opposite,3,3,0,,0.500000,0.000000",
@@ -120,7 +119,10 @@ def test_blank_and_uncertain_labels_are_left_out_and_one_class_leaves_empty_cell
         ("path,Finding\nelsewhere.png,1\n", "no scored image"),
         ("path,Finding\n0.png,yes\n", r"column Finding, line 2: 'yes'"),
         ("path,Finding\n0.png,2\n", r"column Finding, line 2: '2'"),
-        ("", "not a CSV"),
+        ("", "no rows"),
+        ("path;Finding\n0.png;1\n", "semicolons"),
+        ("path,Finding,Finding\n0.png,1,1\n", "two columns are called 'Finding'"),
+        ("path,Finding\n0.png,1\n1.png,1,\n", "line 3 has 3 cells, the first line 2"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(

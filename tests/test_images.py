@@ -33,6 +33,7 @@ def save(path: Path, picture: Image.Image, **options: object) -> str:
 
 
 def save_dicom(path: Path, pixels: NDArray[np.generic], **tags: object) -> str:
+    path.parent.mkdir(exist_ok=True)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation

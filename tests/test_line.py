@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from chexscore import Classifier, ImageSpec, ModelSpec, evaluation, predict, runs
 from chexscore.errors import ModelError, UsageError
@@ -74,21 +77,44 @@ def damage(run: Path, copy: Path) -> Path:
     return copy
 
 
-def test_a_graph_that_scores_otherwise_is_not_published(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import onnx
-    from onnx import numpy_helper
+def change_weights(model: onnx.ModelProto) -> None:
+    weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * 1.01, weights.name))
 
+
+def swap_labels(model: onnx.ModelProto) -> None:
+    order = numpy_helper.from_array(np.array([1, 0]), "order")
+    _replace_scores(model, order, helper.make_node("Gather", ["right", "order"], ["scores"], axis=1))
+
+
+def mix_up_batch(model: onnx.ModelProto) -> None:
+    """Right for one image at a time."""
+    axes = numpy_helper.from_array(np.array([0]), "axes")
+    mean = helper.make_node("ReduceMean", ["right", "axes"], ["mean"], keepdims=1)
+    zero = helper.make_node("Sub", ["right", "right"], ["zero"])
+    _replace_scores(model, axes, mean, zero, helper.make_node("Add", ["mean", "zero"], ["scores"]))
+
+
+def _replace_scores(model: onnx.ModelProto, constant: onnx.TensorProto, *nodes: onnx.NodeProto) -> None:
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == "scores" else name for name in node.output]
+    model.graph.initializer.append(constant)
+    model.graph.node.extend(nodes)
+
+
+@pytest.mark.parametrize("damage_graph", [change_weights, swap_labels, mix_up_batch])
+def test_a_graph_that_scores_otherwise_is_not_published(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage_graph: Callable[[onnx.ModelProto], None],
+) -> None:
     from export import publish as module
     from export.convert import convert
 
     def broken(network: object, spec: ModelSpec) -> onnx.ModelProto:
         model = convert(network, spec)
-        weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
-        values = numpy_helper.to_array(weights).copy()
-        values *= 1.01
-        weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+        damage_graph(model)
         return model
 
     target = tmp_path / "model.onnx"
@@ -113,8 +139,12 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
 
     with pytest.raises(UsageError, match="not the folder of a finished run"):
         publish(tmp_path, tmp_path / "model.onnx")
-    with pytest.raises(UsageError, match="does not exist"):
-        publish(run, tmp_path / "none" / "model.onnx")
+    for output, said in (
+        (tmp_path / "none" / "model.onnx", "there is no folder"),
+        (tmp_path, "is a directory"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            publish(run, output)
     other = damage(run, tmp_path / "labels")
     spec = ModelSpec.from_json((other / "spec.json").read_text())
     wrong = ModelSpec("x", "1", ("A", "B", "C"), spec.image, (0.5,) * 3)
@@ -130,8 +160,6 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
 
 def test_the_reference_network_exports_within_the_tolerance(tmp_path: Path) -> None:
     """A narrow one: the same layers, a sixteenth of the filters."""
-    import onnx
-
     from export.convert import convert
     from export.verify import TOLERANCE, compare, radiographs
     from training.networks import build

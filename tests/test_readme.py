@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pydoc
 import re
 import shlex
 import subprocess
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import chexscore
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,6 +35,14 @@ def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 7
     assert lines[0].startswith("tests/radiographs/drawn-1.jpg ok 0.")
     assert "Viral" in lines[-1]
+
+
+def test_help_lists_the_ten_names() -> None:
+    text = pydoc.plain(pydoc.render_doc(chexscore))
+    assert len(chexscore.__all__) == 10
+    for name in chexscore.__all__:
+        assert name in text, name
+        assert getattr(chexscore, name) is not None
 
 
 def test_there_are_commands_to_check() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from chexscore import Classifier
 from chexscore.errors import LockedError, OutputError, UsageError
-from chexscore.runs import Options, RunRecord, Stop, run
+from chexscore.runs import Options, RunRecord, run
+from chexscore.stopping import Stop
 from chexscore.store import Store
 from tests.networks import brightness_model, brightness_spec
 

@@ -125,5 +125,11 @@ def test_a_bad_model_is_told_at_once(tmp_path: Path) -> None:
         predict(tmp_path, tmp_path / "none.onnx")
 
 
+@pytest.mark.parametrize("wrong", [{"batch_size": -1}, {"batch_size": 10**9}, {"workers": -1}])
+def test_settings_that_cannot_be_are_told_at_once(model: Path, tmp_path: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="batch_size must be"):
+        predict(tmp_path, model, **wrong)  # type: ignore[arg-type]  # mypy does not see which
+
+
 def test_usable_cores_is_at_least_one() -> None:
     assert usable_cores() >= 1

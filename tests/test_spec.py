@@ -30,8 +30,9 @@ def test_fields_of_later_versions_are_passed_over() -> None:
     ("change", "said"),
     [
         ({"labels": ["Bright"]}, "1 labels but 2 thresholds"),
-        ({"labels": ["Bright", "Bright"]}, "names a label twice"),
+        ({"labels": ["Bright", "Bright"]}, "is named twice"),
         ({"labels": ["Bright", "status"]}, "cannot be called 'status'"),
+        ({"labels": ["Bright", "=1+1"]}, "for a formula"),
         ({"labels": ["Bright", " "]}, "none may be blank"),
         ({"thresholds": [0.5, 1.5]}, "outside 0..1"),
         ({"image": {"height": 8, "width": 0}}, "cannot be scored"),

@@ -33,6 +33,9 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
         ('name = "x"\nlearning_rates = 1\n[data]\nlabels = ["A"]', "learning_rates: Extra inputs"),
         ('name = "x"\n[data]\nlabels = []', "data.labels"),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = "maybe"}', "data.uncertain.A"),
+        ('name = "x"\n[data]\nlabels = ["A", "A"]', "is named twice"),
+        ('name = "x"\n[data]\nlabels = ["status"]', "cannot be called 'status'"),
+        ('name = "x"\n[data]\nlabels = ["A"]\nblank = {B = "ignore"}', "a policy for 'B'"),
         ('name = "x"\n[data]\nlabels = ["A"]\n[network]\nname = "resnet"', "network.name"),
     ],
 )

@@ -16,32 +16,42 @@ Data = Annotated[Path, typer.Option("--data", help="Folder of the data set; the 
 CORES = os.cpu_count() or 1
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images and fill batches.")]
 
+EXIT_CODES = "Exit codes: 0 done, 1 failed and the message says why, 2 wrong usage."
+
 app = typer.Typer(
-    help="Train a network on labelled chest X-rays. Exit codes: 0 done, 1 failed, 2 wrong usage.",
+    help="Train a network on labelled chest X-rays.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def split(
     recipe: Recipe, data: Data, out: Annotated[Path, typer.Option(help="Folder for the two tables.")]
 ) -> None:
-    """Write training.csv and validation.csv, as fit would split the patients, without training."""
+    """Write training.csv and validation.csv, as fit would split the patients, without training.
+
+    For example: python -m training split training/configs/kermany.toml --data kermany224 --out runs/split
+    """
     from training.splits import write_split  # noqa: PLC0415, pandas takes a second to import
 
     table, held_out = write_split(TrainConfig.from_toml(recipe), data, out)
     _report(f"{len(table) - held_out.sum()} images to train on, {held_out.sum()} to validate on, in {out}")
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def prepare(
     recipe: Recipe,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the pixels; give it to fit as --cache.")],
     workers: Workers = CORES,
 ) -> None:
-    """Decode every image once into a flat array on disk. A second call does nothing."""
+    """Decode every image once into a flat array on disk. A second call does nothing.
+
+    For example: python -m training prepare training/configs/kermany.toml --data kermany224 --out runs/pixels
+    """
     from training.datasets import read_table  # noqa: PLC0415, as above
     from training.prepare import prepare as run  # noqa: PLC0415
 
@@ -49,7 +59,7 @@ def prepare(
     run(data, list(read_table(data, config.data)["path"]), config.image.spec, out, workers, _report)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def fit(
     recipe: Recipe,
     data: Data,
@@ -61,9 +71,10 @@ def fit(
 
     For example: python -m training fit training/configs/kermany.toml --data kermany224 --out runs/kermany
     """
+    config = TrainConfig.from_toml(recipe)
     from training.fit import fit as run  # noqa: PLC0415, Keras takes seconds to import
 
-    run(TrainConfig.from_toml(recipe), data, out, cache=cache, workers=workers, report=_report)
+    run(config, data, out, cache=cache, workers=workers, report=_report)
 
 
 def _report(line: str) -> None:
@@ -76,3 +87,6 @@ if __name__ == "__main__":
     except ChexscoreError as error:
         _report(f"training: error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that is not ours
+        _report(f"training: error: {error.filename or ''} {error.strerror}.")
+        sys.exit(1)

@@ -2,13 +2,13 @@
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from chexscore.errors import UsageError
+from chexscore.errors import ModelError, UsageError
 from chexscore.labels import Policy
-from chexscore.spec import ImageSpec, Resize
+from chexscore.spec import ImageSpec, Resize, check_labels
 
 __all__ = ["AugmentConfig", "DataConfig", "NetworkConfig", "TrainConfig"]
 
@@ -30,10 +30,22 @@ class DataConfig(_Section):
     """What -1 is taken for: label -> policy; "default" serves the other labels, and is negative if absent."""
     blank: dict[str, Policy] = {}
     """What an empty cell is taken for, in the same way."""
-    validation: float = Field(0.15, gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
     """Share of the patients that is held out."""
     split_seed: int = 0
     """Decides which patients."""
+
+    @model_validator(mode="after")
+    def _labels_are_labels(self) -> Self:
+        """Now, not after days of training."""
+        try:
+            check_labels(self.labels)
+        except ModelError as error:
+            raise ValueError(str(error)) from error
+        for policies in (self.uncertain, self.blank):
+            if unknown := sorted(set(policies) - {*self.labels, "default"}):
+                raise ValueError(f"a policy for {unknown[0]!r}, which is no label of the recipe")
+        return self
 
 
 class ImageConfig(_Section):
@@ -57,7 +69,7 @@ class NetworkConfig(_Section):
     """Filters of the first block; the others are multiples of it."""
     dropout: float = Field(0.1, ge=0, lt=1)
     l2: float = Field(1e-3, ge=0)
-    """Weight decay as an L2 term of the loss, on every kernel."""
+    """Weight decay as an L2 term of the loss, on every kernel but that of the output layer."""
 
 
 class AugmentConfig(_Section):

@@ -25,7 +25,7 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from chexscore import metrics
-from chexscore.errors import ChexscoreError, UsageError
+from chexscore.errors import ChexscoreError, TableError, UsageError
 from chexscore.labels import to_targets
 from chexscore.spec import ModelSpec
 from training import networks
@@ -68,6 +68,8 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
         TableError: the data set cannot be used.
         ChexscoreError: the loss stopped being a number.
     """
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"{run} is a file; give --out a folder.")
     # A run folder belongs to one recipe, and a finished one is left alone.
     recipe, recipe_file, spec_file = config.model_dump_json(indent=1), run / "config.json", run / "spec.json"
     if recipe_file.exists() and recipe_file.read_text() != recipe:
@@ -92,6 +94,9 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
     images = prepare(root, list(table["path"]), config.image.spec, cache or run / "cache", workers, report)
     train_rows = np.flatnonzero(~held_out & images.usable)
     validation_rows = np.flatnonzero(held_out & images.usable)
+    for rows, purpose in ((train_rows, "train on"), (validation_rows, "validate on")):
+        if not len(rows):
+            raise TableError(f"{source}: no readable image is left to {purpose}.")
     truth = targets[validation_rows]
     np.save(run / "samples.npy", images.pixels[validation_rows[:SAMPLES]])
     report(f"{len(train_rows)} images to train on, {len(validation_rows)} to validate on")
@@ -177,7 +182,7 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
     return spec
 
 
-@keras.saving.register_keras_serializable("chexscore")  # type: ignore[untyped-decorator]  # as above
+@keras.saving.register_keras_serializable("chexscore")  # type: ignore[untyped-decorator]  # Keras carries no types
 def masked_crossentropy(truth: Any, scores: Any) -> Any:
     """Binary cross-entropy of [N, L], the mean over the labels that are known; one value an image, [N]."""
     known = ops.cast(ops.not_equal(truth, IGNORED), scores.dtype)
@@ -290,7 +295,16 @@ def _replace(target: Path, write: Callable[..., Any], *arguments: Any, **options
 
 def _commit() -> str:
     """The commit of this checkout, with "+" behind it where files differ from it; "unknown" without git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603, all ours
         return done.stdout.strip()
