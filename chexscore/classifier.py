@@ -5,12 +5,18 @@ import os
 from importlib.util import find_spec
 from typing import Literal
 
+# From version 1.29 on, onnxruntime's official builds report each session to Microsoft unless this is set when
+# they are loaded. Whoever scores X-rays offline has agreed to nothing of the kind.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from chexscore.errors import DeviceError, ModelError, NetworkError, UsageError
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
+
+onnxruntime.disable_telemetry_events()  # in case that an application has loaded it before
 
 __all__ = ["BUNDLED_MODEL", "Classifier", "Device", "usable_devices"]
 

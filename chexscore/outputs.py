@@ -82,12 +82,21 @@ def publish(output: str, predictions: Iterable[Prediction], columns: Columns) ->
 
 
 def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) -> None:
-    """Writes predictions to standard output as they come, as CSV or JSON lines."""
+    """Writes predictions to standard output as they come, as CSV or JSON lines.
+
+    Raises:
+        OutputError: its reader went away.
+        UsageError: it was closed from the beginning.
+    """
     if sys.stdout is None:
         raise UsageError("standard output is closed; give --output a file.")
     write = _write_jsonl if jsonl else _write_csv
-    write(sys.stdout.buffer, predictions, columns)
-    sys.stdout.buffer.flush()
+    try:
+        write(sys.stdout.buffer, predictions, columns)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        raise OutputError("standard output was closed before the last row.") from error
 
 
 def _text(file: BinaryIO) -> TextIO:

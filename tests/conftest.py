@@ -8,6 +8,8 @@ from PIL import Image
 
 from tests.networks import brightness_model
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import onnxruntime themselves
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:

@@ -309,6 +309,16 @@ def test_nothing_heavy_is_imported_before_it_is_needed(statement: str) -> None:
     assert done.stderr.splitlines() == ["LOADED"]
 
 
+def test_onnxruntime_reports_nothing_home(model: Path, images: Path, tmp_path: Path) -> None:
+    """Its telemetry would leave a device id and a queue of reports in the user's cache folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-m", "chexscore", "predict", str(images), "--model", str(model), "-q"]
+    subprocess.run(command, check=True, env=environment | {"HOME": str(home)}, stdout=subprocess.DEVNULL)
+    assert not [path.name for path in home.rglob("*")]
+
+
 def test_predict_loads_neither_training_packages_nor_pandas(model: Path, images: Path) -> None:
     code = (
         "import sys\nfrom chexscore import predict\n"

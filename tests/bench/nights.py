@@ -1,0 +1,195 @@
+"""What a run that nobody watches meets, at full size. Takes minutes; the test suite does the same in small.
+
+    python -m tests.bench.nights kills     40 runs, killed with -9 at random moments and resumed
+    python -m tests.bench.nights mutants   2,000 damaged files among 200 sound ones
+    python -m tests.bench.nights memory    200 images against 20,000
+    python -m tests.bench.nights places    full disks, closed outputs and the like: exit codes and messages
+
+Each prints what it saw and exits 1 if something is not as it has to be. Images are drawn; `mutants` takes
+those in the folder CHEXSCORE_XRAYS too.
+"""
+
+import csv
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from tests.phantoms import draw
+
+PREDICT = [sys.executable, "-m", "chexscore", "predict"]
+
+
+def kills(folder: Path) -> bool:
+    """Every resumed output equals that of a run that nobody stopped."""
+    images = folder / "images"
+    images.mkdir()
+    for number in range(400):
+        Image.fromarray(draw(number, size=224)).save(images / f"{number:03}.jpg")
+    (images / "200.bad.png").write_text("no image")
+    whole, began = folder / "whole.csv", time.monotonic()
+    subprocess.run([*PREDICT, images, "-o", whole, "-q"], check=False)
+    duration = time.monotonic() - began
+    dice, same, struck = random.Random(0), 0, 0  # noqa: S311, not for secrets
+    for attempt in range(40):
+        output = folder / f"{attempt}.csv"
+        command = [*PREDICT, str(images), "-o", str(output), "-q", "--resume"]
+        while True:
+            running = subprocess.Popen(command)
+            try:
+                running.wait(timeout=dice.uniform(0.2, 1.2) * duration)
+                break
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait()
+                struck += 1
+        same += output.read_bytes() == whole.read_bytes()
+    print(f"{same} of 40 outputs are identical to the uninterrupted one, after {struck} kills")
+    return same == 40 and struck > 20
+
+
+def mutants(folder: Path) -> bool:
+    """A row for each, no crash, no noise; the sound ones score as alone."""
+    sound, mixed = folder / "sound", folder / "mixed"
+    sound.mkdir()
+    xrays = Path(os.environ.get("CHEXSCORE_XRAYS", "../shared/xrays"))
+    originals = [
+        path
+        for kind in ("fullsize", "dicom")
+        for path in sorted(xrays.glob(f"{kind}/*"))
+        if path.suffix != ".csv"
+    ]
+    seeds = [path.read_bytes() for path in originals if path.stat().st_size < 3_000_000][::3]
+    for number in range(200):
+        path = sound / f"{number:03}.{'png' if number % 2 else 'jpg'}"
+        Image.fromarray(draw(number, size=224)).save(path)
+        seeds.append(path.read_bytes())
+    shutil.copytree(sound, mixed)
+    dice = random.Random(1)  # noqa: S311, not for secrets
+    for number in range(2000):
+        name = f"{dice.randrange(200):03}.m{number:04}.{dice.choice(['jpg', 'png', 'dcm'])}"
+        (mixed / name).write_bytes(_mutate(dice.choice(seeds), dice, seeds))
+    alone, alone_kb, _ = _scored(sound, folder / "alone.csv")
+    together, together_kb, noise = _scored(mixed, folder / "together.csv")
+    statuses: dict[str, int] = {}
+    for row in together:
+        statuses[row["status"]] = statuses.get(row["status"], 0) + 1
+    clean = {row["path"].replace("/mixed/", "/sound/"): row for row in together if ".m" not in row["path"]}
+    equal = all({**clean[row["path"]], "path": row["path"]} == row for row in alone)
+    print(
+        f"{len(together)} rows, by status {statuses}; sound ones as alone: {equal}; lines on stderr: {noise}"
+    )
+    print(
+        f"peak memory {together_kb / 1024:.0f} MB, {together_kb / alone_kb:.2f} times that of the sound ones"
+    )
+    return len(together) == 2200 and equal and noise == 0
+
+
+def _mutate(data: bytes, dice: random.Random, others: list[bytes]) -> bytes:
+    content = bytearray(data)
+    match dice.randrange(5):
+        case 0:
+            return bytes(content[: dice.randrange(len(content))])
+        case 1:
+            for _ in range(dice.randrange(1, 20)):
+                content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        case 2:
+            length = dice.randrange(16, 200)
+            content[:length] = dice.choice(others)[:length]
+        case 3:
+            start = dice.randrange(len(content))
+            content[start : start + dice.randrange(1, 2000)] = bytes(dice.randrange(1, 2000))
+        case _:
+            content += dice.randbytes(dice.randrange(1, 5000))
+    return bytes(content)
+
+
+def _scored(images: Path, output: Path) -> tuple[list[dict[str, str]], int, int]:
+    """Rows, peak memory in KB, and lines on standard error."""
+    command = ["/usr/bin/env", *map(str, [*PREDICT, images, "-o", output, "-q"])]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stderr=said)
+        _, _, usage = os.wait4(process.pid, 0)
+        said.seek(0)
+        noise = len(said.readlines())
+    with output.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file)), usage.ru_maxrss, noise
+
+
+def memory(folder: Path) -> bool:
+    """20,000 images take as much as 200, and no more files are open."""
+    film = folder / "film.jpg"
+    Image.fromarray(draw(0, size=64)).save(film)
+    peaks = {}
+    for count in (200, 20_000):
+        images = folder / str(count)
+        images.mkdir()
+        for number in range(count):
+            os.link(film, images / f"{number:05}.jpg")
+        rows, peaks[count], _ = _scored(images, folder / f"{count}.csv")
+        print(f"{len(rows)} rows, peak {peaks[count] / 1024:.1f} MB")
+    difference = (peaks[20_000] - peaks[200]) / 1024
+    print(f"difference {difference:.1f} MB")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, limit[1]))
+    few = subprocess.run([*PREDICT, folder / "200", "-o", folder / "few.csv", "-q"], check=False).returncode
+    print(f"with at most 40 open files: exit {few}")
+    return difference < 15 and few == 0
+
+
+def places(folder: Path) -> bool:
+    """Prints exit code and message of each; somebody has to read them."""
+    images = folder / "images"
+    images.mkdir()
+    for number in range(300):
+        Image.fromarray(draw(number, size=128)).save(images / f"{number:03}.png")
+    full = folder / "full"
+    full.mkdir()
+    mounted = (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", full], check=False).returncode == 0
+    )
+    (folder / "gone").mkdir()
+    for number in range(300):
+        os.link(images / f"{number:03}.png", folder / "gone" / f"{number:03}.png")
+    tell = f"{sys.executable} -m chexscore predict"
+    cases = {
+        "a full disk": f"{tell} {images} -o {full}/out.csv",
+        "an output that is a directory": f"{tell} {images} -o {folder}",
+        "a folder that is not there": f"{tell} {images} -o {folder}/none/out.csv",
+        "stdout closed early": f"{tell} {images} | head -1; exit ${{PIPESTATUS[0]}}",
+        "stdout full": f"{tell} {images} > /dev/full",
+        "images that vanish": f"(sleep 1; rm -r {folder}/gone) & {tell} {folder}/gone -o {folder}/gone.csv",
+        "no such input": f"{tell} {folder}/mistyped -o {folder}/m.csv",
+        "no permission to read (as nobody)": f"chmod 755 {folder}; chmod 0 {images}/007.png; cd /; "
+        f"setpriv --reuid=65534 --clear-groups {tell} {images}/007.png",
+        "no permission to write (as nobody)": f"cd /; setpriv --reuid=65534 --clear-groups {tell} {images} "
+        f"-o {folder}/out.csv",
+    }
+    for what, command in cases.items():
+        if what == "a full disk" and not mounted:
+            print(f"== {what}: not tried, no tmpfs can be mounted here")
+            continue
+        done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
+        print(f"== {what}: exit {done.returncode}\n{done.stderr.rstrip()}")
+    if mounted:
+        subprocess.run(["umount", full], check=True)
+    return True
+
+
+def main() -> None:
+    """Runs what is named in a folder of its own."""
+    chosen = {"kills": kills, "mutants": mutants, "memory": memory, "places": places}
+    with tempfile.TemporaryDirectory() as folder:
+        fine = [chosen[name](Path(folder)) for name in sys.argv[1:2]]
+    sys.exit(fine != [True])
+
+
+if __name__ == "__main__":
+    main()
