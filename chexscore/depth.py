@@ -23,14 +23,18 @@ def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     exact = np.issubdtype(values.dtype, np.integer)
-    numbers = values.astype(np.float32)
-    finite = numbers[np.isfinite(numbers)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    known = values if exact else values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    darkest, brightest = low, high
     if exact and low >= 0 and high < 2**16:
         bits = next(depth for depth in (8, 10, 12, 14, 16) if high < 2**depth)
         low, high = 0.0, float(2**bits - 1)
     elif not exact and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    scale = 255 / (high - low) if high > low else 0.0
-    scaled = (np.nan_to_num(numbers, nan=low, posinf=high, neginf=low) - low) * scale
-    return np.asarray(np.rint(scaled), dtype=np.uint8)
+    # In place from here on: a radiograph has millions of pixels, and many are decoded at a time.
+    scaled = values.astype(np.float32)
+    if not exact:
+        np.nan_to_num(scaled, copy=False, nan=darkest, posinf=brightest, neginf=darkest)
+    scaled -= low
+    scaled *= 255 / (high - low) if high > low else 0.0
+    return np.rint(scaled, out=scaled).astype(np.uint8)

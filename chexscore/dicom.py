@@ -153,11 +153,15 @@ def _voi(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
         depth = 2**dataset.BitsStored - 1
         return values / np.float32(depth) if depth < 255 and values.dtype == np.uint8 else values  # noqa: PLR2004
     centre, width, function = window
-    if function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)), dtype=np.float32)
+    shown = values.astype(np.float32)
     if function == "LINEAR":  # PS3.3 C.11.2.1.2.1: its middle and its width are those of whole numbers
         centre, width = centre - 0.5, max(width - 1, TINY)
-    return np.clip((values - centre) / width + 0.5, 0, 1).astype(np.float32)
+    shown -= centre
+    shown /= width
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(-4 * shown)))
+    shown += 0.5
+    return np.clip(shown, 0, 1, out=shown)
 
 
 def _window(dataset: pydicom.Dataset) -> tuple[float, float, str] | None:
