@@ -85,9 +85,8 @@ def mutants(folder: Path) -> bool:
     print(
         f"{len(together)} rows, by status {statuses}; sound ones as alone: {equal}; lines on stderr: {noise}"
     )
-    print(
-        f"peak memory {together_kb / 1024:.0f} MB, {together_kb / whole_kb:.2f} times that of the same files undamaged"
-    )
+    ratio = together_kb / whole_kb
+    print(f"peak memory {together_kb / 1024:.0f} MB, {ratio:.2f} times that of the same files whole")
     return len(together) == 2200 and equal and noise == 0
 
 
