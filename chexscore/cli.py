@@ -8,12 +8,16 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import Annotated, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
 from chexscore import __version__
-from chexscore.errors import ChexscoreError, UsageError
+from chexscore.errors import ChexscoreError, LockedError, UsageError
+
+if TYPE_CHECKING:
+    from chexscore.runs import RunRecord
+    from chexscore.stopping import Stop
 
 NOT_EVERY_IMAGE, NO_IMAGE = 3, 4
 STOPPED = {"SIGINT": 130, "SIGTERM": 143, "--max-duration": NOT_EVERY_IMAGE}
@@ -117,7 +121,6 @@ def predict(
     from chexscore.stopping import stop_on_signals
     from chexscore.units import parse_duration, parse_limit
 
-    stop = stop_on_signals()
     if not paths and files_from is None:
         raise UsageError("no images are named; give files, directories or --files-from.")
     if dicom_tag:
@@ -132,7 +135,7 @@ def predict(
         min_age=parse_duration(min_age),
         max_duration=parse_duration(max_duration) if max_duration else None,
         thresholds=thresholds,
-        tags=tuple(dicom_tag or ()),
+        tags=tuple(dict.fromkeys(dicom_tag or ())),
         resume=resume,
         overwrite=overwrite,
         lock_wait=parse_duration(lock_wait),
@@ -147,26 +150,22 @@ def predict(
             _list_plan(plan(inputs, options))
             return
 
+        stop = stop_on_signals()
         from chexscore import progress
         from chexscore.classifier import Classifier
 
         style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
         classifier = Classifier(model, device=device)
-        with progress.show(style, classifier, lambda: sum(1 for _ in find_images(paths or []))) as watch:
-            record = run(inputs, output, classifier, options, stop=stop, watch=watch)
+        total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
+        with progress.show(style, classifier, total) as watch:
+            try:
+                record = run(inputs, output, classifier, options, stop=stop, watch=watch)
+            except LockedError as error:
+                if stop.reason:
+                    raise typer.Exit(STOPPED[stop.reason]) from error
+                raise
     progress.closing_words(record, output, stop, style)
-    if not record.finished:
-        raise typer.Exit(STOPPED[stop.reason])
-    if max_failures is not None and record.not_scored > parse_limit(max_failures, record.found):
-        raise ChexscoreError(
-            f"{record.not_scored} of {record.found} images were not scored, more than --max-failures "
-            f"{max_failures}; {output} is complete."
-        )
-    if not record.found or record.failed.get("missing", 0) == record.found:
-        _say("chexscore: no image found.")
-        raise typer.Exit(NO_IMAGE)
-    if record.failed:
-        raise typer.Exit(NOT_EVERY_IMAGE)
+    _conclude(record, output, stop, max_failures)
 
 
 @app.command(name="eval", epilog=EVAL_EXIT_CODES)
@@ -264,12 +263,30 @@ def _options(
     pass
 
 
+def _conclude(record: "RunRecord", output: str, stop: "Stop", max_failures: str | None) -> None:
+    """Ends with the exit code that the counts call for."""
+    from chexscore.units import parse_limit
+
+    if not record.finished:
+        raise typer.Exit(STOPPED[stop.reason])
+    if record.found_nothing:
+        _say("chexscore: no image found.")
+        raise typer.Exit(NO_IMAGE)
+    if max_failures is not None and record.not_scored > parse_limit(max_failures, record.found):
+        raise ChexscoreError(
+            f"{record.not_scored} of {record.found} images were not scored, more than --max-failures "
+            f"{max_failures}; {output} is complete."
+        )
+    if record.failed:
+        raise typer.Exit(NOT_EVERY_IMAGE)
+
+
 def _check_tags(keywords: list[str]) -> None:
-    from chexscore.dicom import IDENTIFYING, check_keywords
+    from chexscore.dicom import check_keywords, names_people
 
     check_keywords(keywords)
-    if naming := sorted(IDENTIFYING.intersection(keywords)):
-        _say(f"chexscore: warning: {', '.join(naming)} names patients; the output will too.")
+    if naming := [keyword for keyword in keywords if names_people(keyword)]:
+        _say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.")
 
 
 def _open(path: str) -> BinaryIO:
@@ -285,8 +302,13 @@ def _list_plan(found: Iterable[str]) -> None:
         sys.stdout.buffer.write(os.fsencode(path) + b"\n")
         number += 1
     sys.stdout.flush()
-    _say(f"{number} images would be scored")
+    _say(f"{number} images found; what an earlier run scored of them is not looked at")
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    if "--log-json" in sys.argv:
+        from chexscore.progress import log
+
+        log("message", text=line)
+    else:
+        typer.echo(line, err=True)

@@ -1,5 +1,7 @@
 """DICOM files, by pydicom: pixels as a screen would show them, and tags that were asked for."""
 
+import logging
+import warnings
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -7,30 +9,37 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import config
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
-from pydicom.uid import UID, JPEGExtended12Bit
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit
 
 from chexscore.depth import to_uint8
 from chexscore.errors import TooLargeImageError, UnreadableImageError, UnsupportedImageError, UsageError
 
-__all__ = ["IDENTIFYING", "check_keywords", "is_dicom", "read_dicom", "read_tags"]
+__all__ = ["check_keywords", "is_dicom", "names_people", "read_dicom", "read_tags"]
 
 IDENTIFYING = frozenset(
     {
-        "PatientName",
-        "PatientBirthDate",
         "PatientID",
         "OtherPatientIDs",
+        "IssuerOfPatientID",
+        "PatientBirthDate",
+        "PatientBirthTime",
         "PatientAddress",
         "PatientTelephoneNumbers",
-        "PatientMotherBirthName",
-        "OtherPatientNames",
+        "MedicalRecordLocator",
+        "AccessionNumber",
     }
 )
-"""Keywords that name a person; PS3.15 annex E lists them among others to be removed."""
+"""Keywords that lead to a person besides those that are names; of those that PS3.15 annex E removes."""
+
+GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"})
+KNOWN_PALETTES = frozenset({"PALETTE COLOR"})
+"""PhotometricInterpretation, PS3.3 C.7.6.3.1.2."""
 
 MARK_AT, MARK = 128, b"DICM"
 """PS3.10, 7.1."""
@@ -40,8 +49,10 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 TINY = 1e-6
 
-# pydicom would warn of odd values and quote them: what stands in a header is nobody's business.
+# pydicom tells of odd values, and quotes them: what stands in a header must not reach anybody's log.
 config.settings.reading_validation_mode = config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+warnings.filterwarnings("ignore", module="pydicom")
 
 
 def is_dicom(head: bytes) -> bool:
@@ -54,6 +65,11 @@ def check_keywords(keywords: Sequence[str]) -> None:
     for keyword in keywords:
         if tag_for_keyword(keyword) is None:
             raise UsageError(f"{keyword} is no DICOM keyword; StudyInstanceUID would be one.")
+
+
+def names_people(keyword: str) -> bool:
+    """Whether a tag is a person's name (value representation PN) or leads to a person."""
+    return keyword in IDENTIFYING or dictionary_VR(keyword) == "PN"
 
 
 def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
@@ -92,6 +108,10 @@ def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.uint8]:
         TooLargeImageError: more than `max_pixels`.
         Exception: whatever pydicom raises for a damaged file.
     """
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise UnsupportedImageError(
+            path, "deflated DICOM, which could inflate without bounds; store it plain"
+        )
     dataset = pydicom.dcmread(file)
     _check(dataset, path, max_pixels)
     pixels = dataset.pixel_array
@@ -119,13 +139,15 @@ def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
     if dataset.Rows * dataset.Columns > max_pixels:
         raise TooLargeImageError(path, f"{dataset.Columns} x {dataset.Rows} is above {max_pixels:,} pixels")
     meaning = str(dataset.PhotometricInterpretation)
-    in_colour = meaning.startswith(("RGB", "YBR")) and dataset.BitsStored <= 8  # noqa: PLR2004, one byte
-    if not meaning.startswith("MONOCHROME") and not in_colour:
-        raise UnsupportedImageError(path, f"pixels of the kind {meaning}, {dataset.BitsStored} bits")
+    deep = dataset.BitsStored > 8  # noqa: PLR2004, one byte
+    if meaning not in GREY and (meaning not in COLOUR or deep):
+        known = meaning if meaning in KNOWN_PALETTES | COLOUR else "unknown"  # never words from the header
+        raise UnsupportedImageError(path, f"pixels of the kind {known}{' of more than 8 bits' * deep}")
     syntax = dataset.file_meta.TransferSyntaxUID
     # The decoders for JPEG Extended are there, but read its 8-bit form only.
     if not _has_decoder(syntax) or (syntax == JPEGExtended12Bit and dataset.BitsAllocated > 8):  # noqa: PLR2004
-        raise UnsupportedImageError(path, f"no installed decoder reads its pixels ({syntax.name})")
+        known = syntax.name if syntax.name != str(syntax) else "unknown"
+        raise UnsupportedImageError(path, f"no installed decoder reads its pixels (encoding: {known})")
 
 
 def _has_decoder(syntax: UID) -> bool:

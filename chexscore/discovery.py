@@ -1,13 +1,17 @@
 """Finding the images below the paths that a user gives."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 __all__ = ["SUFFIXES", "find_images", "read_list"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Names that make a file in a directory an image, in lower case; DICOM is also known by its content."""
+
+OWN_SUFFIXES = (".state", ".state-journal", ".lock", ".run.json", ".partial")
+"""What runs keep beside their outputs; never opened here."""
 
 
 def find_images(
@@ -18,8 +22,9 @@ def find_images(
 
     A path that is given itself is always yielded, whatever its name and whether or not it exists: loading it
     tells. In directories, entries come sorted by name and directories are descended into where they stand.
-    Symbolic links are followed, except into a directory that is being walked already. A directory that cannot
-    be listed is yielded itself, so that it shows as a failure rather than as nothing.
+    Symbolic links are followed, except to a directory that this walk has been in. What cannot be looked at
+    (a directory that cannot be listed, a link to nowhere, a file that vanished or may not be read and could
+    be an image) is yielded itself, so that it shows as a failure rather than as nothing.
 
     Args:
         paths: a file or directory, or several.
@@ -33,7 +38,7 @@ def find_images(
     for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = os.fspath(given)
         if os.path.isdir(path):
-            yield from _walk(path, frozenset(), ignored)
+            yield from _walk(path, ignored)
         else:
             yield _posix(path)
 
@@ -50,45 +55,85 @@ def read_list(file: BinaryIO) -> Iterator[str]:
             separator = b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b""
         if separator:
             *whole, rest = rest.split(separator)
-            yield from (os.fsdecode(path.rstrip(b"\r")) for path in whole if path.strip())
-    if rest.strip():
-        yield os.fsdecode(rest.rstrip(b"\r"))
+            yield from _decoded(whole, separator)
+    yield from _decoded([rest], separator)
 
 
-def _walk(
-    directory: str, above: frozenset[tuple[int, int]], ignored: Callable[[str], object]
-) -> Iterator[str]:
+def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:
+    for path in paths:
+        line = path if separator == b"\0" else path.removesuffix(b"\r")
+        if line.strip():
+            yield os.fsdecode(line)
+
+
+def _walk(top: str, ignored: Callable[[str], object]) -> Iterator[str]:
+    visited: set[tuple[int, int]] = set()
+    levels: list[
+        tuple[str, Iterator[os.DirEntry[str]]]
+    ] = []  # our own stack: trees can be deeper than Python's
+    entering: str | None = top
+    while entering is not None or levels:
+        if entering is not None:
+            entries = _enter(entering, visited)
+            if entries is None:
+                yield _posix(entering)
+            else:
+                levels.append((entering, entries))
+            entering = None
+            continue
+        directory, rest = levels[-1]
+        entry = next(rest, None)
+        if entry is None:
+            levels.pop()
+            continue
+        path = os.path.join(directory, entry.name)
+        match _kind(entry, path, visited):
+            case "directory":
+                entering = path
+            case "image":
+                yield _posix(path)
+            case "ignored":
+                ignored(path)
+
+
+def _enter(directory: str, visited: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]] | None:
     try:
         status = os.stat(directory)
         with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries)
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError:
-        yield _posix(directory)
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:  # a link that leads back up
-        return
-    for name in names:
-        path = os.path.join(directory, name)
-        if name.startswith(".") or name == "DICOMDIR":
-            ignored(path)
-        elif os.path.isdir(path):
-            yield from _walk(path, above | {identity}, ignored)
-        elif os.path.splitext(name)[1].lower() in SUFFIXES or _is_dicom(path):
-            yield _posix(path)
-        else:
-            ignored(path)
+        return None
+    visited.add((status.st_dev, status.st_ino))
+    return iter(found)
 
 
-def _is_dicom(path: str) -> bool:
-    """Whether the file has DICOM's mark behind its preamble of 128 bytes (PS3.10, 7.1)."""
-    if not os.path.isfile(path):  # a pipe would be waited for
-        return False
+def _kind(  # noqa: PLR0911, one line for each kind of thing
+    entry: os.DirEntry[str], path: str, visited: set[tuple[int, int]]
+) -> Literal["directory", "image", "ignored", "visited"]:
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if entry.name.startswith("."):
+        return "ignored"
     try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+        status = entry.stat()
+    except OSError:  # gone, a link to nowhere, a dead mount: anything but a file of another kind may matter
+        return "ignored" if entry.is_file(follow_symlinks=False) and not _may_be_image(suffix) else "image"
+    if stat.S_ISDIR(status.st_mode):
+        been = entry.is_symlink() and (status.st_dev, status.st_ino) in visited
+        return "visited" if been else "directory"
+    if suffix in SUFFIXES:
+        return "image"
+    if entry.name == "DICOMDIR" or entry.name.endswith(OWN_SUFFIXES) or not stat.S_ISREG(status.st_mode):
+        return "ignored"
+    try:
+        with open(path, "rb") as file:  # DICOM's mark stands behind a preamble of 128 bytes (PS3.10, 7.1)
+            return "image" if file.read(132)[128:] == b"DICM" else "ignored"
     except OSError:
-        return False
+        return "image" if _may_be_image(suffix) else "ignored"
+
+
+def _may_be_image(suffix: str) -> bool:
+    """By its name alone; DICOM files are often called by a UID, whose last number looks like a suffix."""
+    return suffix in SUFFIXES or suffix[1:].isdigit() or not suffix
 
 
 def _posix(path: str) -> str:

@@ -5,6 +5,7 @@ ChexscoreError                  anything below; `exit_code` is what the command 
 ├── ModelError                  the file is no model that chexscore can run (exit 1)
 ├── NetworkError                the network could not be run on a batch (exit 1)
 ├── DeviceError                 a device was asked for by name and is not there (exit 5)
+├── NoImageError                no image is there, where an earlier run found some (exit 4)
 ├── LockedError                 another run writes the same output (exit 6)
 ├── OutputError                 the output cannot be written, or not to its end (exit 1)
 ├── TableError                  a CSV of predictions or labels cannot be used (exit 1)
@@ -27,6 +28,7 @@ __all__ = [
     "MissingImageError",
     "ModelError",
     "NetworkError",
+    "NoImageError",
     "OutputError",
     "TableError",
     "TooLargeImageError",
@@ -66,6 +68,12 @@ class LockedError(ChexscoreError):
     """Another run writes the same output."""
 
     exit_code = 6
+
+
+class NoImageError(ChexscoreError):
+    """No image is there, where an earlier run found some."""
+
+    exit_code = 4
 
 
 class OutputError(ChexscoreError):

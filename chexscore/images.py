@@ -75,6 +75,8 @@ def load_image(
         raise MissingImageError(path, "there is no such file (any more)") from error
     except PermissionError as error:
         raise UnreadableImageError(path, "no permission to read this file") from error
+    except MemoryError as error:
+        raise UnreadableImageError(path, "not enough memory to decode it") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise UnreadableImageError(path, f"damaged or truncated: {_reason(error)}") from error
     return np.asarray(pixels, dtype=np.uint8)[..., np.newaxis]
@@ -96,16 +98,25 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
         raise UnreadableImageError(path, "the file is empty")
     file.seek(0)
     if head[128:] == b"DICM":
-        from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
-
-        return _resize(Image.fromarray(read_dicom(file, path, max_pixels)), image)
+        return _resize(Image.fromarray(_read_dicom(file, path, max_pixels)), image)
     try:
         with Image.open(file, formats=FORMATS) as picture:
             return _resize(_grey(picture, path, image, max_pixels), image)
     except UnidentifiedImageError as error:
         raise UnreadableImageError(path, "not an image of a known format, or damaged at its start") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLargeImageError(path, f"more than {max_pixels:,} pixels") from error
+        raise TooLargeImageError(path, "more pixels than Pillow agrees to decode") from error
+
+
+def _read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.uint8]:
+    from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
+
+    try:
+        return read_dicom(file, path, max_pixels)
+    except (ImageError, OSError, MemoryError):
+        raise
+    except Exception as error:  # its words may quote the header, so only its kind is told
+        raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
 
 
 def _grey(picture: Image.Image, path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:

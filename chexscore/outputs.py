@@ -61,7 +61,7 @@ def replacing(target: str) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the disk is full or gone, or the folder is not ours; an earlier file is untouched.
     """
-    partial = f"{target}.{os.getpid()}.partial"
+    partial = f"{target}.partial"
     try:
         with open(partial, "wb") as file:
             yield file

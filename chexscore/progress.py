@@ -29,13 +29,16 @@ LOG_INTERVAL_S = 30.0
 Watch = Callable[[RunRecord], None]
 
 
-def show(style: Style, classifier: Classifier, count: Callable[[], int]) -> AbstractContextManager[Watch]:
+def show(
+    style: Style, classifier: Classifier, count: Callable[[], int] | None
+) -> AbstractContextManager[Watch]:
     """Shows a run while it goes: a live bar on a terminal, else a line now and then.
 
     Args:
         style: "json" writes one JSON object a line, "quiet" nothing.
         classifier: what scores, and where; told at the start.
-        count: counts the images, for the time left; called in a thread, on a terminal only.
+        count: counts the images, for the time left; called in a thread, on a terminal only; None if only
+            the run itself can take them.
 
     Returns:
         A context; its value is to be called with the record after each row.
@@ -58,7 +61,8 @@ def show(style: Style, classifier: Classifier, count: Callable[[], int]) -> Abst
 def closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> None:
     """Says at the end what became of the images; a run that was stopped says how to go on even when quiet."""
     if style == "json":
-        log("finished" if record.finished else "stopped", reason=stop.reason, **asdict(record))
+        event = {} if record.finished else {"reason": stop.reason, "go_on": "the same command with --resume"}
+        log("finished" if record.finished else "stopped", **event, **asdict(record))
         return
     console = _console()
     if style == "text":
@@ -69,11 +73,13 @@ def closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> N
         if record.unchanged:
             parts.append(f"{record.unchanged} unchanged")
         others = {"other files ignored": record.ignored, "too young, left for the next run": record.waiting}
-        others["earlier rows gone with their files"] = record.gone
+        others["of an earlier run gone, and their rows with them"] = record.gone
         rest = "".join(f"; {number} {what}" for what, number in others.items() if number)
         console.print(f"{record.found} images found: {', '.join(parts)}{rest}{took}")
         for status, number in sorted(record.failed.items()):
             console.print(f"  {status}: {number}, the first is {escape(record.examples[status])}")
+    elif record.gone:
+        console.print(f"chexscore: {record.gone} images of an earlier run are gone, and their rows with them")
     if not record.finished:
         why = "the time is over" if stop.reason == MAX_DURATION else f"stopped by {stop.reason}"
         go_on = "" if output == "-" else "; the same command with --resume goes on from here"
@@ -106,7 +112,7 @@ def _lines(line: Watch, opening: Callable[[], None]) -> Iterator[Watch]:
 
 
 @contextmanager
-def _bar(console: Console, opening: str, count: Callable[[], int]) -> Iterator[Watch]:
+def _bar(console: Console, opening: str, count: Callable[[], int] | None) -> Iterator[Watch]:
     console.print(escape(opening))
     columns = (
         BarColumn(),
@@ -120,10 +126,11 @@ def _bar(console: Console, opening: str, count: Callable[[], int]) -> Iterator[W
         task = progress.add_task("", total=None, found="?", rate=0.0, failures=0)
 
         def count_ahead() -> None:
-            total = count()
+            total = count() if count is not None else 0
             progress.update(task, total=total, found=str(total))
 
-        threading.Thread(target=count_ahead, daemon=True).start()
+        if count is not None:
+            threading.Thread(target=count_ahead, daemon=True).start()
 
         def watch(record: RunRecord) -> None:
             rate = record.done / max(time.monotonic() - began, 1e-3)

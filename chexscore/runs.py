@@ -5,6 +5,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
-from chexscore.errors import OutputError, TableError, UsageError
+from chexscore.errors import NoImageError, OutputError, TableError, UsageError
 from chexscore.images import MAX_PIXELS
+from chexscore.lock import locked
 from chexscore.outputs import STDOUT, check_format, check_target, publish, replacing, stream
 from chexscore.predictions import Columns, Prediction, Status
 from chexscore.scoring import BATCH_SIZE, score_images, usable_cores
@@ -23,6 +25,9 @@ from chexscore.store import Fingerprint, Store
 __all__ = ["Options", "RunRecord", "plan", "record_path", "recorded_thresholds", "run"]
 
 MAX_DURATION = "--max-duration"
+
+CLOCK_SKEW_S = 86400.0
+"""A file further in the future than this is not young, its time is wrong."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,11 @@ class RunRecord:
         """Images that have their row."""
         return self.scored + self.not_scored + self.unchanged
 
+    @property
+    def found_nothing(self) -> bool:
+        """Whether there was no image at all: none found, or only names of files that are not there."""
+        return not self.waiting and self.found == self.failed.get(Status.MISSING.value, 0)
+
     def check(self) -> None:
         """Raises an OutputError if an image that was found has no row: that would be a fault of chexscore."""
         if self.found != self.done:
@@ -147,6 +157,8 @@ def run(
 
     Raises:
         UsageError: the output is there already, cannot be written, or cannot be resumed.
+        NoImageError: there is an earlier output, and now no image at all; nothing is touched.
+        NetworkError: the network fails on every image; what was scored before is kept for `resume`.
         LockedError: another run writes this output.
         OutputError: the disk is full or gone.
     """
@@ -164,29 +176,40 @@ def run(
         stream(run.predictions(None), columns, jsonl=options.jsonl)
         run.record.check()
         if not stop.reason:
-            run.finish()
+            run.record.finished = _now()
         return run.record
     check_format(output)
     for target in (output, record_path(output)):
         check_target(target)
-    settings = _settings(classifier, options)
-    with Store(
-        output,
-        columns.labels,
-        settings,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        lock_wait=options.lock_wait,
-    ) as store:
+    if options.resume and options.overwrite:
+        raise UsageError("--resume and --overwrite exclude each other.")
+    with (
+        locked(output, options.lock_wait, stop),
+        Store(
+            output,
+            columns.labels,
+            _settings(classifier, options),
+            resume=options.resume,
+            overwrite=options.overwrite,
+        ) as store,
+    ):
         for _ in run.predictions(store):
             pass
+        store.commit()
         run.record.check()
-        if not stop.reason:
-            publish(output, store.rows(), columns)
-            run.record.gone = store.settle()
-            run.finish()
-            with replacing(record_path(output)) as file:
-                file.write(json.dumps(asdict(run.record), indent=1).encode())
+        if stop.reason:
+            return run.record
+        if run.record.found_nothing and store.left_before:
+            raise NoImageError(f"no image found; {output} and its rows are left as they were.")
+        if store.count() != run.record.done:
+            raise OutputError(f"{run.record.done} images, but {store.count()} rows; please report this.")
+        with suppress(FileNotFoundError):
+            os.unlink(record_path(output))  # that of an earlier output must not stand beside this one
+        publish(output, store.rows(), columns)
+        run.record.gone = store.settle()
+        run.record.finished = _now()
+        with replacing(record_path(output)) as file:
+            file.write(json.dumps(asdict(run.record), indent=1).encode())
     return run.record
 
 
@@ -246,12 +269,14 @@ class _Run:
             if self._is_over():
                 return
             fingerprint = _fingerprint(path)
-            if fingerprint is not None and self._is_young(fingerprint):
+            earlier = store.earlier(path, fingerprint) if store is not None and fingerprint else None
+            if earlier is None and _is_young(fingerprint, self.options.min_age):
                 self.record.waiting += 1
+                if store is not None:
+                    store.forget(path)
                 continue
             self.record.found += 1
             position = store.place() if store is not None else 0
-            earlier = store.earlier(path, fingerprint) if store is not None and fingerprint else None
             if store is not None and earlier is not None:
                 store.add(position, earlier, fingerprint)
                 self.record.unchanged += 1
@@ -266,21 +291,14 @@ class _Run:
             self.stop.reason = MAX_DURATION
         return bool(self.stop.reason)
 
-    def _is_young(self, fingerprint: Fingerprint) -> bool:
-        return 0 <= time.time() - fingerprint.mtime / 1e9 < self.options.min_age
-
     def _ignored(self, _: str) -> None:
         self.record.ignored += 1
 
-    def finish(self) -> None:
-        self.record.finished = _now()
-
 
 def plan(paths: Iterable[str], options: Options) -> Iterator[str]:
-    """The images that a run would find now, young ones left out; nothing is opened but unknown names."""
+    """The images that a run would find now, without those that are too young."""
     for path in find_images(paths):
-        fingerprint = _fingerprint(path)
-        if fingerprint is None or not 0 <= time.time() - fingerprint.mtime / 1e9 < options.min_age:
+        if not _is_young(_fingerprint(path), options.min_age):
             yield path
 
 
@@ -325,10 +343,18 @@ def _in_force(options: Options) -> dict[str, Any]:
     }
 
 
+def _is_young(fingerprint: Fingerprint | None, min_age: float) -> bool:
+    """Whether a file may still be growing; a clock that is ahead makes its age negative."""
+    if fingerprint is None or not min_age:
+        return False
+    age = time.time() - fingerprint.mtime / 1e9
+    return -CLOCK_SKEW_S < age < min_age
+
+
 def _fingerprint(path: str) -> Fingerprint | None:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL byte is a ValueError
         return None
     return Fingerprint(status.st_size, status.st_mtime_ns)
 

@@ -110,6 +110,7 @@ def _score_images(
         except ImageError as error:
             return _Loaded(error, found)
 
+    network = _Network(classifier, batch_size)
     waiting: list[Prediction] = []  # in input order; one of status ok waits for its scores
     batch: list[NDArray[np.uint8]] = []
     for path, loaded in load_ahead(paths, load, workers=workers, ahead=2 * batch_size):
@@ -121,9 +122,9 @@ def _score_images(
             batch.append(loaded.pixels)
         # Failures are not counted into a batch, but must not pile up behind a half-full one for ever.
         if len(batch) == batch_size or not batch or len(waiting) > 100 * batch_size:
-            yield from _settle(waiting, batch, classifier, batch_size)
+            yield from _settle(waiting, network.score(batch), classifier.spec.labels)
             waiting, batch = [], []
-    yield from _settle(waiting, batch, classifier, batch_size)
+    yield from _settle(waiting, network.score(batch), classifier.spec.labels)
 
 
 def usable_cores() -> int:
@@ -142,54 +143,72 @@ def _read_tags(path: str, tags: Sequence[str]) -> Mapping[str, str]:
 
 
 def _settle(
-    waiting: list[Prediction], batch: list[NDArray[np.uint8]], classifier: Classifier, batch_size: int
+    waiting: list[Prediction], scored: "list[NDArray[np.float32] | NetworkError]", labels: tuple[str, ...]
 ) -> Iterator[Prediction]:
     """Gives the images of a batch their scores; failures stay as they are."""
-    scored = iter(_score(batch, classifier, batch_size))
+    rest = iter(scored)
     for prediction in waiting:
         if prediction.status is not Status.OK:
             yield prediction
             continue
-        scores = next(scored)
+        scores = next(rest)
         if isinstance(scores, NetworkError):
             yield replace(prediction, status=Status.FAILED, note=str(scores))
-        elif not np.isfinite(scores).all():
-            note = "the network gave a score that is no number"
+        elif not np.all((scores >= 0) & (scores <= 1)):
+            note = "the network gave a score that is no number in 0..1"
             yield replace(prediction, status=Status.FAILED, note=note)
         else:
-            named = dict(zip(classifier.spec.labels, map(float, scores), strict=True))
-            yield replace(prediction, scores=named)
+            yield replace(prediction, scores=dict(zip(labels, map(float, scores), strict=True)))
 
 
-def _score(
-    batch: list[NDArray[np.uint8]], classifier: Classifier, batch_size: int
-) -> list[NDArray[np.float32] | NetworkError]:
-    """A row of scores for each image of the batch.
+class _Network:
+    """Runs batches of one fixed shape, and copes with those that fail."""
 
-    If the batch fails, each image is tried by itself: in the same shape, so that the scores of its
-    neighbours stay what they are to the last digit, then alone, in case that memory was short.
-    """
-    if not batch:
-        return []
-    try:
-        return list(_run(batch, classifier, batch_size))
-    except NetworkError:
-        return [_score_one(image, classifier, batch_size) for image in batch]
+    def __init__(self, classifier: Classifier, shape: int) -> None:
+        self._classifier, self._shape = classifier, shape
 
+    def score(self, batch: list[NDArray[np.uint8]]) -> list[NDArray[np.float32] | NetworkError]:
+        """A row of scores for each image, or what the network said to it.
 
-def _score_one(
-    image: NDArray[np.uint8], classifier: Classifier, batch_size: int
-) -> NDArray[np.float32] | NetworkError:
-    failure = NetworkError("not tried")
-    for shape in (batch_size, 1):
+        If a batch fails, a blank one of the same shape is tried. Where that works, an image is to blame: each
+        is run by itself, in the same shape, so that its neighbours' scores stay what they are to the last
+        digit. Where it fails too, the shape is halved for the rest of the run, in case that memory is short.
+
+        Raises:
+            NetworkError: even one blank image fails: the network, or its device, is of no use any more.
+        """
+        scored: list[NDArray[np.float32] | NetworkError] = []
+        while len(scored) < len(batch):
+            part = batch[len(scored) : len(scored) + self._shape]
+            try:
+                scored.extend(self._run(part))
+            except NetworkError as error:
+                if self._blank_fails(part[0]):
+                    if self._shape == 1:
+                        raise
+                    self._shape //= 2
+                else:
+                    scored.extend(self._one_by_one(part) if len(part) > 1 else [error])
+        return scored
+
+    def _one_by_one(self, part: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32] | NetworkError]:
+        for image in part:
+            try:
+                yield from self._run([image])
+            except NetworkError as error:
+                yield error
+
+    def _blank_fails(self, like: NDArray[np.uint8]) -> bool:
         try:
-            return np.asarray(_run([image], classifier, shape)[0])
-        except NetworkError as error:
-            failure = error
-    return failure
+            self._run([np.zeros_like(like)])
+        except NetworkError:
+            return True
+        return False
 
-
-def _run(batch: list[NDArray[np.uint8]], classifier: Classifier, shape: int) -> NDArray[np.float32]:
-    padded = np.zeros((shape, *batch[0].shape), dtype=np.uint8)
-    padded[: len(batch)] = batch
-    return classifier.score(padded)[: len(batch)]
+    def _run(self, part: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        try:
+            padded = np.zeros((self._shape, *part[0].shape), dtype=np.uint8)
+            padded[: len(part)] = part
+            return list(self._classifier.score(padded)[: len(part)])
+        except MemoryError as error:
+            raise NetworkError(f"not enough memory for a batch of {self._shape}") from error

@@ -1,7 +1,7 @@
 """The rows of an output while they grow and afterwards, in a SQLite file beside it.
 
-SQLite gives what a run that nobody watches needs: a lock that the kernel holds and that dies with its
-process, rows that survive a power cut, and look-ups in bounded memory. The output is written from the rows.
+SQLite gives what a run that nobody watches needs: rows that survive a power cut, and look-ups in bounded
+memory. The output is written from the rows.
 """
 
 import json
@@ -9,10 +9,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple, Self
 
-from chexscore.errors import LockedError, OutputError, UsageError
+from chexscore.errors import OutputError, UsageError
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
 
 __all__ = ["Fingerprint", "Store", "store_path"]
@@ -27,6 +27,8 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
 )
 
+FORGET = "DELETE FROM rows WHERE path = ? AND run < ?"
+
 
 class Fingerprint(NamedTuple):
     """What tells a changed file from an unchanged one: bytes, and time of modification in nanoseconds."""
@@ -36,10 +38,10 @@ class Fingerprint(NamedTuple):
 
 
 class Store:
-    """The rows of one output; opened, it is locked for every other process.
+    """The rows of one output; to be opened under its lock (`chexscore.lock`).
 
     Each run writes its rows under a number of its own and takes over those of earlier runs that still hold;
-    `publish` makes the run's rows the only ones. A run that stops before that leaves its rows to the next.
+    `settle` makes the run's rows the only ones. A run that stops before that leaves its rows to the next.
 
     Args:
         output: the file that the rows are for.
@@ -47,12 +49,11 @@ class Store:
         settings: whatever changes scores, in words; rows made under other settings are never taken over.
         resume: take over what earlier runs left.
         overwrite: begin anew in spite of an output, or rows, that are there.
-        lock_wait: seconds to wait for another process that holds the lock.
 
     Raises:
         UsageError: the output or rows are there and neither flag is given; there is nothing to resume beside
-            an output; the settings differ; or the place cannot be written.
-        LockedError: another process works on this output.
+            an output; the settings differ; or what is there is no store.
+        OutputError: here and in every method, when the disk is full or gone, or the store damaged.
     """
 
     def __init__(
@@ -63,21 +64,25 @@ class Store:
         *,
         resume: bool = False,
         overwrite: bool = False,
-        lock_wait: float = 0.0,
     ) -> None:
         self.output, self.labels = output, labels
-        self._path = store_path(output)
+        path = store_path(output)
         if os.path.exists(output) and not (resume or overwrite):
             raise UsageError(
                 f"{output} exists; --resume scores what is new or has changed, --overwrite begins anew."
             )
-        if os.path.exists(output) and resume and not os.path.exists(self._path):
-            raise UsageError(
-                f"{self._path} is not there, so {output} cannot be resumed; --overwrite begins anew."
-            )
-        self._open(lock_wait, overwrite=overwrite)
+        if os.path.exists(output) and resume and not os.path.exists(path):
+            raise UsageError(f"{path} is not there, so {output} cannot be resumed; --overwrite begins anew.")
+        if overwrite:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        with self._guarded():
+            self._database = sqlite3.connect(path, isolation_level=None)
         try:
-            self._begin(settings, resume=resume, overwrite=overwrite)
+            with self._guarded():
+                for statement in SCHEMA:
+                    self._database.execute(statement)
+                self._begin(settings, resume=resume)
         except BaseException:
             self._database.close()
             raise
@@ -88,47 +93,36 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         """Keeps the rows, whatever ended the run."""
-        with closing(self._database):
-            if self._database.in_transaction:
-                self._database.commit()
+        with closing(self._database), suppress(OutputError):
+            self.commit()
 
-    def _open(self, lock_wait: float, *, overwrite: bool) -> None:
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            self._database = sqlite3.connect(self._path, timeout=lock_wait, isolation_level=None)
-            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._database.execute("BEGIN EXCLUSIVE")
-            for statement in SCHEMA:
-                self._database.execute(statement)
+            yield
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise LockedError(
-                    f"another run is writing {self.output}; --lock-wait 5m would wait."
-                ) from error
-            raise UsageError(f"{self.output} cannot be written: {error}.") from error
+            raise OutputError(
+                f"{self.output}: its rows cannot be kept or read ({error}); once there is room, --resume "
+                "goes on with what was kept."
+            ) from error
         except sqlite3.DatabaseError as error:
-            if overwrite:
-                os.unlink(self._path)
-                self._open(lock_wait, overwrite=False)
-                return
-            raise UsageError(f"{self._path} is damaged ({error}); --overwrite begins anew.") from error
+            raise OutputError(
+                f"{store_path(self.output)} is damaged ({error}); --overwrite begins anew."
+            ) from error
 
-    def _begin(self, settings: Mapping[str, str], *, resume: bool, overwrite: bool) -> None:
+    def _begin(self, settings: Mapping[str, str], *, resume: bool) -> None:
         """Checks what earlier runs left, and takes the number of this run."""
-        if overwrite:
-            self._database.execute("DELETE FROM rows")
-            self._database.execute("DELETE FROM settings")
-        last, rows = self._database.execute("SELECT ifnull(max(run), 0), count(*) FROM rows").fetchone()
-        if rows and not resume:
+        query = "SELECT ifnull(max(run), 0), count(DISTINCT path) FROM rows"
+        last, self.left_before = self._database.execute(query).fetchone()
+        if self.left_before and not resume:
             raise UsageError(
-                f"a run that was stopped left {rows} rows for {self.output}; --resume goes on with them, "
-                "--overwrite begins anew."
+                f"an earlier run left the rows of {self.left_before} images for {self.output}; --resume goes "
+                "on with them, --overwrite begins anew."
             )
         earlier = dict(self._database.execute("SELECT name, value FROM settings"))
-        changed = [name for name in settings if rows and earlier.get(name) != settings[name]]
+        changed = [name for name in settings if self.left_before and earlier.get(name) != settings[name]]
         if changed:
-            differences = ", ".join(
-                f"{name} {earlier.get(name)} then and {settings[name]} now" for name in changed
-            )
+            differences = ", ".join(f"{x} {earlier.get(x)} then and {settings[x]} now" for x in changed)
             raise UsageError(
                 f"{self.output} was made with other settings, so it cannot be resumed ({differences}); "
                 "--overwrite begins anew."
@@ -146,60 +140,76 @@ class Store:
 
         Failures are not handed out: what made an image fail may be gone although the file is the same.
         """
-        row = self._database.execute(
-            "SELECT status, scores, tags, note FROM rows WHERE path = ? AND run < ? AND size = ? "
-            "AND mtime = ? AND status = ? ORDER BY run DESC LIMIT 1",
-            (os.fsencode(path), self._run, *fingerprint, Status.OK.value),
-        ).fetchone()
+        with self._guarded():
+            row = self._database.execute(
+                "SELECT status, scores, tags, note FROM rows WHERE path = ? AND run < ? AND size = ? "
+                "AND mtime = ? AND status = ? ORDER BY run DESC LIMIT 1",
+                (os.fsencode(path), self._run, *fingerprint, Status.OK.value),
+            ).fetchone()
         return None if row is None else self._prediction(path, *row)
 
-    def add(self, position: int, prediction: Prediction, fingerprint: Fingerprint | None) -> None:
-        """Keeps a row; about once a second everything so far is made safe.
+    def forget(self, path: str) -> None:
+        """Takes an earlier row of this path out, so that it does not count as one whose file is gone."""
+        with self._guarded():
+            self._database.execute(FORGET, (os.fsencode(path), self._run))
 
-        Raises:
-            OutputError: the disk is full or gone.
-        """
-        scores = encode_scores(prediction.scores, self.labels)
-        row = (prediction.status.value, ",".join(scores), json.dumps(dict(prediction.tags)), prediction.note)
+    def add(self, position: int, prediction: Prediction, fingerprint: Fingerprint | None) -> None:
+        """Keeps a row, in place of earlier ones of its path; once a second everything so far is made safe."""
+        scores = ",".join(encode_scores(prediction.scores, self.labels))
         size, mtime = fingerprint or (None, None)
-        try:
+        path, tags = os.fsencode(prediction.path), json.dumps(dict(prediction.tags))
+        with self._guarded():
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
+            self._database.execute(FORGET, (path, self._run))
             self._database.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._run, position, os.fsencode(prediction.path), size, mtime, *row),
+                (
+                    self._run,
+                    position,
+                    path,
+                    size,
+                    mtime,
+                    prediction.status.value,
+                    scores,
+                    tags,
+                    prediction.note,
+                ),
             )
-            if time.monotonic() - self._committed >= COMMIT_INTERVAL_S:
+        if time.monotonic() - self._committed >= COMMIT_INTERVAL_S:
+            self.commit()
+
+    def commit(self) -> None:
+        """Makes everything so far safe."""
+        with self._guarded():
+            if self._database.in_transaction:
                 self._database.execute("COMMIT")
-                self._committed = time.monotonic()
-        except sqlite3.OperationalError as error:
-            raise OutputError(
-                f"{self.output}: rows cannot be kept ({error}); what was scored before stays for --resume."
-            ) from error
+        self._committed = time.monotonic()
 
     def rows(self) -> Iterator[Prediction]:
         """This run's rows, in order."""
-        found = self._database.execute(
-            "SELECT path, status, scores, tags, note FROM rows WHERE run = ? ORDER BY position", (self._run,)
-        )
-        for path, *row in found:
-            yield self._prediction(os.fsdecode(path), *row)
+        query = "SELECT path, status, scores, tags, note FROM rows WHERE run = ? ORDER BY position"
+        with self._guarded():
+            for path, *row in self._database.execute(query, (self._run,)):
+                yield self._prediction(os.fsdecode(path), *row)
+
+    def count(self) -> int:
+        """How many rows this run has kept."""
+        with self._guarded():
+            query = "SELECT count(*) FROM rows WHERE run = ?"
+            return int(self._database.execute(query, (self._run,)).fetchone()[0])
 
     def settle(self) -> int:
-        """Forgets the rows of earlier runs, once this run's stand in the output.
+        """Forgets what is left of earlier runs, once this run's rows stand in the output.
 
         Returns:
-            How many of them were for files that this run did not find.
+            How many images they were of, whose files this run did not find.
         """
-        if self._database.in_transaction:
-            self._database.execute("COMMIT")
-        (gone,) = self._database.execute(
-            "SELECT count(DISTINCT path) FROM rows WHERE run < :run AND path NOT IN "
-            "(SELECT path FROM rows WHERE run = :run)",
-            {"run": self._run},
-        ).fetchone()
-        self._database.execute("DELETE FROM rows WHERE run < ?", (self._run,))
-        return int(gone)
+        with self._guarded():
+            query = "SELECT count(DISTINCT path) FROM rows WHERE run < ?"
+            gone = int(self._database.execute(query, (self._run,)).fetchone()[0])
+            self._database.execute("DELETE FROM rows WHERE run < ?", (self._run,))
+        return gone
 
     def _prediction(self, path: str, status: str, scores: str, tags: str, note: str) -> Prediction:
         numbers = decode_scores(scores.split(","), self.labels) if status == Status.OK else {}

@@ -131,6 +131,11 @@ def test_a_folder_that_is_not_there_exits_4_with_its_row(model: Path, tmp_path: 
     done = chexscore("predict", tmp_path / "mistyped", "--model", model)
     assert done.returncode == 4
     assert ",missing," in done.stdout
+    strict = chexscore(
+        "predict", tmp_path / "mistyped", "--model", model, "--max-failures", "5%", "--log-json"
+    )
+    assert strict.returncode == 4
+    assert all(json.loads(line) for line in strict.stderr.splitlines())
 
 
 def test_lists_of_paths_come_from_a_file_or_standard_input(model: Path, images: Path, tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ def test_lists_of_paths_come_from_a_file_or_standard_input(model: Path, images: 
 def test_dry_run_lists_without_a_model(images: Path, tmp_path: Path) -> None:
     done = chexscore("predict", images, "--dry-run", "--model", tmp_path / "none.onnx")
     assert done.stdout.splitlines() == [f"{images}/{name}.png" for name in ("000", "051", "204")]
-    assert "3 images would be scored" in done.stderr
+    assert "3 images found" in done.stderr
     assert chexscore("predict", images, "-n", "--min-age", "1h").stdout == ""
 
 
@@ -188,7 +193,7 @@ def test_dicom_tags_are_columns_only_when_asked_for(model: Path, tmp_path: Path)
     assert "warning" not in done.stderr
     named = chexscore("predict", tmp_path / "d", "--model", model, "--dicom-tag", "PatientName")
     assert "Doe^Jane" in named.stdout
-    assert "warning: PatientName names patients" in named.stderr
+    assert "warning: PatientName leads to people" in named.stderr
 
 
 def test_a_closed_or_full_standard_output_is_one_sentence(model: Path, images: Path) -> None:

@@ -62,12 +62,39 @@ def test_dicom_without_a_suffix_is_found_and_broken_links_are_not_lost(tmp_path:
     assert list(find_images([tmp_path])) == [f"{tmp_path}/1.2.840.113", f"{tmp_path}/gone.png"]
 
 
-def test_loops_of_links_end_and_links_aside_are_followed(tmp_path: Path) -> None:
-    touch(tmp_path, "a/b/c.png")
+def test_loops_of_links_end_and_no_link_leads_to_where_the_walk_has_been(tmp_path: Path) -> None:
+    touch(tmp_path, "a/b/c.png", "outside/d.png")
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
-    (tmp_path / "aside").symlink_to(tmp_path / "a")
-    found = list(find_images([tmp_path]))
-    assert found == [f"{tmp_path}/a/b/c.png", f"{tmp_path}/aside/b/c.png"]
+    (tmp_path / "a" / "to").symlink_to(tmp_path / "outside")
+    (tmp_path / "z").symlink_to(tmp_path / "a")
+    found = list(find_images([tmp_path / "a", tmp_path / "z"]))
+    assert found == [f"{tmp_path}/{name}" for name in ("a/b/c.png", "a/to/d.png", "z/b/c.png", "z/to/d.png")]
+    assert list(find_images(tmp_path))[:2] == found[:2]
+    assert len(list(find_images(tmp_path))) == 3
+
+
+def test_what_cannot_be_looked_at_is_not_lost(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "sub/b.png", "other/c.png", "notes.txt", "sub/1.2.840.7")
+    (tmp_path / "mount").symlink_to(tmp_path / "nowhere")
+    walk = find_images([tmp_path])
+    assert next(walk).endswith("a.png")
+    (tmp_path / "notes.txt").unlink()
+    (tmp_path / "other" / "c.png").unlink()
+    (tmp_path / "other").rmdir()
+    assert next(walk).endswith("mount")
+    assert next(walk).endswith("other")
+    (tmp_path / "sub" / "b.png").rename(tmp_path / "sub" / "moved.png")
+    assert [os.path.basename(path) for path in walk] == ["moved.png"]
+
+
+def test_a_tree_may_be_deeper_than_pythons_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        os.mkdir("d")
+        os.chdir("d")
+    Path("x.png").touch()
+    os.chdir(tmp_path)
+    assert [path.count("/") for path in find_images("d")] == [1200]
 
 
 def test_a_directory_that_cannot_be_listed_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

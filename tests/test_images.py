@@ -1,6 +1,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -223,6 +225,47 @@ def test_dicom_in_colour(tmp_path: Path) -> None:
     ):
         with pytest.raises(UnsupportedImageError, match="pixels of the kind"):
             load_image(save_dicom(tmp_path / f"{name}.dcm", pixels, **tags))
+
+
+def test_nothing_of_a_dicom_header_reaches_a_message(tmp_path: Path) -> None:
+    for number, tags in enumerate(
+        (
+            {"PhotometricInterpretation": "99999999"},
+            {"NumberOfFrames": "99999999"},
+            {"WindowCenter": "99999999", "WindowWidth": "9"},
+            {"RescaleSlope": "99999999", "RescaleIntercept": "0"},
+            {"SpecificCharacterSet": "ISO_IR 6", "PatientName": "someone"},
+        )
+    ):
+        path = Path(save_dicom(tmp_path / f"{number}.dcm", FILM, **tags))
+        content = path.read_bytes()
+        (place,) = (word for word in (b"99999999", b"ISO_IR 6") if word in content)
+        path.write_bytes(content.replace(place, b"DOE^JANE"))
+    code = f"""
+import logging
+from chexscore import ChexscoreError, find_images, load_image
+logging.basicConfig(level=logging.DEBUG)
+for path in find_images({str(tmp_path)!r}):
+    try:
+        load_image(path)
+    except ChexscoreError as error:
+        print(error)
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("done\n")
+    assert "DOE" not in done.stdout + done.stderr
+
+
+def test_deflated_dicom_is_refused_before_it_inflates(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "d.dcm", FILM)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.save_as(path)
+    with pytest.raises(UnsupportedImageError, match="deflated"):
+        load_image(path)
 
 
 def test_dicom_without_one_readable_frame_is_refused_for_its_reason(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chexscore import Classifier
-from chexscore.errors import LockedError, OutputError, UsageError
+from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
+from chexscore.lock import locked
 from chexscore.runs import Options, RunRecord, run
 from chexscore.stopping import Stop
-from chexscore.store import Store
 from tests.networks import brightness_model, brightness_spec
 
 Flat = Callable[[str, int], Path]
@@ -58,7 +59,7 @@ def test_a_stopped_run_leaves_no_output_and_goes_on_to_the_same_bytes(
     record = run([str(images)], str(output), classifier, stop=stop, watch=stop_after(9, stop))
     assert 9 <= record.done < 41
     assert not output.exists()
-    with pytest.raises(UsageError, match=f"left {record.done} rows"):
+    with pytest.raises(UsageError, match=f"rows of {record.done} images"):
         run([str(images)], str(output), classifier)
     again = run([str(images)], str(output), classifier, RESUME)
     assert again.unchanged == record.scored
@@ -124,23 +125,87 @@ def test_rows_of_another_model_or_other_settings_are_not_mixed_in(
 def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     output = str(tmp_path / "out.csv")
     code = (
-        "import sys, time; from chexscore.store import Store\n"
-        f"s = Store({output!r}, ('A',), {{}})\nprint('held', flush=True); time.sleep(60)\n"
-    )
+        "import time\nfrom chexscore.discovery import find_images\nfrom chexscore.lock import locked\n"
+        "from chexscore.stopping import Stop\nfrom chexscore.store import Store\n"
+        f"with locked({output!r}, 0, Stop()), Store({output!r}, ('A',), {{}}):\n"
+        f"    print(*find_images({str(tmp_path)!r}), 'held', flush=True); time.sleep(60)\n"
+    )  # the walk meets the lock and the state themselves
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    began = time.monotonic()
-    with pytest.raises(LockedError, match="another run is writing"):
-        Store(output, ("A",), {}, resume=True)
+    began, stop = time.monotonic(), Stop()
+    with pytest.raises(LockedError, match="another run is writing"), locked(output, 0, stop):
+        pass
     assert time.monotonic() - began < 1
-    with pytest.raises(LockedError):
-        Store(output, ("A",), {}, resume=True, lock_wait=0.5)
+    with pytest.raises(LockedError), locked(output, 0.5, stop):
+        pass
     assert time.monotonic() - began >= 0.5
+    with pytest.raises(LockedError), locked(output, 10**9, Stop("SIGTERM")):
+        pass
     holder.kill()
     holder.communicate()
-    with Store(output, ("A",), {}, resume=True):
+    with locked(output, 0, stop):
         pass
+
+
+def test_an_output_inside_the_folder_that_is_scored(
+    classifier: Classifier, images: Path, whole: bytes
+) -> None:
+    output = images / "out.csv"
+    for options in (Options(), RESUME, RESUME):
+        record = run([str(images)], str(output), classifier, options)
+        assert output.read_bytes() == whole
+    assert record.unchanged == 40
+
+
+def test_an_input_that_is_not_there_tonight_costs_no_row(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes
+) -> None:
+    output = tmp_path / "out.csv"
+    run([str(images)], str(output), classifier)
+    images.rename(tmp_path / "unmounted")
+    for there in (False, True):
+        if there:
+            images.mkdir()
+        with pytest.raises(NoImageError, match="left as they were"):
+            run([str(images)], str(output), classifier, RESUME)
+        assert output.read_bytes() == whole
+    images.rmdir()
+    (tmp_path / "unmounted").rename(images)
+    assert run([str(images)], str(output), classifier, RESUME).unchanged == 40
+
+
+def test_a_young_file_that_has_not_changed_keeps_its_row(
+    classifier: Classifier, images: Path, tmp_path: Path, flat: Flat
+) -> None:
+    output, careful = tmp_path / "out.csv", Options(resume=True, min_age=3600)
+    run([str(images)], str(output), classifier)
+    flat("images/003.png", 99)
+    record = run([str(images)], str(output), classifier, careful)
+    assert (record.unchanged, record.waiting, record.gone) == (39, 2, 0)  # the bad one waits too
+    assert not record.found_nothing
+
+
+def test_files_from_a_clock_that_is_ahead_are_young(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    ahead = time.time() + 30
+    for path in images.iterdir():
+        os.utime(path, (ahead, ahead))
+    assert run([str(images)], str(tmp_path / "out.csv"), classifier, Options(min_age=60)).waiting == 41
+
+
+def test_resume_and_overwrite_exclude_each_other(classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exclude"):
+        run([], str(tmp_path / "out.csv"), classifier, Options(resume=True, overwrite=True))
+
+
+def test_a_list_with_names_that_cannot_be_is_no_end(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    paths = [str(images / "000.png"), "a\0b.png", "x" * 5000, str(images / "001.png")]
+    record = run(paths, str(tmp_path / "out.csv"), classifier)
+    assert (record.scored, record.not_scored) == (2, 2)
 
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(
@@ -205,11 +270,40 @@ def test_a_full_disk_keeps_what_there_is(
 def test_a_damaged_state_is_told_and_can_be_begun_anew(
     classifier: Classifier, images: Path, tmp_path: Path, whole: bytes
 ) -> None:
-    (tmp_path / "out.csv.state").write_text("this is no database, and long enough to be noticed " * 100)
-    with pytest.raises(UsageError, match="is damaged"):
-        run([str(images)], str(tmp_path / "out.csv"), classifier, RESUME)
-    run([str(images)], str(tmp_path / "out.csv"), classifier, OVERWRITE)
-    assert (tmp_path / "out.csv").read_bytes() == whole
+    output, state = tmp_path / "out.csv", tmp_path / "out.csv.state"
+    state.write_text("this is no database, and long enough to be noticed " * 100)
+    with pytest.raises(OutputError, match="is damaged"):
+        run([str(images)], str(output), classifier, RESUME)
+    run([str(images)], str(output), classifier, OVERWRITE)
+    assert output.read_bytes() == whole
+    pages = bytearray(state.read_bytes())
+    pages[4096:] = os.urandom(len(pages) - 4096)
+    state.write_bytes(pages)
+    with pytest.raises(OutputError, match="--overwrite begins anew"):
+        run([str(images)], str(output), classifier, RESUME)
+    assert output.read_bytes() == whole
+    run([str(images)], str(output), classifier, OVERWRITE)
+    assert output.read_bytes() == whole
+
+
+def test_a_state_that_finds_no_room_leaves_the_earlier_output(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.csv"
+    connect = sqlite3.connect
+
+    def small(path: str, **options: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(path, **options)
+        database.execute("PRAGMA max_page_count = 6")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    with pytest.raises(OutputError, match="database or disk is full"):
+        run([str(images)], str(output), classifier)
+    assert not output.exists()
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    run([str(images)], str(output), classifier, RESUME)
+    assert output.read_bytes() == whole
 
 
 def test_a_place_that_cannot_be_written_is_told(classifier: Classifier, images: Path, tmp_path: Path) -> None:

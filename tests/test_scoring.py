@@ -71,11 +71,36 @@ def test_an_image_that_makes_the_network_fail_fails_alone(model: Path, flat: Fla
 def test_a_score_that_is_no_number_is_a_failure(model: Path, flat: Flat) -> None:
     def fault(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         scores = np.full((len(images), 2), 0.5, dtype=np.float32)
-        scores[1, 0] = np.nan
+        scores[1, 0], scores[2, 1] = np.nan, 1.5
         return scores
 
-    results = list(score_images([str(flat(f"{i}.png", i)) for i in range(3)], Stub(model, fault)))
-    assert [result.status for result in results] == [Status.OK, Status.FAILED, Status.OK]
+    results = list(score_images([str(flat(f"{i}.png", i)) for i in range(4)], Stub(model, fault)))
+    assert [r.status for r in results] == [Status.OK, Status.FAILED, Status.FAILED, Status.OK]
+
+
+@pytest.mark.parametrize("error", [NetworkError("out of memory"), MemoryError()])
+def test_batches_that_do_not_fit_become_smaller_once_for_all(
+    model: Path, flat: Flat, error: Exception
+) -> None:
+    seen: list[int] = []
+
+    def fault(images: NDArray[np.uint8]) -> None:
+        seen.append(len(images))
+        if len(images) > 2:
+            raise error
+
+    paths = [str(flat(f"{i:02}.png", i)) for i in range(16)]
+    results = list(score_images(paths, Stub(model, fault), batch_size=8))
+    assert [result.scores["Bright"] for result in results] == pytest.approx([i / 255 for i in range(16)])
+    assert seen == [8, 8, 4, 4] + [2] * 8
+
+
+def test_a_network_that_fails_on_everything_ends_the_run(model: Path, flat: Flat) -> None:
+    def fault(_: NDArray[np.uint8]) -> None:
+        raise NetworkError("the device is gone")
+
+    with pytest.raises(NetworkError, match="the device is gone"):
+        list(score_images([str(flat("a.png", 1))], Stub(model, fault)))
 
 
 def test_the_network_only_sees_full_batches(model: Path, flat: Flat) -> None:

@@ -1,0 +1,67 @@
+"""One run at a time for each output: a lock that the kernel holds, and drops when its process dies."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from chexscore.errors import LockedError, UsageError
+from chexscore.stopping import Stop
+
+__all__ = ["lock_path", "locked"]
+
+POLL_S = 0.1
+
+
+@contextmanager
+def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
+    """Holds the lock of an output; the empty file `<output>.lock` that it is held on stays behind.
+
+    Args:
+        output: the file to write.
+        wait: seconds to wait for another run.
+        stop: ends the waiting.
+
+    Raises:
+        LockedError: another run holds it, and did to the end of the waiting.
+        UsageError: the place cannot be written.
+    """
+    deadline = time.monotonic() + wait
+    try:
+        file = open(lock_path(output), "ab")  # noqa: SIM115, closed below, with everything that is done in between
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}.") from error
+    with file:
+        while not _take(file):
+            if stop.reason or time.monotonic() >= deadline:
+                raise LockedError(f"another run is writing {output}; --lock-wait 5m would wait.")
+            time.sleep(POLL_S)
+        yield
+
+
+def lock_path(output: str) -> str:
+    """The file that the lock of an output is held on."""
+    return f"{output}.lock"
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(file: BinaryIO) -> bool:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _take(file: BinaryIO) -> bool:
+        """By flock: unlike the other kind it is not lost when the file is opened and closed elsewhere."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
