@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit."""
+"""The command line: parse, call, print, exit. Long for one reason: every option is declared here."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from chexscore import __version__
 from chexscore.errors import ChexscoreError, LockedError, UsageError
 
 if TYPE_CHECKING:
-    from chexscore.runs import RunRecord
+    from chexscore.records import RunRecord
     from chexscore.stopping import Stop
 
 NOT_EVERY_IMAGE, NO_IMAGE = 3, 4
@@ -198,7 +198,7 @@ def evaluate(
     """
     from chexscore import display, evaluation
     from chexscore.outputs import STDOUT, check_target, replacing
-    from chexscore.runs import recorded_thresholds
+    from chexscore.records import recorded_thresholds
 
     if output not in (None, STDOUT):
         check_target(output, overwrite=overwrite)

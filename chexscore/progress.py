@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
-from chexscore.runs import MAX_DURATION, RunRecord
+from chexscore.records import RunRecord
+from chexscore.runs import MAX_DURATION
 from chexscore.stopping import Stop
 
 __all__ = ["Style", "closing_words", "show"]

@@ -4,25 +4,26 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
-from chexscore.errors import NoImageError, OutputError, TableError, UsageError
+from chexscore.errors import NoImageError, OutputError, UsageError
 from chexscore.images import MAX_PIXELS
 from chexscore.lock import locked
 from chexscore.outputs import STDOUT, check_format, check_target, publish, replacing, stream
-from chexscore.predictions import Columns, Prediction, Status
+from chexscore.predictions import Columns, Prediction
+from chexscore.records import RunRecord, record_path
 from chexscore.scoring import BATCH_SIZE, score_images, usable_cores
 from chexscore.stopping import Stop
 from chexscore.store import Fingerprint, Store
 
-__all__ = ["Options", "RunRecord", "plan", "record_path", "recorded_thresholds", "run"]
+__all__ = ["Options", "plan", "run"]
 
 MAX_DURATION = "--max-duration"
 
@@ -59,78 +60,6 @@ class Options:
     overwrite: bool = False
     lock_wait: float = 0.0
     jsonl: bool = False
-
-
-@dataclass
-class RunRecord:
-    """What a run did; written as JSON to `<output>.run.json`.
-
-    Attributes:
-        chexscore: version of chexscore.
-        model: path, name, version and sha256 of the model.
-        thresholds: label -> the model's default operating point.
-        arguments: what the run was asked for: the paths, and Options as they were in force.
-        device: where the network really ran.
-        started: UTC, ISO 8601.
-        finished: the same, when the output got its name; empty if the run was stopped before.
-        seconds: wall time.
-        found: images found; always the sum of scored, failed and unchanged.
-        scored: rows with status ok that this run scored.
-        failed: other statuses -> rows.
-        unchanged: rows with status ok taken over from an earlier run.
-        ignored: files in the directories that are not images.
-        waiting: images left for the next run because they are younger than the least age.
-        gone: rows of an earlier run whose files were not found any more, and are not in the output.
-        examples: other statuses -> the first such path, and its note.
-    """
-
-    chexscore: str
-    model: Mapping[str, str]
-    thresholds: Mapping[str, float]
-    arguments: Mapping[str, Any]
-    device: str
-    started: str
-    finished: str = ""
-    seconds: float = 0.0
-    found: int = 0
-    scored: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    unchanged: int = 0
-    ignored: int = 0
-    waiting: int = 0
-    gone: int = 0
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def count(self, prediction: Prediction) -> None:
-        """Takes the row of an image that this run tried into the counts."""
-        status = prediction.status.value
-        if prediction.status is Status.OK:
-            self.scored += 1
-            return
-        self.failed[status] = self.failed.get(status, 0) + 1
-        self.examples.setdefault(status, f"{prediction.path}: {prediction.note}")
-
-    @property
-    def not_scored(self) -> int:
-        """Rows whose status is not ok."""
-        return sum(self.failed.values())
-
-    @property
-    def done(self) -> int:
-        """Images that have their row."""
-        return self.scored + self.not_scored + self.unchanged
-
-    @property
-    def found_nothing(self) -> bool:
-        """Whether there was no image at all: none found, or only names of files that are not there."""
-        return not self.waiting and self.found == self.failed.get(Status.MISSING.value, 0)
-
-    def check(self) -> None:
-        """Raises an OutputError if an image that was found has no row: that would be a fault of chexscore."""
-        if self.found != self.done:
-            raise OutputError(
-                f"of {self.found} images found only {self.done} have a row; please report this."
-            )
 
 
 def run(
@@ -300,27 +229,6 @@ def plan(paths: Iterable[str], options: Options) -> Iterator[str]:
     for path in find_images(paths):
         if not _is_young(_fingerprint(path), options.min_age):
             yield path
-
-
-def record_path(output: str) -> str:
-    """Where the record of an output stands."""
-    return f"{output}.run.json"
-
-
-def recorded_thresholds(output: str) -> dict[str, float]:
-    """The model's operating points from the record beside a CSV; empty where there is no record.
-
-    Raises:
-        TableError: there is one, and it cannot be read.
-    """
-    record = record_path(output)
-    if not os.path.exists(record):
-        return {}
-    try:
-        with open(record, encoding="utf-8") as file:
-            return {str(label): float(value) for label, value in json.load(file)["thresholds"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TableError(f"{record}: not the record of a run: {error!r}.") from error
 
 
 def _settings(classifier: Classifier, options: Options) -> dict[str, str]:

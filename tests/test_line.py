@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from chexscore import Classifier, ImageSpec, ModelSpec, evaluation, predict, runs
+from chexscore import Classifier, ImageSpec, ModelSpec, evaluation, predict, records, runs
 from chexscore.errors import ModelError, UsageError
 from tests.phantoms import write_dataset
 from training.config import NetworkConfig, TrainConfig
@@ -56,7 +56,7 @@ def test_the_planted_findings_are_found_on_patients_never_seen(
     output = str(run / "out.csv")
     record = runs.run([str(films)], output, classifier)
     assert record.scored == record.found > 200
-    result = evaluation.evaluate(output, str(run / "validation.csv"), runs.recorded_thresholds(output))
+    result = evaluation.evaluate(output, str(run / "validation.csv"), records.recorded_thresholds(output))
     assert result.without_predictions == 0
     opacity, device, macro, _ = result.rows
     assert min(opacity.auc, device.auc) > 0.9

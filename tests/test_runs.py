@@ -16,7 +16,8 @@ import pytest
 from chexscore import Classifier
 from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
 from chexscore.lock import locked
-from chexscore.runs import Options, RunRecord, run
+from chexscore.records import RunRecord
+from chexscore.runs import Options, run
 from chexscore.stopping import Stop
 from tests.networks import brightness_model, brightness_spec
 

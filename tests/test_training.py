@@ -152,7 +152,8 @@ def test_the_reference_has_the_reference_s_parameters() -> None:
 
 
 def test_unknown_labels_take_no_part_in_the_loss() -> None:
-    from training.fit import IGNORED, masked_crossentropy
+    from training.batches import IGNORED
+    from training.fit import masked_crossentropy
 
     truth = np.array([[1, 0, IGNORED], [IGNORED, IGNORED, IGNORED]], dtype=np.float32)
     scores = np.array([[0.5, 0.25, 0.999], [0.1, 0.2, 0.3]], dtype=np.float32)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chexscore import Classifier, Status, evaluation, find_images, runs
+from chexscore import Classifier, Status, evaluation, find_images, records, runs
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_bad_neighbours_change_no_byte_of_the_others(xrays: Path, scored: Path, 
 
 
 def test_labels_with_shorter_paths_join(xrays: Path, scored: Path) -> None:
-    thresholds = runs.recorded_thresholds(str(scored))
+    thresholds = records.recorded_thresholds(str(scored))
     table = evaluation.evaluate(str(scored), str(xrays / "fullsize" / "labels.csv"), thresholds)
     assert (table.joined, table.without_labels, table.without_predictions) == (100, 0, 0)
     pneumonia = table.rows[0]

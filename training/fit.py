@@ -29,14 +29,12 @@ from chexscore.errors import ChexscoreError, TableError, UsageError
 from chexscore.labels import to_targets
 from chexscore.spec import ModelSpec
 from training import networks
+from training.batches import IGNORED, Batches, steps_per_epoch
 from training.config import AugmentConfig, TrainConfig
 from training.prepare import prepare
 from training.splits import write_split
 
 __all__ = ["fit"]
-
-IGNORED = -1.0
-"""Stands for an unknown label in what Keras gets, because NaN times zero is not zero."""
 
 SAMPLES = 64
 """Validation images that the run folder keeps for export."""
@@ -104,7 +102,7 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
     # The trainer is augmentation in front of the network; the network alone is kept and exported.
     keras.utils.set_random_seed(config.seed)
     history_file, checkpoint = run / "history.csv", run / "checkpoint.keras"
-    steps = _steps(len(train_rows), config.batch_size)
+    steps = steps_per_epoch(len(train_rows), config.batch_size)
     history: list[dict[Any, Any]] = []
     if checkpoint.exists():
         trainer = keras.saving.load_model(checkpoint)
@@ -188,40 +186,6 @@ def masked_crossentropy(truth: Any, scores: Any) -> Any:
     known = ops.cast(ops.not_equal(truth, IGNORED), scores.dtype)
     each = ops.binary_crossentropy(ops.cast(truth, scores.dtype) * known, scores) * known
     return ops.sum(each, axis=-1) / ops.maximum(ops.sum(known, axis=-1), 1)
-
-
-class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras carries no types
-    """Shuffled batches: uint8 [B, H, W, 1] and float32 [B, L] with IGNORED for unknown labels.
-
-    The rows that would make a last, smaller batch are left to other epochs: backends compile for each shape.
-    """
-
-    def __init__(
-        self,
-        pixels: NDArray[np.uint8],
-        targets: NDArray[np.float32],
-        rows: NDArray[np.intp],
-        config: TrainConfig,
-        *,
-        seed: int,
-        workers: int,
-    ) -> None:
-        super().__init__(workers=workers, max_queue_size=8)
-        self.pixels, self.batch_size = pixels, config.batch_size
-        self.targets = np.nan_to_num(targets, nan=IGNORED)
-        self.rows = np.random.default_rng(seed).permutation(rows)
-
-    def __len__(self) -> int:
-        return _steps(len(self.rows), self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        rows = np.sort(self.rows[index * self.batch_size : (index + 1) * self.batch_size])
-        return self.pixels[rows], self.targets[rows]
-
-
-def _steps(images: int, batch_size: int) -> int:
-    """Batches in an epoch."""
-    return max(1, images // batch_size)
 
 
 def _with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Model:
