@@ -118,7 +118,7 @@ def predict(
     Example: chexscore predict ./images -o out.csv
     """
     from chexscore.discovery import find_images, read_list
-    from chexscore.stopping import stop_on_signals
+    from chexscore.stopping import Stop, stop_on_signals
     from chexscore.units import parse_duration, parse_limit
 
     if not paths and files_from is None:
@@ -141,16 +141,16 @@ def predict(
         lock_wait=parse_duration(lock_wait),
         jsonl=jsonl,
     )
+    stop = Stop() if dry_run else stop_on_signals()
     with contextlib.ExitStack() as opened:
         inputs: Iterable[str] = paths or []
         if files_from is not None:
             listed = sys.stdin.buffer if files_from == "-" else opened.enter_context(_open(files_from))
-            inputs = itertools.chain(inputs, read_list(listed))
+            inputs = itertools.chain(inputs, read_list(listed, stop))
         if dry_run:
             _list_plan(plan(inputs, options))
             return
 
-        stop = stop_on_signals()
         from chexscore import progress
         from chexscore.classifier import Classifier
 

@@ -1,14 +1,19 @@
 """Finding the images below the paths that a user gives."""
 
 import os
+import select
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Literal
+
+from chexscore.stopping import Stop
 
 __all__ = ["SUFFIXES", "find_images", "read_list"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Names that make a file in a directory an image, in lower case; DICOM is also known by its content."""
+
+POLL_S = 0.2
 
 OWN_SUFFIXES = (".state", ".state-journal", ".lock", ".run.json", ".partial")
 """What runs keep beside their outputs; never opened here."""
@@ -43,13 +48,17 @@ def find_images(
             yield _posix(path)
 
 
-def read_list(file: BinaryIO) -> Iterator[str]:
+def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
     """Reads a list of paths as it comes: one a line, or with NUL bytes between them (`find -print0`).
 
     Empty lines are passed over; a path may be any bytes that the separator is not.
+
+    Args:
+        file: a file, or a pipe that may be silent for long.
+        stop: ends the list.
     """
     separator, rest = b"", b""
-    while chunk := file.read1(65536) if hasattr(file, "read1") else file.read(65536):
+    while _is_ready(file, stop or Stop()) and (chunk := os.read(file.fileno(), 65536)):
         rest += chunk
         if not separator:
             separator = b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b""
@@ -57,6 +66,14 @@ def read_list(file: BinaryIO) -> Iterator[str]:
             *whole, rest = rest.split(separator)
             yield from _decoded(whole, separator)
     yield from _decoded([rest], separator)
+
+
+def _is_ready(file: BinaryIO, stop: Stop) -> bool:
+    """Waits until there is something to read, or the end; false if the stop came first."""
+    while not stop.reason:
+        if os.name == "nt" or select.select([file], [], [], POLL_S)[0]:  # Windows selects sockets alone
+            return True
+    return False
 
 
 def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:

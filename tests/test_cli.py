@@ -150,6 +150,20 @@ def test_lists_of_paths_come_from_a_file_or_standard_input(model: Path, images: 
     assert [line.split(",")[0] for line in done.stdout.splitlines()[1:]] == [f"{images}/051.png", *names]
 
 
+def test_a_silent_list_does_not_keep_a_run_from_stopping(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "chexscore", "predict", "--files-from", "-", "-m", str(model), "-q"]
+    output = tmp_path / "out.csv"
+    running = subprocess.Popen(
+        [*command, "-o", str(output)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "out.csv.state").exists():
+        time.sleep(0.01)
+    running.terminate()
+    assert running.wait(timeout=10) == 143
+    running.communicate()
+    assert not output.exists()
+
+
 def test_dry_run_lists_without_a_model(images: Path, tmp_path: Path) -> None:
     done = chexscore("predict", images, "--dry-run", "--model", tmp_path / "none.onnx")
     assert done.stdout.splitlines() == [f"{images}/{name}.png" for name in ("000", "051", "204")]
