@@ -86,7 +86,7 @@ def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:
 def _walk(top: str, ignored: Callable[[str], object]) -> Iterator[str]:
     visited: set[tuple[int, int]] = set()
     levels: list[
-        tuple[str, Iterator[os.DirEntry[str]]]
+        tuple[str, Iterator[tuple[str, bool]]]
     ] = []  # our own stack: trees can be deeper than Python's
     entering: str | None = top
     while entering is not None or levels:
@@ -103,8 +103,9 @@ def _walk(top: str, ignored: Callable[[str], object]) -> Iterator[str]:
         if entry is None:
             levels.pop()
             continue
-        path = os.path.join(directory, entry.name)
-        match _kind(entry, path, visited):
+        name, is_file = entry
+        path = os.path.join(directory, name)
+        match _kind(path, name, is_file, visited):
             case "directory":
                 entering = path
             case "image":
@@ -113,33 +114,42 @@ def _walk(top: str, ignored: Callable[[str], object]) -> Iterator[str]:
                 ignored(path)
 
 
-def _enter(directory: str, visited: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]] | None:
+def _enter(directory: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, bool]] | None:
+    """The names in a directory, sorted, and whether each is a plain file; None if it cannot be listed."""
+    names, others = [], set()  # names alone: entries of a large directory would take many megabytes
     try:
         status = os.stat(directory)
         with os.scandir(directory) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            for entry in entries:
+                names.append(entry.name)
+                if not entry.is_file(follow_symlinks=False):
+                    others.add(entry.name)
     except OSError:
         return None
     visited.add((status.st_dev, status.st_ino))
-    return iter(found)
+    names.sort()
+    return ((name, name not in others) for name in names)
 
 
 def _kind(  # noqa: PLR0911, one line for each kind of thing
-    entry: os.DirEntry[str], path: str, visited: set[tuple[int, int]]
+    path: str,
+    name: str,
+    is_file: bool,  # noqa: FBT001, as the directory says
+    visited: set[tuple[int, int]],
 ) -> Literal["directory", "image", "ignored", "visited"]:
-    suffix = os.path.splitext(entry.name)[1].lower()
-    if entry.name.startswith("."):
+    suffix = os.path.splitext(name)[1].lower()
+    if name.startswith("."):
         return "ignored"
     try:
-        status = entry.stat()
+        status = os.stat(path)
     except OSError:  # gone, a link to nowhere, a dead mount: anything but a file of another kind may matter
-        return "ignored" if entry.is_file(follow_symlinks=False) and not _may_be_image(suffix) else "image"
+        return "ignored" if is_file and not _may_be_image(suffix) else "image"
     if stat.S_ISDIR(status.st_mode):
-        been = entry.is_symlink() and (status.st_dev, status.st_ino) in visited
+        been = os.path.islink(path) and (status.st_dev, status.st_ino) in visited
         return "visited" if been else "directory"
     if suffix in SUFFIXES:
         return "image"
-    if entry.name == "DICOMDIR" or entry.name.endswith(OWN_SUFFIXES) or not stat.S_ISREG(status.st_mode):
+    if name == "DICOMDIR" or name.endswith(OWN_SUFFIXES) or not stat.S_ISREG(status.st_mode):
         return "ignored"
     try:
         with open(path, "rb") as file:  # DICOM's mark stands behind a preamble of 128 bytes (PS3.10, 7.1)
