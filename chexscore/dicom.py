@@ -1,6 +1,7 @@
 """DICOM files, by pydicom: pixels as a screen would show them, and tags that were asked for."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -74,6 +75,8 @@ def names_people(keyword: str) -> bool:
 
 def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
     """The values of a file's tags as text, without its pixels; empty for a file that is not DICOM."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return {}
     try:
         with open(path, "rb") as file:
             if not is_dicom(file.read(MARK_AT + len(MARK))):

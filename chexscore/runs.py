@@ -17,7 +17,7 @@ from chexscore.errors import NoImageError, OutputError, UsageError
 from chexscore.images import MAX_PIXELS
 from chexscore.lock import locked
 from chexscore.outputs import STDOUT, check_format, check_target, publish, replacing, stream
-from chexscore.predictions import Columns, Prediction
+from chexscore.predictions import Columns, Prediction, Status
 from chexscore.records import RunRecord, record_path
 from chexscore.scoring import BATCH_SIZE, score_images, usable_cores
 from chexscore.stopping import Stop
@@ -128,10 +128,7 @@ def run(
         run.record.check()
         if stop.reason:
             return run.record
-        if run.record.found_nothing and store.left_before:
-            raise NoImageError(f"no image found; {output} and its rows are left as they were.")
-        if store.count() != run.record.done:
-            raise OutputError(f"{run.record.done} images, but {store.count()} rows; please report this.")
+        _check_losses(run, store, output)
         with suppress(FileNotFoundError):
             os.unlink(record_path(output))  # that of an earlier output must not stand beside this one
         publish(output, store.rows(), columns)
@@ -140,6 +137,19 @@ def run(
         with replacing(record_path(output)) as file:
             file.write(json.dumps(asdict(run.record), indent=1).encode())
     return run.record
+
+
+def _check_losses(run: "_Run", store: Store, output: str) -> None:
+    """Refuses to publish what would lose the rows of an earlier run, or of this one."""
+    if run.record.found_nothing and store.left_before:
+        raise NoImageError(f"no image found; {output} and its rows are left as they were.")
+    if run.unlisted and store.left_before:
+        raise OutputError(
+            f"{run.unlisted} directories could not be listed; {output} is left as it was, and --resume goes "
+            "on once they can."
+        )
+    if store.count() != run.record.done:
+        raise OutputError(f"{run.record.done} images, but {store.count()} rows; please report this.")
 
 
 class _Run:
@@ -157,6 +167,7 @@ class _Run:
         self.watch = watch or (lambda _: None)
         self.began = time.monotonic()
         self.fed: deque[tuple[int, Fingerprint | None]] = deque()
+        self.unlisted = 0
         spec = classifier.spec
         self.record = RunRecord(
             chexscore=__version__,
@@ -188,6 +199,8 @@ class _Run:
             if store is not None:
                 store.add(position, prediction, fingerprint)
             self.record.count(prediction)
+            if prediction.status is Status.UNREADABLE and os.path.isdir(prediction.path):
+                self.unlisted += 1
             self.record.seconds = round(time.monotonic() - self.began, 3)
             self.watch(self.record)
             yield prediction

@@ -105,7 +105,7 @@ class Store:
                 f"{self.output}: its rows cannot be kept or read ({error}); once there is room, --resume "
                 "goes on with what was kept."
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # the latter from what a row holds
             raise OutputError(
                 f"{store_path(self.output)} is damaged ({error}); --overwrite begins anew."
             ) from error
@@ -146,7 +146,7 @@ class Store:
                 "AND mtime = ? AND status = ? ORDER BY run DESC LIMIT 1",
                 (os.fsencode(path), self._run, *fingerprint, Status.OK.value),
             ).fetchone()
-        return None if row is None else self._prediction(path, *row)
+            return None if row is None else self._prediction(path, *row)
 
     def forget(self, path: str) -> None:
         """Takes an earlier row of this path out, so that it does not count as one whose file is gone."""
@@ -203,11 +203,11 @@ class Store:
         """Forgets what is left of earlier runs, once this run's rows stand in the output.
 
         Returns:
-            How many images they were of, whose files this run did not find.
+            How many scored images they were of, whose files this run did not find.
         """
         with self._guarded():
-            query = "SELECT count(DISTINCT path) FROM rows WHERE run < ?"
-            gone = int(self._database.execute(query, (self._run,)).fetchone()[0])
+            query = "SELECT count(DISTINCT path) FROM rows WHERE run < ? AND status = ?"
+            gone = int(self._database.execute(query, (self._run, Status.OK.value)).fetchone()[0])
             self._database.execute("DELETE FROM rows WHERE run < ?", (self._run,))
         return gone
 

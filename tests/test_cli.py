@@ -210,6 +210,15 @@ def test_dicom_tags_are_columns_only_when_asked_for(model: Path, tmp_path: Path)
     assert "warning: PatientName leads to people" in named.stderr
 
 
+def test_a_pipe_among_the_images_is_a_row_and_no_end(model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    done = chexscore(
+        "predict", tmp_path / "pipe.png", "--model", model, "--dicom-tag", "StudyInstanceUID", timeout=60
+    )
+    assert done.returncode == 3
+    assert "not a regular file" in done.stdout
+
+
 def test_a_closed_or_full_standard_output_is_one_sentence(model: Path, images: Path) -> None:
     command = f"{sys.executable} -m chexscore predict {images} -q --model {model}"
     for redirection, code in ((">/dev/full", 1), (">&-", 2)):

@@ -173,7 +173,26 @@ def test_an_input_that_is_not_there_tonight_costs_no_row(
         assert output.read_bytes() == whole
     images.rmdir()
     (tmp_path / "unmounted").rename(images)
+    again = run([str(images)], str(output), classifier, RESUME)
+    assert (again.unchanged, again.gone) == (40, 0)
+
+
+def test_a_directory_that_cannot_be_listed_tonight_costs_no_row(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, scandir = tmp_path / "out.csv", os.scandir
+    run([str(images)], str(output), classifier)
+
+    def refuse(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OutputError, match="left as it was"):
+        run([str(images)], str(output), classifier, RESUME)
+    assert output.read_bytes() == whole
+    monkeypatch.setattr(os, "scandir", scandir)
     assert run([str(images)], str(output), classifier, RESUME).unchanged == 40
+    assert output.read_bytes() == whole
 
 
 def test_a_young_file_that_has_not_changed_keeps_its_row(
