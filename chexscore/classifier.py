@@ -87,7 +87,7 @@ class Classifier:
             raise ValueError(f"images are {images.dtype} {images.shape}, the model takes uint8 [N, *{shape}]")
         try:
             scores: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
-        except Exception as error:
+        except Exception as error:  # as above: no common base
             raise NetworkError(f"the network failed on a batch of {len(images)}: {_line(error)}") from error
         return scores
 
