@@ -61,7 +61,8 @@ def to_targets(
     """Label columns as numbers.
 
     Args:
-        table: the label columns hold text: 1, 0, -1 (uncertain) or nothing.
+        table: the label columns hold text: 1, 0, -1 (uncertain) or nothing; the index counts the file's
+            lines behind the header from 0.
         labels: columns to read, in this order.
         source: the file, for errors.
         uncertain: label -> policy for -1; the key "default" serves labels that are not named.
@@ -82,7 +83,8 @@ def to_targets(
         if wrong.any():
             row = int(np.argmax(wrong))
             raise TableError(
-                f"{source}: column {label}, line {row + 2}: {text.iloc[row]!r} is not 1, 0, -1 or blank."
+                f"{source}: column {label}, line {table.index[row] + 2}: "
+                f"{text.iloc[row]!r} is not 1, 0, -1 or blank."
             )
         numbers[numbers == -1] = VALUES[uncertain.get(label, uncertain["default"])]
         numbers[empty] = VALUES[blank.get(label, blank["default"])]

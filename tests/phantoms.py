@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["draw", "write_dataset"]
+__all__ = ["draw", "write_chexpert", "write_dataset"]
 
 
 def draw(seed: int, *, size: int = 256, opacity: bool = False, device: bool = False) -> NDArray[np.uint8]:
@@ -58,6 +58,64 @@ def write_dataset(folder: Path, patients: int, *, size: int = 96, seed: int = 0)
             Image.fromarray(film).save(path)
             lines.append(f"{path.relative_to(folder).as_posix()},p{patient:04d},{opacity:d},{device:d}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+CHEXPERT_FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+
+
+def write_chexpert(folder: Path, patients: int, *, size: int = 64, seed: int = 0) -> None:
+    """Writes train.csv and valid.csv as CheXpert has them, with Lung Opacity and Support Devices planted.
+
+    Patients have one or two studies of a frontal and sometimes a lateral view. As in CheXpert an absent
+    finding is mostly blank, a tenth of the cells is uncertain, and some files are damaged: every fiftieth.
+    The last tenth of the patients is in valid.csv, where every cell is known and every file sound.
+    """
+    random = np.random.default_rng(seed)
+    header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_FINDINGS]
+    tables: dict[str, list[str]] = {side: [",".join(header)] for side in ("train", "valid")}
+    written = 0
+    for patient in range(patients):
+        side = "valid" if patient >= patients - patients // 10 else "train"
+        sex, age = random.choice(["Female", "Male"]), random.integers(18, 91)
+        for study in range(random.integers(1, 3)):
+            opacity, device = (bool(random.integers(2)) for _ in range(2))
+            truth = {"No Finding": not opacity, "Lung Opacity": opacity, "Support Devices": device}
+            cells = {name: "1.0" if truth.get(name) else "" for name in CHEXPERT_FINDINGS}
+            for name in ("Lung Opacity", "Support Devices"):
+                if side == "valid" or random.random() < 0.2:
+                    cells[name] = f"{truth[name]:.1f}"
+                elif random.random() < 0.1:
+                    cells[name] = "-1.0"
+            views = ["frontal", "lateral"][: random.integers(1, 3)]
+            for view, name in enumerate(views, start=1):
+                path = f"{side}/patient{patient + 1:05d}/study{study + 1}/view{view}_{name}.jpg"
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                film = draw(
+                    10_000 * seed + 100 * patient + 10 * study, size=size, opacity=opacity, device=device
+                )
+                Image.fromarray(film if name == "frontal" else film.T).save(folder / path, quality=90)
+                written += 1
+                if side == "train" and written % 50 == 0:
+                    (folder / path).write_bytes((folder / path).read_bytes()[:200])
+                line = [f"CheXpert-v1.0-small/{path}", sex, age, name.title(), "AP" * (name == "frontal")]
+                tables[side].append(",".join(map(str, (*line, *cells.values()))))
+    for side, lines in tables.items():
+        (folder / f"{side}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _ellipse(

@@ -1,19 +1,25 @@
 import json
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from chexscore.errors import TableError, UsageError
+from chexscore.errors import ChexscoreError, TableError, UsageError
+from chexscore.images import load_image
 from chexscore.labels import Policy, to_targets
 from chexscore.spec import ImageSpec, ModelSpec
-from tests.phantoms import write_dataset
+from tests.phantoms import write_chexpert, write_dataset
 from training import __main__ as command
+from training import labels
+from training import prepare as prepare_module
 from training.config import DataConfig, NetworkConfig, TrainConfig
 from training.datasets import read_table
 from training.prepare import prepare
-from training.splits import by_patient
+from training.splits import by_patient, split
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 SMOKE = CONFIGS / "smoke.toml"
@@ -37,6 +43,10 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
         ('name = "x"\n[data]\nlabels = ["status"]', "cannot be called 'status'"),
         ('name = "x"\n[data]\nlabels = ["A"]\nblank = {B = "ignore"}', "a policy for 'B'"),
         ('name = "x"\n[data]\nlabels = ["A"]\n[network]\nname = "resnet"', "network.name"),
+        ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 1.5]}', "data.uncertain.A"),
+        ('name = "x"\nweight_decay = 0.1\n[data]\nlabels = ["A"]', "weight_decay is for optimizer"),
+        ('name = "x"\nepochs = 2\nwarmup_epochs = 2\n[data]\nlabels = ["A"]', "leaves no epoch"),
+        ('name = "x"\nlearning_rate = 1e-6\n[data]\nlabels = ["A"]', "final_learning_rate is above"),
     ],
 )
 def test_a_recipe_that_is_wrong_is_refused_by_field(tmp_path: Path, text: str, said: str) -> None:
@@ -73,6 +83,57 @@ def test_chexperts_own_table_and_the_policies_for_uncertain_and_blank(tmp_path: 
     np.testing.assert_array_equal(targets, [[0, np.nan], [1, 1], [0, np.nan]])
 
 
+def test_only_the_views_asked_for_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(CHEXPERT)
+    data = DataConfig(layout="chexpert", table="train.csv", labels=("Edema",))
+    frontal = data.model_copy(update={"only": {"Frontal/Lateral": ("Frontal",)}})
+    assert list(read_table(tmp_path, frontal)["Edema"]) == ["", "-1.0"]
+    nothing = data.model_copy(update={"only": {"AP/PA": ("LL",)}})
+    with pytest.raises(TableError, match="no line has 'LL' in column 'AP/PA'; there are '', 'AP'"):
+        read_table(tmp_path, nothing)
+
+
+def test_smoothed_labels_are_drawn_once_for_the_loss_and_left_out_of_measures() -> None:
+    table = pd.DataFrame({"path": ["a"] * 400, "A": ["-1", "1", "0", ""] * 100, "B": ["-1"] * 400})
+    data = DataConfig(labels=("A", "B"), uncertain={"A": (0.55, 0.85), "B": "positive"})
+    targets, truth = labels.learned(table, data, seed=3), labels.measured(table, data)
+    drawn = targets[::4, 0]
+    assert drawn.min() >= 0.55
+    assert drawn.max() <= 0.85
+    assert drawn.std() == pytest.approx(0.3 / np.sqrt(12), rel=0.2)
+    assert np.isnan(truth[::4, 0]).all()
+    np.testing.assert_array_equal(targets[1::4], [[1, 1]] * 100)
+    np.testing.assert_array_equal(targets[2::4], truth[2::4])
+    np.testing.assert_array_equal(targets, labels.learned(table, data, seed=3))
+
+
+NIH = """Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position
+00000001_000.png,Cardiomegaly|Effusion,0,1,57,M,PA
+00000001_001.png,No Finding,1,1,58,M,AP
+00000002_000.png,Effusion,0,2,81,F,PA
+"""
+
+
+def test_nihs_own_table_and_its_images_in_several_folders(tmp_path: Path) -> None:
+    (tmp_path / "Data_Entry_2017.csv").write_text(NIH)
+    (tmp_path / "images_002" / "images").mkdir(parents=True)
+    (tmp_path / "images_002" / "images" / "00000002_000.png").touch()
+    data = DataConfig(layout="nih", table="Data_Entry_2017.csv", labels=("Effusion", "No Finding"))
+    table = read_table(tmp_path, data)
+    assert list(table["path"]) == [
+        "images/00000001_000.png",
+        "images/00000001_001.png",
+        "images_002/images/00000002_000.png",
+    ]
+    assert table[["patient", "Effusion", "No Finding"]].to_numpy().tolist() == [
+        ["1", "1", "0"],
+        ["1", "0", "1"],
+        ["2", "1", "0"],
+    ]
+    with pytest.raises(TableError, match="no image has the finding 'Pneumonia'; there are Cardiomegaly, "):
+        read_table(tmp_path, data.model_copy(update={"labels": ("Pneumonia",)}))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -81,6 +142,8 @@ def test_chexperts_own_table_and_the_policies_for_uncertain_and_blank(tmp_path: 
         ("path,patient,Opacity\n", "no rows"),
         ("path,patient,Opacity\na.png,p,1\na.png,p,1\n", "a.png is named twice"),
         ("path,patient,Opacity\na.png,,1\n", "line 2 has no patient"),
+        ("path,patient,Opacity\na.png,p,1\nb.png,p,0.5\n", "line 3: '0.5' is not 1, 0, -1 or blank"),
+        ("image,patient,Opacity\na.png,p,1\n", "no column 'path'"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -106,16 +169,66 @@ def test_the_split_is_by_patient_fixed_by_the_seed_and_not_by_the_order() -> Non
         by_patient(np.array(["p", "p"]), 0.5, seed=0)
 
 
+def test_chexperts_own_validation_images_are_the_test_side(tmp_path: Path) -> None:
+    write_chexpert(tmp_path, 30, size=8)
+    data = DataConfig(
+        layout="chexpert", table="train.csv", labels=("Lung Opacity",), test_list="valid.csv", validation=0.2
+    )
+    table, sides = split(tmp_path, data, tmp_path / "run")
+    own = table["path"].str.startswith("valid/").to_numpy()
+    np.testing.assert_array_equal(own, sides == "test")
+    assert own.sum() == len(pd.read_csv(tmp_path / "valid.csv"))
+    assert len(pd.read_csv(tmp_path / "run" / "test.csv")) == own.sum()
+    by_side = table["patient"].groupby(sides).unique()
+    assert len(set(by_side["validation"])) == round(0.2 * 27)
+    assert not set(by_side["training"]) & set(by_side["validation"])
+
+
+def test_a_list_of_names_is_honoured_and_so_is_an_earlier_split(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 6, size=8)
+    data = DataConfig(labels=("Opacity",), validation=0.5)
+    table, sides = split(tmp_path, data, tmp_path / "run")
+    again = DataConfig(labels=("Opacity",), validation_list="run/validation.csv", split_seed=9)
+    np.testing.assert_array_equal(split(tmp_path, again, tmp_path / "again")[1], sides)
+    held_out = table["path"][table["patient"] == "p0002"]
+    (tmp_path / "test.txt").write_text("\n".join(held_out) + "\n")
+    listed = DataConfig(labels=("Opacity",), test_list="test.txt", validation=0.5)
+    _, sides = split(tmp_path, listed, tmp_path / "listed")
+    np.testing.assert_array_equal(sides == "test", table["patient"] == "p0002")
+    assert (sides == "validation").any()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("p0000/view0.png", "patient p0000 has images for .*; a patient belongs to one side"),
+        ("other.png", "names no image"),
+    ],
+)
+def test_a_list_that_cannot_be_honoured_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    write_dataset(tmp_path, 6, size=8)
+    (tmp_path / "list.txt").write_text(line)
+    data = DataConfig(labels=("Opacity",), validation_list="list.txt")
+    with pytest.raises(TableError, match=said):
+        split(tmp_path, data, tmp_path / "run")
+    with pytest.raises(TableError, match="cannot be read"):
+        split(tmp_path, data.model_copy(update={"validation_list": "none.txt"}), tmp_path / "run")
+
+
+def paths_of(folder: Path) -> list[str]:
+    return list(pd.read_csv(folder / "labels.csv")["path"])
+
+
 def test_prepare_leaves_out_what_cannot_be_read_and_does_nothing_twice(tmp_path: Path) -> None:
     write_dataset(tmp_path, 4, size=16)
-    paths = list(pd.read_csv(tmp_path / "labels.csv")["path"])
+    paths = paths_of(tmp_path)
     (tmp_path / paths[1]).write_text("no image")
-    (tmp_path / paths[2]).unlink()
     said: list[str] = []
     image, cache = ImageSpec(16, 16), tmp_path / "cache"
     first = prepare(tmp_path, paths, image, cache, 2, said.append)
-    assert first.usable.tolist() == [i not in (1, 2) for i in range(len(paths))]
-    assert sum(line.startswith("left out") for line in said) == 2
+    assert first.usable.tolist() == [i != 1 for i in range(len(paths))]
+    assert sum(line.startswith("left out") for line in said) == 1
+    assert "(1 of them unreadable and left out)" in said[-1]
     (tmp_path / paths[0]).unlink()  # would be noticed if anything were read again
     again = prepare(tmp_path, paths, image, cache, 2, said.append)
     np.testing.assert_array_equal(first.pixels, again.pixels)
@@ -124,8 +237,58 @@ def test_prepare_leaves_out_what_cannot_be_read_and_does_nothing_twice(tmp_path:
         prepare(tmp_path, paths, ImageSpec(16, 17), cache, 2, said.append)
     with pytest.raises(TableError, match="another table"):
         prepare(tmp_path, paths[1:], image, cache, 2, said.append)
-    with pytest.raises(TableError, match="not one of 2 images could be read"):
-        prepare(tmp_path, paths[1:3], image, tmp_path / "none", 2, said.append)
+    with pytest.raises(TableError, match="not one of 1 images could be read"):
+        prepare(tmp_path, paths[1:2], image, tmp_path / "none", 2, said.append)
+
+
+def test_a_stopped_prepare_goes_on_behind_what_it_has_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path, 10, size=16)
+    paths, image, cache = paths_of(tmp_path), ImageSpec(16, 16), tmp_path / "cache"
+    whole = prepare(tmp_path, paths, image, tmp_path / "whole", 2, print)
+    monkeypatch.setattr(prepare_module, "KEEP_EVERY", 4)
+    read = list[str]()
+
+    def stop_at_ten(path: str, image: ImageSpec) -> object:
+        read.append(path)
+        if len(read) == 10:
+            raise KeyboardInterrupt
+        return load_image(path, image)
+
+    monkeypatch.setattr(prepare_module, "load_image", stop_at_ten)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path, paths, image, cache, 1, print)
+    with (cache / "images.csv").open("a") as file:
+        file.write(paths[8] + ",")  # the beginning of a block that power cut off
+    monkeypatch.setattr(prepare_module, "load_image", load_image)
+    (tmp_path / paths[0]).unlink()  # is not looked at again
+    said: list[str] = []
+    found = prepare(tmp_path, paths, image, cache, 1, said.append)
+    assert any(line.startswith(f"going on after 8 of {len(paths)}") for line in said)
+    np.testing.assert_array_equal(found.pixels, whole.pixels)
+    assert pd.read_csv(cache / "images.csv")["path"].tolist() == paths
+
+
+def test_a_folder_without_the_images_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 4, size=16)
+    paths = paths_of(tmp_path)
+    (tmp_path / paths[2]).unlink()
+    with pytest.raises(TableError, match=f"1 of {len(paths)} images .* such as {paths[2]}: more than 1%"):
+        prepare(tmp_path, paths, ImageSpec(16, 16), tmp_path / "cache", 2, print)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path, 4, size=16)
+    paths = paths_of(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match="No space left on device"):
+        prepare(tmp_path, paths, ImageSpec(16, 16), tmp_path / "cache", 2, print)
+    assert f"{len(paths)} images need" in capsys.readouterr().out
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_the_split_command_writes_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +297,7 @@ def test_the_split_command_writes_both_sides(tmp_path: Path, capsys: pytest.Capt
     sides = [pd.read_csv(tmp_path / "run" / f"{side}.csv") for side in ("training", "validation")]
     assert not set(sides[0]["patient"]) & set(sides[1]["patient"])
     assert len(pd.concat(sides)) == len(pd.read_csv(tmp_path / "labels.csv"))
-    assert "to validate on" in capsys.readouterr().err
+    assert "images for validation" in capsys.readouterr().err
 
 
 def test_the_reference_has_the_reference_s_parameters() -> None:
@@ -151,70 +314,227 @@ def test_the_reference_has_the_reference_s_parameters() -> None:
         build(NetworkConfig(name="reference"), ImageSpec(507, 600), 13)
 
 
+def test_the_reference_with_fewer_blocks_takes_smaller_images() -> None:
+    from training.networks import build
+
+    config = NetworkConfig(name="reference", blocks=4, width=2)
+    assert build(config, ImageSpec(76, 76), 1).output_shape == (None, 1)
+    with pytest.raises(UsageError, match="blocks = 4 needs images of at least 76 x 76"):
+        build(config, ImageSpec(75, 76), 1)
+
+
+def test_efficientnet_begins_with_weights_from_a_file_or_says_what_is_missing(tmp_path: Path) -> None:
+    import keras
+
+    from training.networks import build
+
+    config, image = NetworkConfig(name="efficientnet"), ImageSpec(40, 56)
+    network = build(config, image, 14)
+    assert network.output_shape == (None, 14)
+    missing = config.model_copy(update={"imagenet": "weights.h5"}).located(tmp_path)
+    with pytest.raises(UsageError, match=r"weights\.h5: no such file; .* or leave imagenet"):
+        build(missing, image, 14)
+    body = keras.applications.EfficientNetV2B0(include_top=False, weights=None)
+    body.save_weights(tmp_path / "b0.weights.h5")
+    found = build(config.model_copy(update={"imagenet": str(tmp_path / "b0.weights.h5")}), image, 14)
+    np.testing.assert_array_equal(found.get_layer("stem_conv").kernel, body.get_layer("stem_conv").kernel)
+
+
+def test_mixed_precision_keeps_weights_and_scores_in_float32() -> None:
+    from training.networks import build
+
+    network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 2, precision="mixed_bfloat16")
+    convolution = next(layer for layer in network.layers if "conv" in layer.name)
+    assert convolution.compute_dtype == "bfloat16"
+    assert {weight.dtype for weight in network.weights} == {"float32"}
+    assert network.output.dtype == "float32"
+
+
 def test_unknown_labels_take_no_part_in_the_loss() -> None:
     from training.batches import IGNORED
-    from training.fit import masked_crossentropy
+    from training.loss import MaskedCrossentropy, positive_weights
 
     truth = np.array([[1, 0, IGNORED], [IGNORED, IGNORED, IGNORED]], dtype=np.float32)
     scores = np.array([[0.5, 0.25, 0.999], [0.1, 0.2, 0.3]], dtype=np.float32)
-    loss = np.asarray(masked_crossentropy(truth, scores))
-    assert loss.tolist() == pytest.approx([-(np.log(0.5) + np.log(0.75)) / 2, 0], abs=1e-6)
+    first = -(np.log(0.5) + np.log(0.75)) / 2
+    assert float(MaskedCrossentropy()(truth, scores)) == pytest.approx(first / 2, abs=1e-6)
+    weights = positive_weights(np.array([[1, 0, 1], [0, 0, np.nan], [0, 0, 0], [0, 1, 0.5]]))
+    assert weights.tolist() == [3, 3, 1]
+    weighted = -(3 * np.log(0.5) + np.log(0.75)) / 2
+    assert float(MaskedCrossentropy(weights)(truth, scores)) == pytest.approx(weighted / 2, abs=1e-6)
 
 
 def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:
+    from training.augment import with_augmentation
     from training.config import AugmentConfig
-    from training.fit import _with_augmentation
     from training.networks import build
 
     network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 1)
-    full = _with_augmentation(network, AugmentConfig(contrast=0.2, zoom=0.1))
+    full = with_augmentation(network, AugmentConfig(contrast=0.2, zoom=0.1, shift=0.1))
     assert [type(layer).__name__ for layer in full.layers[1:-1]] == [
         "RandomFlip",
         "RandomRotation",
         "RandomZoom",
+        "RandomTranslation",
         "RandomContrast",
         "RandomBrightness",
     ]
-    bare = _with_augmentation(network, AugmentConfig(flip=False, rotation=0, brightness=0))
+    bare = with_augmentation(network, AugmentConfig(flip=False, rotation=0, brightness=0))
     assert len(bare.layers) == 2
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)
     np.testing.assert_array_equal(full.predict_on_batch(images), network.predict_on_batch(images))
 
 
-def test_a_run_stopped_after_an_epoch_goes_on_and_a_finished_one_is_left_alone(
+def recipe(**changes: object) -> TrainConfig:
+    return TrainConfig.from_toml(SMOKE).model_copy(update=changes)
+
+
+def test_the_rate_warms_up_and_falls_or_falls_where_the_auc_stands_still() -> None:
+    from training import optimizers
+
+    config = recipe(epochs=10, warmup_epochs=1, learning_rate=1e-3, final_learning_rate=1e-5)
+    optimizer, values = optimizers.build(config, steps=100), []
+    for step in (0, 50, 100, 550, 1000):
+        optimizer.iterations.assign(step)
+        values.append(float(optimizer.learning_rate))
+    assert values == pytest.approx([0, 5e-4, 1e-3, 5.05e-4, 1e-5], rel=1e-3, abs=1e-9)
+
+    history = [{"auc_macro": value} for value in (0.5, 0.6, 0.6, 0.55, 0.6, 0.7, 0.1, 0.2, 0.3)]
+    plateau = recipe(schedule="plateau", learning_rate=1e-3, final_learning_rate=5e-5)
+    rates = [optimizers.plateau_rate(history[:epochs], plateau) for epochs in (0, 4, 5, 8, 9)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 5e-5])
+    assert optimizers.best_epoch(history) == 6
+    assert optimizers.best_epoch([{"auc_macro": float("nan")}] * 2) == 2
+    assert optimizers.out_of_patience(history, 3)
+    assert not optimizers.out_of_patience(history, 4)
+    assert not optimizers.out_of_patience(history, 0)
+    assert not optimizers.out_of_patience([], 1)
+
+
+def test_adamw_decays_kernels_alone() -> None:
+    from keras import ops
+
+    from training import optimizers
+    from training.networks import build
+
+    network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 1)
+    optimizer = optimizers.build(recipe(optimizer="adamw", weight_decay=0.1), 1)
+    optimizer.build(network.trainable_variables)
+    before = [ops.convert_to_numpy(variable).copy() for variable in network.trainable_variables]
+    optimizer.apply([np.zeros_like(value) for value in before])
+    after = [ops.convert_to_numpy(variable) for variable in network.trainable_variables]
+    decayed = [not np.array_equal(*pair) for pair in zip(before, after, strict=True)]
+    assert decayed == [variable.name == "kernel" for variable in network.trainable_variables]
+
+
+class Cut(Exception):  # noqa: N818, a stop and no error
+    pass
+
+
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from training import checkpoints
+    from training import fit as module
+
+    write_dataset(tmp_path, 16, size=64)
+    config = recipe(epochs=3, average=0.5, optimizer="adamw", weight_decay=0.01, clip_norm=1.0)
+    whole, run, said = tmp_path / "whole", tmp_path / "run", list[str]()
+    module.fit(config, tmp_path, whole, report=said.append)
+    assert "continuing" not in " ".join(said)
+
+    real = checkpoints.replace
+
+    def stop(target: Path, *arguments: object, **options: object) -> None:
+        real(target, *arguments, **options)  # type: ignore[arg-type]
+        if target.name == "checkpoint.npz":
+            raise Cut
+
+    monkeypatch.setattr(checkpoints, "replace", stop)
+    for _ in range(2):
+        with pytest.raises(Cut):
+            module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
+    assert not (run / "spec.json").exists()
+    monkeypatch.setattr(checkpoints, "replace", real)
+    module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
+    assert "continuing after epoch 2" in said
+
+    first, second = (pd.read_csv(folder / "history.csv") for folder in (whole, run))
+    assert second["epoch"].tolist() == [1, 2, 3]
+    assert second["learning_rate"].iloc[-1] == pytest.approx(1e-5)
+    np.testing.assert_allclose(first["loss"], second["loss"], rtol=1e-4)
+    with np.load(whole / "checkpoint.npz") as ours, np.load(run / "checkpoint.npz") as theirs:
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4)
+
+    measured = json.loads((run / "metrics.json").read_text())
+    validation = pd.read_csv(run / "validation.csv")
+    with np.load(run / "validation.npz") as arrays:
+        assert arrays["paths"].tolist() == validation["path"].tolist()
+        assert arrays["patients"].tolist() == validation["patient"].tolist()
+        np.testing.assert_array_equal(arrays["targets"], validation[["Opacity", "Device"]])
+        assert arrays["scores"].shape == (len(validation), 2)
+        assert np.load(run / "samples.npy").shape == (len(arrays["samples"]), 64, 64, 1)
+    assert set(measured) == {"training", "validation"}
+    interval = measured["validation"]["auc/macro"]
+    assert interval["low"] <= interval["value"] <= interval["high"]
+    assert {"average_precision/Device", "accuracy/Opacity", "auc/micro"} <= set(measured["training"])
+    spec = ModelSpec.from_json((run / "spec.json").read_text())
+    assert spec.labels == ("Opacity", "Device")
+    assert spec.metrics["auc/macro"] == interval["value"]
+    assert sorted(path.name for path in run.glob("*.png")) == [
+        "epochs.png",
+        "findings.png",
+        "roc.png",
+        "samples.png",
+    ]
+
+    module.fit(config, tmp_path, run, report=said.append)
+    assert "is finished" in said[-1]
+    with pytest.raises(UsageError, match="another recipe"):
+        module.fit(recipe(epochs=4), tmp_path, run, report=said.append)
+
+
+def test_the_network_that_is_kept_is_the_average_of_the_weights(tmp_path: Path) -> None:
+    import keras
+
     from training import fit as module
 
     write_dataset(tmp_path, 10, size=64)
-    config = TrainConfig.from_toml(SMOKE).model_copy(update={"epochs": 2})
-    run, said = tmp_path / "run", list[str]()
-    real = module._replace
+    module.fit(recipe(average=0.9, batch_size=4), tmp_path, tmp_path / "run", report=lambda _: None)
+    network = keras.saving.load_model(tmp_path / "run" / "network.keras", compile=False)
+    kernel = np.asarray(network.layers[-1].kernel)
+    with np.load(tmp_path / "run" / "checkpoint.npz") as arrays:
+        alike = [arrays[name] for name in arrays if arrays[name].shape == kernel.shape]
+    # The weights, their running average, and two moments of Adam.
+    assert [bool(np.allclose(array, kernel)) for array in alike] == [False, True, False, False]
 
-    def stop(target: Path, write: object, *arguments: object, **options: object) -> None:
-        real(target, write, *arguments, **options)  # type: ignore[arg-type]
-        if target.name == "checkpoint.keras":
-            raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        module.fit(config, tmp_path, run, report=said.append)
-    assert not (run / "spec.json").exists()
-    monkeypatch.setattr(module, "_replace", real)
-    spec = module.fit(config, tmp_path, run, report=said.append)
-    assert "continuing after epoch 1" in said
-    assert pd.read_csv(run / "history.csv")["epoch"].tolist() == [1, 2]
-    assert pd.read_csv(run / "history.csv")["learning_rate"].iloc[-1] == pytest.approx(1e-5)
+def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path: Path) -> None:
+    from training import fit as module
 
-    assert spec == ModelSpec.from_json((run / "spec.json").read_text())
-    assert spec.labels == ("Opacity", "Device")
-    metrics = json.loads((run / "metrics.json").read_text())
-    validation = pd.read_csv(run / "validation.csv")
-    assert metrics["images"] == len(validation)
-    assert metrics["patients"] == validation["patient"].nunique()
-    assert np.load(run / "samples.npy").shape == (len(validation), 64, 64, 1)
+    write_dataset(tmp_path, 10, size=64)
+    network = recipe().network.model_copy(update={"l2": 1e38})
+    with pytest.raises(ChexscoreError, match=r"the loss is (inf|nan); lower learning_rate"):
+        module.fit(recipe(network=network), tmp_path, tmp_path / "run", report=lambda _: None)
+    assert not (tmp_path / "run" / "spec.json").exists()
 
-    assert module.fit(config, tmp_path, run, report=said.append) == spec
-    assert "is finished" in said[-1]
-    with pytest.raises(UsageError, match="another recipe"):
-        module.fit(config.model_copy(update={"epochs": 3}), tmp_path, run, report=said.append)
+
+def test_what_is_asked_for_and_not_there_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import devices
+    from training import fit as module
+
+    write_dataset(tmp_path, 10, size=64)
+    with pytest.raises(UsageError, match='devices = "all" needs Keras on JAX'):
+        module.fit(recipe(devices="all"), tmp_path, tmp_path / "run", report=lambda _: None)
+    monkeypatch.setattr(devices, "_gpus", list)
+    with pytest.raises(UsageError, match="no GPU: Keras on tensorflow sees none"):
+        devices.demand_gpu()
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UsageError, match="tensorboard = true needs the extra"):
+        module.fit(recipe(tensorboard=True), tmp_path, tmp_path / "run", report=lambda _: None)
+    (tmp_path / "run" / "checkpoint.npz").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"checkpoint\.npz: cannot be continued from"):
+        module.fit(recipe(tensorboard=True), tmp_path, tmp_path / "run", report=lambda _: None)

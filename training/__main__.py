@@ -35,10 +35,14 @@ def split(
 
     For example: python -m training split training/configs/kermany.toml --data kermany224 --out runs/split
     """
-    from training.splits import write_split  # noqa: PLC0415, pandas takes a second to import
+    from training.splits import SIDES  # noqa: PLC0415, pandas takes a second to import
+    from training.splits import split as run  # noqa: PLC0415
 
-    table, held_out = write_split(TrainConfig.from_toml(recipe), data, out)
-    _report(f"{len(table) - held_out.sum()} images to train on, {held_out.sum()} to validate on, in {out}")
+    _, sides = run(data, TrainConfig.from_toml(recipe).data, out)
+    counts = {side: int((sides == side).sum()) for side in SIDES}
+    _report(
+        ", ".join(f"{count} images for {side}" for side, count in counts.items() if count) + f", in {out}"
+    )
 
 
 @app.command(epilog=EXIT_CODES)
@@ -66,14 +70,22 @@ def fit(
     out: Annotated[Path, typer.Option(help="The run folder to fill.")],
     cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
     workers: Workers = CORES,
+    *,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Fail where there is no GPU, instead of training on the CPU.")
+    ] = False,
 ) -> None:
-    """Train, or continue a run that was stopped.
+    """Train, or continue a run that was stopped; OUT is then complete with plots and measures.
 
     For example: python -m training fit training/configs/kermany.toml --data kermany224 --out runs/kermany
     """
     config = TrainConfig.from_toml(recipe)
     from training.fit import fit as run  # noqa: PLC0415, Keras takes seconds to import
 
+    if gpu:
+        from training.devices import demand_gpu  # noqa: PLC0415, as above
+
+        demand_gpu()
     run(config, data, out, cache=cache, workers=workers, report=_report)
 
 

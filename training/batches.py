@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import TrainConfig
+from training.devices import Devices
 
 __all__ = ["IGNORED", "Batches", "steps_per_epoch"]
 
@@ -13,31 +13,31 @@ IGNORED = -1.0
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras carries no types
-    """Shuffled batches: uint8 [B, H, W, 1] and float32 [B, L] with IGNORED for unknown labels.
+    """The batches of an epoch: uint8 [B, H, W, 1] and float32 [B, L] with IGNORED for unknown labels.
 
     The rows that would make a last, smaller batch are left to other epochs: backends compile for each shape.
+    Where several hosts train together, each gets its own share of every batch.
     """
 
     def __init__(
         self,
         pixels: NDArray[np.uint8],
         targets: NDArray[np.float32],
-        rows: NDArray[np.intp],
-        config: TrainConfig,
-        *,
-        seed: int,
+        order: NDArray[np.intp],
+        batch_size: int,
         workers: int,
+        devices: Devices,
     ) -> None:
         super().__init__(workers=workers, max_queue_size=8)
-        self.pixels, self.batch_size = pixels, config.batch_size
+        self.pixels, self.order, self.batch_size, self.devices = pixels, order, batch_size, devices
         self.targets = np.nan_to_num(targets, nan=IGNORED)
-        self.rows = np.random.default_rng(seed).permutation(rows)
 
     def __len__(self) -> int:
-        return steps_per_epoch(len(self.rows), self.batch_size)
+        return steps_per_epoch(len(self.order), self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        rows = np.sort(self.rows[index * self.batch_size : (index + 1) * self.batch_size])
+        rows = np.sort(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+        rows = np.array_split(rows, self.devices.hosts)[self.devices.host]
         return self.pixels[rows], self.targets[rows]
 
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,23 +17,38 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+SmoothedPolicy = Policy | tuple[Share, Share]
+"""A policy, or a range that a target is drawn from for each image: label smoothing as in Pham et al. 2019
+(arXiv:1911.06475), who take 0.55 to 0.85 for uncertain findings. Measures leave such cells out."""
+
+
 class DataConfig(_Section):
     """Where images, patients and labels are found, below the folder given as --data."""
 
-    layout: Literal["plain", "chexpert"] = "plain"
-    """plain: columns path and patient; chexpert: CheXpert's own CSV, patients read from the paths."""
+    layout: Literal["plain", "chexpert", "nih"] = "plain"
+    """plain: columns path and patient; chexpert: CheXpert's own CSV, patients read from the paths; nih: that
+    of ChestX-ray14, findings joined by |, images found by name in folders that begin with images."""
     table: str = "labels.csv"
     """The CSV, relative to the data folder, as are the paths in it."""
     labels: tuple[str, ...] = Field(min_length=1)
     """Columns to learn, in the order of the model's scores."""
-    uncertain: dict[str, Policy] = {}
+    uncertain: dict[str, SmoothedPolicy] = {}
     """What -1 is taken for: label -> policy; "default" serves the other labels, and is negative if absent."""
     blank: dict[str, Policy] = {}
     """What an empty cell is taken for, in the same way."""
+    only: dict[str, tuple[str, ...]] = {}
+    """Column of the CSV -> cells to keep; other images are left out, such as lateral views."""
     validation: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the patients that is held out."""
+    """Share of the patients that is held out to choose the best epoch by, among those not in a list below."""
     split_seed: int = 0
     """Decides which patients."""
+    validation_list: str = ""
+    """A file that names the validation images instead: the data set's own list, or an earlier run's
+    validation.csv. A line is a path or a file name; a CSV has a column of them. A CSV with labels may also
+    bring images that the table lacks, as CheXpert's valid.csv does. Relative to the data folder."""
+    test_list: str = ""
+    """The same for images that training never looks at; they are measured once, at the end."""
 
     @model_validator(mode="after")
     def _labels_are_labels(self) -> Self:
@@ -64,12 +79,21 @@ class ImageConfig(_Section):
 class NetworkConfig(_Section):
     """Which network, and what can be varied in it."""
 
-    name: Literal["reference", "compact"] = "reference"
+    name: Literal["reference", "compact", "efficientnet"] = "reference"
     width: int = Field(32, ge=1)
-    """Filters of the first block; the others are multiples of it."""
+    """reference and compact: filters of the first block; the others are multiples of it."""
+    blocks: int = Field(7, ge=1, le=7)
+    """reference: how many of its seven blocks; with fewer it takes smaller images."""
     dropout: float = Field(0.1, ge=0, lt=1)
     l2: float = Field(1e-3, ge=0)
-    """Weight decay as an L2 term of the loss, on every kernel but that of the output layer."""
+    """reference and compact: weight decay as an L2 term of the loss, on every kernel but the last."""
+    imagenet: str = ""
+    """efficientnet: Keras's own weights file to begin with (efficientnetv2-b0_notop.h5), relative to the
+    data folder; empty begins with random weights. Nothing is downloaded."""
+
+    def located(self, root: Path) -> "NetworkConfig":
+        """The same, with its weights file found below the data folder."""
+        return self.model_copy(update={"imagenet": str(root / self.imagenet) if self.imagenet else ""})
 
 
 class AugmentConfig(_Section):
@@ -85,6 +109,8 @@ class AugmentConfig(_Section):
     """Largest relative change of the distance from the image's mean."""
     zoom: float = Field(0.0, ge=0, lt=1)
     """Largest relative change of the image's size, in or out."""
+    shift: float = Field(0.0, ge=0, lt=1)
+    """Largest move to each side, as a share of the image's side."""
 
 
 class TrainConfig(_Section):
@@ -104,12 +130,48 @@ class TrainConfig(_Section):
     augment: AugmentConfig = AugmentConfig()
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(32, ge=1)
+    """Images of a step, over all devices together."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = Field(0.0, ge=0)
+    """Of AdamW, on kernels alone."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Of Adam, at the start; it falls along half a cosine."""
+    """The largest."""
     final_learning_rate: float = Field(1e-5, ge=0)
-    """At the end."""
+    """The smallest: at the end of the cosine, or where the plateaus stop."""
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    """cosine: half a cosine over the epochs; plateau: a tenth after three epochs without a better AUC."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """The cosine's rate rises from zero for so long."""
+    clip_norm: float = Field(0.0, ge=0)
+    """Largest norm of all gradients together; 0 for any."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Momentum of a running average of the weights, taken each step; validation and export see the average
+    alone. 0 for none."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many epochs without a better validation AUC; 0 never stops early."""
+    class_weights: bool = False
+    """Whether positives weigh as much as negatives, for each label."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """What the layers compute in; weights, the best network and its export are float32."""
+    devices: Literal["one", "all"] = "one"
+    """all: each step's batch is shared out over all devices of this host, or of all hosts that a launcher
+    has put together; Keras does that on its JAX backend."""
+    tensorboard: bool = False
+    """Whether to write logs for TensorBoard into the run folder; needs the extra tensorboard."""
     seed: int = 0
     """Of initial weights, order of images and augmentation."""
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError("final_learning_rate is above learning_rate")
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError('weight_decay is for optimizer = "adamw"; adam has network.l2')
+        if self.warmup_epochs and self.schedule == "plateau":
+            raise ValueError('warmup_epochs is for schedule = "cosine"')
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs leaves no epoch to train")
+        return self
 
     @classmethod
     def from_toml(cls, path: Path) -> "TrainConfig":

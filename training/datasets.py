@@ -1,5 +1,6 @@
 """Labelled data sets -> one table: path, patient and a text column for each label."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -8,44 +9,91 @@ from chexscore import labels
 from chexscore.errors import TableError
 from training.config import DataConfig
 
-__all__ = ["read_table"]
+__all__ = ["PATH_COLUMNS", "read_table"]
+
+PATH_COLUMNS = {"plain": "path", "chexpert": "Path", "nih": "Image Index"}
+"""Layout -> the column that names the image."""
+
+CHEXPERT_PREFIX = re.compile(r"^CheXpert-v1\.0[^/]*/")
+"""Of the folder that CheXpert is unpacked into, which may have another name here."""
+
+IGNORE: dict[str, labels.Policy] = {"default": "ignore"}
 
 
-def read_table(root: Path, data: DataConfig) -> pd.DataFrame:
+def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
     """Reads the CSV of a data set, without looking at its images.
 
     Args:
         root: folder that the CSV and the paths in it are relative to.
-        data: layout, CSV and labels.
+        data: layout, CSV, labels, and which images to keep.
+        table: another CSV of the same layout, instead of the recipe's.
 
     Returns:
         Columns path (relative to `root`), patient and the labels, all text, in the order of the CSV; an
         empty cell is the empty text.
 
     Raises:
-        TableError: the CSV is not there or is none, lacks a column, has no rows, names a path twice, or
-            leaves a path or patient empty.
+        TableError: the CSV is not there or is none, lacks a column or a finding, has no rows, names a path
+            twice, leaves a path or patient empty, or has a label that is not 1, 0, -1 or blank.
     """
-    source = root / data.table
-    table = labels.read_table(str(source))
+    source = root / (table or data.table)
+    frame = labels.read_table(str(source))
+    _demand(source, frame, (PATH_COLUMNS[data.layout], *data.only))
     if data.layout == "chexpert":
-        table = _from_chexpert(table, source)
-    missing = [name for name in ("path", "patient", *data.labels) if name not in table]
-    if missing:
-        raise TableError(f"{source}: no column {missing[0]!r}; it has {', '.join(table.columns)}.")
+        frame = _from_chexpert(frame)
+    elif data.layout == "nih":
+        frame = _from_nih(frame, source, root, data)
+    _demand(source, frame, ("path", "patient", *data.labels))
+    for column, kept in data.only.items():
+        cells = frame[column].str.strip()
+        if not cells.isin(kept).any():
+            raise TableError(
+                f"{source}: no line has {' or '.join(map(repr, kept))} in column {column!r}; "
+                f"there are {', '.join(map(repr, sorted(cells.unique())[:5]))}."
+            )
+        frame = frame[cells.isin(kept)]
     for name in ("path", "patient"):
-        if (table[name] == "").any():
-            raise TableError(f"{source}: line {int((table[name] == '').argmax()) + 2} has no {name}.")
-    if table["path"].duplicated().any():
-        twice = table["path"][table["path"].duplicated()].iloc[0]
+        if (frame[name] == "").any():
+            raise TableError(f"{source}: line {frame.index[frame[name] == ''][0] + 2} has no {name}.")
+    if frame["path"].duplicated().any():
+        twice = frame["path"][frame["path"].duplicated()].iloc[0]
         raise TableError(f"{source}: {twice} is named twice.")
-    return table[["path", "patient", *data.labels]]
+    # Read here for what they refuse, while it is known which file and line a cell comes from.
+    labels.to_targets(frame, data.labels, str(source), uncertain=IGNORE, blank=IGNORE)
+    return frame[["path", "patient", *data.labels]].reset_index(drop=True)
 
 
-def _from_chexpert(table: pd.DataFrame, source: Path) -> pd.DataFrame:
+def _demand(source: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    if missing := [name for name in columns if name not in frame]:
+        raise TableError(f"{source}: no column {missing[0]!r}; it has {', '.join(frame.columns)}.")
+
+
+def _from_chexpert(frame: pd.DataFrame) -> pd.DataFrame:
     """CheXpert's paths are `CheXpert-v1.0[-small]/train/patient00001/study1/view1_frontal.jpg`."""
-    if "Path" not in table:
-        raise TableError(f"{source}: no column 'Path'; CheXpert's train.csv and valid.csv have one.")
-    path = table["Path"].str.replace(r"^CheXpert-v1\.0[^/]*/", "", regex=True)
+    path = frame["Path"].str.replace(CHEXPERT_PREFIX, "", regex=True)
     patient = path.str.extract(r"(patient\d+)", expand=False).fillna("")
-    return table.assign(path=path, patient=patient)
+    return frame.assign(path=path, patient=patient)
+
+
+def _from_nih(frame: pd.DataFrame, source: Path, root: Path, data: DataConfig) -> pd.DataFrame:
+    """ChestX-ray14 names images without their folder: images, or images_001/images to images_012/images."""
+    _demand(source, frame, ("Finding Labels", "Patient ID"))
+    folders = sorted(root.glob("images*"))
+    where = {
+        file.name: file.relative_to(root).as_posix()
+        for folder in folders
+        for file in sorted(folder.rglob("*"))
+        if file.suffix
+    }
+    path = frame["Image Index"].map(lambda name: where.get(name, f"images/{name}" if name else ""))
+    findings = frame["Finding Labels"].str.split("|")
+    known = {finding.strip() for cell in findings for finding in cell}
+    if unknown := sorted(set(data.labels) - known):
+        raise TableError(
+            f"{source}: no image has the finding {unknown[0]!r}; there are {', '.join(sorted(known))}."
+        )
+    columns = {
+        label: ["1" if label in {finding.strip() for finding in cell} else "0" for cell in findings]
+        for label in data.labels
+    }
+    return frame.assign(path=path, patient=frame["Patient ID"], **columns)

@@ -2,45 +2,57 @@
 
 The run folder that comes out holds all that export and a reader need:
 
-    config.json      the recipe                 network.keras   the network of the best epoch
+    config.json      the recipe                 network.keras   the network of the best epoch, float32
     training.csv     path, patient, labels      spec.json       its ModelSpec; there when the run is finished
-    validation.csv   the same, held out         metrics.json    measures on the validation patients
-    history.csv      one line an epoch          samples.npy     validation images, for export's comparison
-    checkpoint.keras network, optimizer and schedule after the last whole epoch, to continue from
+    validation.csv   the same, held out         metrics.json    measures of all sides, with intervals
+    test.csv         the same, if the recipe    validation.npz  paths, patients, targets and scores of the
+                     names a test list                          validation images; samples: rows of them whose
+    history.csv      one line an epoch          samples.npy     pixels these are, for export
+    checkpoint.npz   all variables after the last whole epoch, to continue from
+    *.png            plots of the labels, the epochs, the ROC curves and some samples
 """
 
 import json
 import math
-import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
-from keras import layers, ops
+from keras import ops
 from numpy.typing import NDArray
 
 from chexscore import metrics
 from chexscore.errors import ChexscoreError, TableError, UsageError
-from chexscore.labels import to_targets
 from chexscore.spec import ModelSpec
-from training import networks
-from training.batches import IGNORED, Batches, steps_per_epoch
-from training.config import AugmentConfig, TrainConfig
+from training import checkpoints, labels, networks, optimizers, plots
+from training.augment import with_augmentation
+from training.batches import Batches, steps_per_epoch
+from training.config import TrainConfig
+from training.devices import Devices
+from training.loss import MaskedCrossentropy, positive_weights
+from training.measures import flat, measure
 from training.prepare import prepare
-from training.splits import write_split
+from training.progress import bar
+from training.splits import SIDES, split
+from training.tensorboard import Logs
 
 __all__ = ["fit"]
 
-SAMPLES = 64
-"""Validation images that the run folder keeps for export."""
+SAMPLES = 1024
+"""Validation images that the run folder keeps for export, at most."""
+
+SHOWN = 12
+"""Of those, on the sheet of samples."""
 
 
-def fit(  # noqa: PLR0915, one story, told from top to bottom
+def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     config: TrainConfig,
     root: Path,
     run: Path,
@@ -48,10 +60,11 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
     cache: Path | None = None,
     workers: int = 2,
     report: Callable[[str], None] = print,
-) -> ModelSpec:
+) -> None:
     """Trains the recipe on the data below `root` and fills the run folder.
 
-    Called again after a stop it continues from the last whole epoch; a finished run is left as it is.
+    Called again after a stop it continues from the last whole epoch; a finished run is left as it is. Where
+    several hosts train together they share the run folder and the cache.
 
     Args:
         config: the recipe.
@@ -62,7 +75,7 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
         report: called with lines for the user.
 
     Raises:
-        UsageError: the run folder belongs to another recipe.
+        UsageError: the run folder belongs to another recipe, or the recipe asks for what is not here.
         TableError: the data set cannot be used.
         ChexscoreError: the loss stopped being a number.
     """
@@ -74,201 +87,203 @@ def fit(  # noqa: PLR0915, one story, told from top to bottom
         raise UsageError(f"{run} holds a run of another recipe; give another --out.")
     if spec_file.exists():
         report(f"{run} is finished; give another --out to train again.")
-        return ModelSpec.from_json(spec_file.read_text())
+        return
 
     commit = _commit()  # now: the checkout may move on while this trains
+    devices = Devices(config)
+    report(str(devices))
 
-    # Data: which patients are held out, pixels, targets.
-    table, held_out = write_split(config, root, run)
+    # Data: who is held out, targets, pixels.
+    table, sides = split(root, config.data, run)
     recipe_file.write_text(recipe)
-    source = str(root / config.data.table)
-    targets = to_targets(
-        table,
-        config.data.labels,
-        source,
-        uncertain={"default": "negative", **config.data.uncertain},
-        blank={"default": "negative", **config.data.blank},
+    targets, truth = labels.learned(table, config.data, config.seed), labels.measured(table, config.data)
+    pixels, usable = prepare(
+        root, list(table["path"]), config.image.spec, cache or run / "cache", workers, report
     )
-    images = prepare(root, list(table["path"]), config.image.spec, cache or run / "cache", workers, report)
-    train_rows = np.flatnonzero(~held_out & images.usable)
-    validation_rows = np.flatnonzero(held_out & images.usable)
-    for rows, purpose in ((train_rows, "train on"), (validation_rows, "validate on")):
-        if not len(rows):
-            raise TableError(f"{source}: no readable image is left to {purpose}.")
-    truth = targets[validation_rows]
-    np.save(run / "samples.npy", images.pixels[validation_rows[:SAMPLES]])
-    report(f"{len(train_rows)} images to train on, {len(validation_rows)} to validate on")
+    rows = {side: np.flatnonzero((sides == side) & usable) for side in SIDES}
+    for side in SIDES[:2]:
+        if not len(rows[side]):
+            raise TableError(f"{root / config.data.table}: no readable image is left for {side}.")
+    report(", ".join(f"{len(each)} images for {side}" for side, each in rows.items() if len(each)))
+    train_rows, held_out = rows["training"], rows["validation"]
 
-    # The trainer is augmentation in front of the network; the network alone is kept and exported.
+    # The trainer is augmentation in front of the network. The same network in float32, on one device and
+    # with averaged weights, is what is measured, kept and exported.
     keras.utils.set_random_seed(config.seed)
-    history_file, checkpoint = run / "history.csv", run / "checkpoint.keras"
+    plan = (config.network.located(root), config.image.spec, len(config.data.labels))
+    network = networks.build(*plan)
     steps = steps_per_epoch(len(train_rows), config.batch_size)
-    history: list[dict[Any, Any]] = []
-    if checkpoint.exists():
-        trainer = keras.saving.load_model(checkpoint)
-        done = int(ops.convert_to_numpy(trainer.optimizer.iterations)) // steps
-        history = [dict(row) for row in pd.read_csv(history_file).to_dict("records")][:done]
-        report(f"continuing after epoch {done}")
-    else:
-        network = networks.build(config.network, config.image.spec, len(config.data.labels))
-        schedule = keras.optimizers.schedules.CosineDecay(
-            config.learning_rate,
-            config.epochs * steps,
-            alpha=config.final_learning_rate / config.learning_rate,
-        )
-        trainer = _with_augmentation(network, config.augment)
-        trainer.compile(keras.optimizers.Adam(schedule), loss=masked_crossentropy)
-    network = trainer.layers[-1]
+    with devices.shared():
+        trained = networks.build(*plan, precision=config.precision)
+        trainer = with_augmentation(trained, config.augment)
+        weights = positive_weights(targets[train_rows]) if config.class_weights else None
+        trainer.compile(optimizers.build(config, steps), loss=MaskedCrossentropy(weights))
+        trainer.optimizer.build(trainer.trainable_variables)
 
-    for epoch in range(len(history), config.epochs):
-        started = time.monotonic()
-        batches = Batches(
-            images.pixels, targets, train_rows, config, seed=config.seed + epoch, workers=workers
-        )
-        loss = trainer.fit(batches, verbose=0).history["loss"][0]
-        seconds = time.monotonic() - started
-        if not math.isfinite(loss):
-            raise ChexscoreError(
-                f"epoch {epoch + 1}: the loss is {loss}; lower learning_rate, start a new run."
+    history: list[dict[str, Any]] = []
+    history_file, checkpoint = run / "history.csv", run / "checkpoint.npz"
+    if checkpoint.exists():
+        done = checkpoints.restore(checkpoint, trainer)
+        history = [
+            {str(k): v for k, v in row.items()} for row in pd.read_csv(history_file).to_dict("records")
+        ]
+        del history[done:]
+        report(f"continuing after epoch {done}")
+
+    with ExitStack() as closing:
+        logs = closing.enter_context(Logs(run / "tensorboard")) if config.tensorboard else None
+        for epoch in range(len(history), config.epochs):
+            if optimizers.out_of_patience(history, config.patience):
+                report(f"no better AUC in {config.patience} epochs: stopped early")
+                break
+            if config.schedule == "plateau":
+                trainer.optimizer.learning_rate = optimizers.plateau_rate(history, config)
+            name, started = f"epoch {epoch + 1}/{config.epochs}", time.monotonic()
+            order = np.random.default_rng(config.seed + epoch).permutation(train_rows)
+            batches = Batches(pixels, targets, order, config.batch_size, workers, devices)
+            with bar(name, steps) as show, devices.shared():
+                watch = _Watch(show, config.batch_size)
+                trainer.fit(batches, verbose=0, shuffle=False, callbacks=[watch])
+            seconds = time.monotonic() - started
+            network.set_weights(trained.get_weights())
+            watch.put_back()
+            scores = _score(network, pixels, held_out, config.batch_size)
+            row = {
+                "epoch": epoch + 1,
+                "learning_rate": float(ops.convert_to_numpy(trainer.optimizer.learning_rate)),
+                "loss": watch.loss,
+                "auc_macro": metrics.auroc_macro(truth[held_out], scores),
+                "auc_micro": metrics.auroc_micro(truth[held_out], scores),
+                "seconds": round(seconds, 1),
+                "images_per_second": round(steps * config.batch_size / seconds, 1),
+            }
+            history.append(row)
+            if devices.host == 0:
+                if optimizers.best_epoch(history) == epoch + 1:
+                    checkpoints.replace(run / "network.keras", network.save)
+                checkpoints.replace(history_file, pd.DataFrame(history).to_csv, index=False)
+                # Last: an epoch that it does not know of is trained again.
+                checkpoints.replace(checkpoint, checkpoints.save, trainer, epoch + 1)
+            if logs:
+                logs.write(row)
+            left = (config.epochs - epoch - 1) * (time.monotonic() - started)
+            report(
+                f"{name}: loss {watch.loss:.4f}, AUC macro {row['auc_macro']:.4f} micro "
+                f"{row['auc_micro']:.4f}, {row['images_per_second']} images/s, {row['seconds']} s, "
+                f"{timedelta(seconds=round(left))} left"
             )
-        scores = _score(network, images.pixels, validation_rows, config)
-        row = {
-            "epoch": epoch + 1,
-            "learning_rate": float(ops.convert_to_numpy(trainer.optimizer.learning_rate)),
-            "loss": loss,
-            "auc_macro": metrics.auroc_macro(truth, scores),
-            "auc_micro": metrics.auroc_micro(truth, scores),
-            "seconds": round(seconds, 1),
-            "images_per_second": round(len(train_rows) / seconds, 1),
-        }
-        if all(_rank(row) >= _rank(earlier) for earlier in history):
-            _replace(run / "network.keras", network.save)
-        history.append(row)
-        _replace(history_file, pd.DataFrame(history).to_csv, index=False)
-        _replace(checkpoint, trainer.save)  # last: what it does not know of is trained again
-        report(
-            f"epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, AUC macro {row['auc_macro']:.4f} "
-            f"micro {row['auc_micro']:.4f}, {row['images_per_second']} images/s, {row['seconds']} s"
-        )
 
     # Measure the best epoch's network and let it describe itself.
+    if devices.host:
+        devices.wait()
+        return
+    best = optimizers.best_epoch(history)
+    report(f"measuring the network of epoch {best} on all images")
     network = keras.saving.load_model(run / "network.keras", compile=False)
-    scores = _score(network, images.pixels, validation_rows, config)
-    measured, thresholds = _measure(truth, scores, config.data.labels)
-    measured["images"] = len(validation_rows)
-    measured["patients"] = int(table["patient"].iloc[validation_rows].nunique())
+    scores = np.full(truth.shape, np.nan, dtype=np.float32)
+    patients = table["patient"].to_numpy(dtype=str)
+    for each in rows.values():
+        scores[each] = _score(network, pixels, each, config.batch_size)
+    names = config.data.labels
+    thresholds = tuple(
+        round(metrics.youden_threshold(truth[held_out, column], scores[held_out, column]), 6)
+        for column in range(len(names))
+    )
+    measured = {
+        side: measure(truth[each], scores[each], patients[each], names, thresholds)
+        for side, each in rows.items()
+        if len(each)
+    }
+    kept = np.sort(np.random.default_rng(config.seed).permutation(len(held_out))[:SAMPLES])
+    np.save(run / "samples.npy", pixels[held_out[kept]])
+    np.savez(
+        run / "validation.npz",
+        paths=table["path"].to_numpy(dtype=str)[held_out],
+        patients=patients[held_out],
+        targets=truth[held_out],
+        scores=scores[held_out],
+        samples=kept,
+    )
+    (run / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
+    plots.frequencies(run / "findings.png", names, {s: truth[each] for s, each in rows.items() if len(each)})
+    plots.curves(run / "epochs.png", history)
+    plots.roc(run / "roc.png", names, truth[held_out], scores[held_out])
+    shown = held_out[kept[:SHOWN]]
+    plots.samples(run / "samples.png", names, pixels[shown], truth[shown], scores[shown])
     spec = ModelSpec(
         name=config.name,
         version=config.version,
-        labels=config.data.labels,
+        labels=names,
         image=config.image.spec,
         thresholds=thresholds,
         training_data=config.training_data,
         licence=config.licence,
-        metrics=measured,
+        metrics=flat(measured["validation"]),
         provenance={
             "recipe": config.name,
             "network": config.network.name,
             "commit": commit,
             "keras": f"{keras.__version__} on {keras.backend.backend()}",
             "training_images": str(len(train_rows)),
+            "epoch": str(best),
         },
     )
-    (run / "metrics.json").write_text(json.dumps(measured, indent=1))
-    _replace(spec_file, Path.write_text, spec.to_json(), encoding="utf-8")
+    checkpoints.replace(spec_file, Path.write_text, spec.to_json(), encoding="utf-8")
     report(f"finished: {run}")
-    return spec
+    devices.wait()
 
 
-@keras.saving.register_keras_serializable("chexscore")  # type: ignore[untyped-decorator]  # Keras carries no types
-def masked_crossentropy(truth: Any, scores: Any) -> Any:
-    """Binary cross-entropy of [N, L], the mean over the labels that are known; one value an image, [N]."""
-    known = ops.cast(ops.not_equal(truth, IGNORED), scores.dtype)
-    each = ops.binary_crossentropy(ops.cast(truth, scores.dtype) * known, scores) * known
-    return ops.sum(each, axis=-1) / ops.maximum(ops.sum(known, axis=-1), 1)
+class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras carries no types
+    """Looks at the steps of an epoch, and keeps the weights that training goes on from.
 
+    At the end of `fit` Keras replaces them by their running average, where there is one.
+    """
 
-def _with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Model:
-    """The network behind the augmentation layers that the recipe switches on; uint8 in."""
-    trainer = keras.Sequential(
-        [
-            keras.Input(network.input_shape[1:], dtype="uint8"),
-            layers.Rescaling(1.0),
-        ]  # to floats, still 0..255
-    )
-    if augment.flip:
-        trainer.add(layers.RandomFlip("horizontal"))
-    if augment.rotation:
-        trainer.add(layers.RandomRotation(augment.rotation, fill_mode="constant"))
-    if augment.zoom:
-        trainer.add(layers.RandomZoom(augment.zoom, fill_mode="constant"))
-    if augment.contrast:
-        trainer.add(layers.RandomContrast(augment.contrast, value_range=(0, 255)))
-    if augment.brightness:
-        trainer.add(layers.RandomBrightness(augment.brightness, value_range=(0, 255)))
-    if keras.backend.backend() == "jax":
-        # Keras takes RandomRotation and RandomZoom for layers that cannot be compiled, which is so under
-        # TensorFlow's XLA alone, and would run every operation of the step by itself.
-        for layer in trainer.layers:
-            layer.supports_jit = True
-    trainer.add(network)
-    return trainer
+    async_safe = True  # it only reads; otherwise JAX would wait for each step's end
+
+    def __init__(self, show: Callable[[int, str], None], batch_size: int) -> None:
+        super().__init__()
+        self.loss = math.nan
+        self._show, self._batch_size, self._started = show, batch_size, time.monotonic()
+        self._weights: list[NDArray[np.floating]] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Raises a ChexscoreError once the loss is no number."""
+        self.loss = float((logs or {})["loss"])
+        if not math.isfinite(self.loss):
+            raise ChexscoreError(
+                f"step {batch + 1}: the loss is {self.loss}; lower learning_rate or set clip_norm, and start "
+                "a new run."
+            )
+        rate = (batch + 1) * self._batch_size / (time.monotonic() - self._started)
+        self._show(batch + 1, f"loss {self.loss:.4f}, {rate:.0f} images/s")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002, Keras's
+        self.loss = float((logs or {})["loss"])
+        self._weights = [ops.convert_to_numpy(variable) for variable in self.model.trainable_variables]
+
+    def put_back(self) -> None:
+        """Undoes the replacement."""
+        for variable, value in zip(self.model.trainable_variables, self._weights, strict=True):
+            variable.assign(value)
 
 
 def _score(
-    network: keras.Model, pixels: NDArray[np.uint8], rows: NDArray[np.intp], config: TrainConfig
+    network: keras.Model, pixels: NDArray[np.uint8], rows: NDArray[np.intp], batch_size: int
 ) -> NDArray[np.float32]:
     """Scores [rows, L], a batch of pixels in memory at a time, the last one filled up with the first rows."""
-    padded = np.resize(rows, math.ceil(len(rows) / config.batch_size) * config.batch_size)
-    batches = (pixels[chunk] for chunk in padded.reshape(-1, config.batch_size))
+    if not len(rows):
+        return np.empty((0, network.output_shape[-1]), dtype=np.float32)
+    padded = np.resize(rows, math.ceil(len(rows) / batch_size) * batch_size)
+    batches = (pixels[chunk] for chunk in padded.reshape(-1, batch_size))
     scores = [np.asarray(network.predict_on_batch(batch)) for batch in batches]
     return np.concatenate(scores)[: len(rows)]
 
 
-def _measure(
-    truth: NDArray[np.float32], scores: NDArray[np.float32], labels: tuple[str, ...]
-) -> tuple[dict[str, float], tuple[float, ...]]:
-    """Measures on the validation patients, those that are defined, and operating points by Youden's index."""
-    thresholds = tuple(
-        round(metrics.youden_threshold(truth[:, column], scores[:, column]), 6)
-        for column in range(len(labels))
-    )
-    measured = {
-        "auc/macro": metrics.auroc_macro(truth, scores),
-        "auc/micro": metrics.auroc_micro(truth, scores),
-    }
-    for column, label in enumerate(labels):
-        measured[f"auc/{label}"] = metrics.auroc(truth[:, column], scores[:, column])
-        measured[f"accuracy/{label}"] = metrics.accuracy(
-            truth[:, column], scores[:, column], thresholds[column]
-        )
-    return {name: value for name, value in measured.items() if math.isfinite(value)}, thresholds
-
-
-def _rank(row: dict[Any, Any]) -> float:
-    """What the best epoch is chosen by; without two classes to tell apart the latest epoch is as good."""
-    return float(row["auc_macro"]) if math.isfinite(row["auc_macro"]) else 0.0
-
-
-def _replace(target: Path, write: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-    """Writes beside the target and renames, so that a stop leaves the old file or the new one."""
-    partial = target.with_name(f"partial-{target.name}")
-    write(partial, *arguments, **options)
-    os.replace(partial, target)
-
-
 def _commit() -> str:
     """The commit of this checkout, with "+" behind it where files differ from it; "unknown" without git."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty=+",
-        "--exclude=*",
-    ]
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603, all ours
         return done.stdout.strip()

@@ -1,0 +1,39 @@
+"""The history of a run as TensorBoard shows it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from chexscore.errors import UsageError
+
+__all__ = ["Logs"]
+
+
+class Logs:
+    """Writes one point of each curve an epoch.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboardX import SummaryWriter  # noqa: PLC0415, an extra
+        except ImportError as error:
+            raise UsageError(
+                "tensorboard = true needs the extra: pip install 'chexscore[tensorboard]'."
+            ) from error
+        self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Takes a line of history.csv."""
+        for name, value in row.items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, int(row["epoch"]))
+        self._writer.flush()
