@@ -19,8 +19,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit
 
 from chexscore.depth import to_uint8
 from chexscore.errors import TooLargeImageError, UnreadableImageError, UnsupportedImageError, UsageError
+from chexscore.formats import is_dicom
 
-__all__ = ["check_keywords", "is_dicom", "names_people", "read_dicom", "read_tags"]
+__all__ = ["check_keywords", "names_people", "read_dicom", "read_tags"]
 
 IDENTIFYING = frozenset(
     {
@@ -42,9 +43,6 @@ COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_I
 KNOWN_PALETTES = frozenset({"PALETTE COLOR"})
 """PhotometricInterpretation, PS3.3 C.7.6.3.1.2."""
 
-MARK_AT, MARK = 128, b"DICM"
-"""PS3.10, 7.1."""
-
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue; ITU-R BT.601."""
 
@@ -54,11 +52,6 @@ TINY = 1e-6
 config.settings.reading_validation_mode = config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module="pydicom")
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins with these 132 bytes is DICOM."""
-    return head[MARK_AT : MARK_AT + len(MARK)] == MARK
 
 
 def check_keywords(keywords: Sequence[str]) -> None:
@@ -79,9 +72,8 @@ def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
         return {}
     try:
         with open(path, "rb") as file:
-            if not is_dicom(file.read(MARK_AT + len(MARK))):
+            if not is_dicom(file):
                 return {}
-            file.seek(0)
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(keywords))
         return {keyword: str(dataset.get(keyword)) for keyword in keywords if keyword in dataset}
     except Exception:  # noqa: BLE001, the row of a file that cannot be read says so without its tags

@@ -6,12 +6,10 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Literal
 
+from chexscore.formats import SUFFIXES, is_dicom
 from chexscore.stopping import Stop
 
-__all__ = ["SUFFIXES", "find_images", "read_list"]
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
-"""Names that make a file in a directory an image, in lower case; DICOM is also known by its content."""
+__all__ = ["find_images", "read_list"]
 
 POLL_S = 0.2
 
@@ -22,6 +20,7 @@ OWN_SUFFIXES = (".state", ".state-journal", ".lock", ".run.json", ".partial")
 def find_images(
     paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
     ignored: Callable[[str], object] = str,
+    stop: Stop | None = None,
 ) -> Iterator[str]:
     """Walks files and directories lazily; holds the names of one directory at a time for each level.
 
@@ -36,14 +35,18 @@ def find_images(
         ignored: called with each file in a directory that is not an image, and with each hidden entry (a
             name that begins with a dot: what rsync and file managers leave lying about), and DICOM's own
             table of contents.
+        stop: ends the walk.
 
     Yields:
         The path as given, joined with what was found below it, with "/" between the parts.
     """
+    stop = stop or Stop()
     for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        if stop.asked():
+            return
         path = os.fspath(given)
         if os.path.isdir(path):
-            yield from _walk(path, ignored)
+            yield from _walk(path, ignored, stop)
         else:
             yield _posix(path)
 
@@ -70,7 +73,7 @@ def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
 
 def _is_ready(file: BinaryIO, stop: Stop) -> bool:
     """Waits until there is something to read, or the end; false if the stop came first."""
-    while not stop.reason:
+    while not stop.asked():
         if os.name == "nt" or select.select([file], [], [], POLL_S)[0]:  # Windows selects sockets alone
             return True
     return False
@@ -83,13 +86,11 @@ def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:
             yield os.fsdecode(line)
 
 
-def _walk(top: str, ignored: Callable[[str], object]) -> Iterator[str]:
+def _walk(top: str, ignored: Callable[[str], object], stop: Stop) -> Iterator[str]:
     visited: set[tuple[int, int]] = set()
-    levels: list[
-        tuple[str, Iterator[tuple[str, bool]]]
-    ] = []  # our own stack: trees can be deeper than Python's
+    levels: list[tuple[str, Iterator[tuple[str, bool]]]] = []  # trees can be deeper than Python's own stack
     entering: str | None = top
-    while entering is not None or levels:
+    while (entering is not None or levels) and not stop.asked():
         if entering is not None:
             entries = _enter(entering, visited)
             if entries is None:
@@ -152,8 +153,8 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
     if name == "DICOMDIR" or name.endswith(OWN_SUFFIXES) or not stat.S_ISREG(status.st_mode):
         return "ignored"
     try:
-        with open(path, "rb") as file:  # DICOM's mark stands behind a preamble of 128 bytes (PS3.10, 7.1)
-            return "image" if file.read(132)[128:] == b"DICM" else "ignored"
+        with open(path, "rb") as file:
+            return "image" if is_dicom(file) else "ignored"
     except OSError:
         return "image" if _may_be_image(suffix) else "ignored"
 

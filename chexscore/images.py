@@ -20,6 +20,7 @@ from chexscore.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
+from chexscore.formats import is_dicom
 from chexscore.spec import ImageSpec, Resize
 
 __all__ = ["FORMATS", "MAX_PIXELS", "load_image"]
@@ -93,11 +94,9 @@ def _open(path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
 
 
 def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
-    head = file.read(132)
-    if not head:
+    if not os.fstat(file.fileno()).st_size:
         raise UnreadableImageError(path, "the file is empty")
-    file.seek(0)
-    if head[128:] == b"DICM":
+    if is_dicom(file):
         return _resize(Image.fromarray(_read_dicom(file, path, max_pixels)), image)
     try:
         with Image.open(file, formats=FORMATS) as picture:

@@ -34,7 +34,7 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
         raise UsageError(f"{output} cannot be written: {error.strerror}.") from error
     with file:
         while not _take(file):
-            if stop.reason or time.monotonic() >= deadline:
+            if stop.asked() or time.monotonic() >= deadline:
                 raise LockedError(f"another run is writing {output}; --lock-wait 5m would wait.")
             time.sleep(POLL_S)
         yield

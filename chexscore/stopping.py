@@ -1,16 +1,35 @@
 """How a run is asked to stop."""
 
+import math
 import signal
+import time
 from dataclasses import dataclass
 
-__all__ = ["Stop", "stop_on_signals"]
+__all__ = ["MAX_DURATION", "Stop", "stop_on_signals"]
+
+MAX_DURATION = "--max-duration"
 
 
 @dataclass
 class Stop:
-    """A request to stop: nothing new is begun, what was begun is finished. `reason` is empty until then."""
+    """A request to stop: nothing new is begun, what was begun is finished.
+
+    Whatever may take long before the next image is begun (the wait for the lock, a silent list, a directory
+    of other files) calls `asked`, which looks at the clock.
+
+    Attributes:
+        reason: the name of a signal, or MAX_DURATION; empty until there is one.
+        deadline: the moment of `time.monotonic()` at which the time is over.
+    """
 
     reason: str = ""
+    deadline: float = math.inf
+
+    def asked(self) -> bool:
+        """Whether to stop now."""
+        if not self.reason and time.monotonic() >= self.deadline:
+            self.reason = MAX_DURATION
+        return bool(self.reason)
 
 
 def stop_on_signals() -> Stop:

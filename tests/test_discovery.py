@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chexscore import find_images
-from chexscore.discovery import SUFFIXES
+from chexscore.formats import SUFFIXES
 
 
 def touch(folder: Path, *names: str) -> None:
