@@ -4,23 +4,16 @@ import contextlib
 import io
 import itertools
 import logging
-import os
 import sys
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from collections.abc import Iterable  # noqa: TC003, Typer reads the types
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
 from chexscore import __version__
-from chexscore.errors import ChexscoreError, LockedError, UsageError
-
-if TYPE_CHECKING:
-    from chexscore.records import RunRecord
-    from chexscore.stopping import Stop
-
-NOT_EVERY_IMAGE, NO_IMAGE = 3, 4
-STOPPED = {"SIGINT": 130, "SIGTERM": 143, "--max-duration": NOT_EVERY_IMAGE}
+from chexscore.errors import ChexscoreError, UsageError
+from chexscore.messages import json_lines, open_streams, say
 
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed; 2 wrong usage; 3 finished, but some images were not "
@@ -70,7 +63,17 @@ def predict(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after a stop; in a finished output score what is new.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on after a stop; in a finished output score what is new or has changed."
+        ),
+    ] = False,
+    forget_gone: Annotated[
+        bool,
+        typer.Option(
+            "--forget-gone",
+            help="With --resume: let the rows of images go that are not found any more; else exit 1.",
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is there.")] = False,
     model: ModelOption = None,
@@ -102,7 +105,10 @@ def predict(
         int | None, typer.Option(min=1, help="Threads that decode images; by default one a core.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Print the images that would be scored, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run", "-n", help="Print the images that would be scored; with --resume, what it would."
+        ),
     ] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="JSON lines on standard output.")] = False,
     log_json: Annotated[
@@ -118,6 +124,8 @@ def predict(
     Example: chexscore predict ./images -o out.csv
     """
     from chexscore.discovery import find_images, read_list
+    from chexscore.exits import exit_code
+    from chexscore.outputs import list_paths
     from chexscore.stopping import Stop, stop_on_signals
     from chexscore.units import parse_duration, parse_limit
 
@@ -137,6 +145,7 @@ def predict(
         thresholds=thresholds,
         tags=tuple(dict.fromkeys(dicom_tag or ())),
         resume=resume,
+        forget_gone=forget_gone,
         overwrite=overwrite,
         lock_wait=parse_duration(lock_wait),
         jsonl=jsonl,
@@ -148,7 +157,7 @@ def predict(
             listed = sys.stdin.buffer if files_from == "-" else opened.enter_context(_open(files_from))
             inputs = itertools.chain(inputs, read_list(listed, stop))
         if dry_run:
-            _list_plan(plan(inputs, options))
+            say(f"{list_paths(plan(inputs, output, options))} images would be scored")
             return
 
         from chexscore import progress
@@ -158,14 +167,9 @@ def predict(
         classifier = Classifier(model, device=device)
         total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
         with progress.show(style, classifier, total) as watch:
-            try:
-                record = run(inputs, output, classifier, options, stop=stop, watch=watch)
-            except LockedError as error:
-                if stop.reason:
-                    raise typer.Exit(STOPPED[stop.reason]) from error
-                raise
+            record = run(inputs, output, classifier, options, stop=stop, watch=watch)
     progress.closing_words(record, output, stop, style)
-    _conclude(record, output, stop, max_failures)
+    raise typer.Exit(exit_code(record, output, stop, max_failures))
 
 
 @app.command(name="eval", epilog=EVAL_EXIT_CODES)
@@ -233,19 +237,24 @@ def info(model: ModelOption = None) -> None:
 
 def main() -> None:
     """Entry point of the `chexscore` command."""
+    open_streams()
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it quotes what stands in headers
     warnings.simplefilter("ignore")  # a decoder's words about one file; its row says what matters
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # file names may be any bytes
-    try:
-        app()
-    except ChexscoreError as error:
-        _say(f"chexscore: error: {error}")
-        sys.exit(error.exit_code)
-    except OSError as error:  # the standard output is full, say
-        _say(f"chexscore: error: {error.strerror}.")
-        sys.exit(1)
+    as_json = "--log-json" in sys.argv  # wrong usage is to be JSON, too
+    if as_json:
+        app.rich_markup_mode = None  # no boxes
+    with json_lines() if as_json else contextlib.nullcontext():
+        try:
+            app()
+        except ChexscoreError as error:
+            say(f"chexscore: error: {error}", "error")
+            sys.exit(error.exit_code)
+        except OSError as error:  # the standard output is full, say
+            say(f"chexscore: error: {error.strerror}.", "error")
+            sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:
@@ -263,30 +272,12 @@ def _options(
     pass
 
 
-def _conclude(record: "RunRecord", output: str, stop: "Stop", max_failures: str | None) -> None:
-    """Ends with the exit code that the counts call for."""
-    from chexscore.units import parse_limit
-
-    if not record.finished:
-        raise typer.Exit(STOPPED[stop.reason])
-    if record.found_nothing:
-        _say("chexscore: no image found.")
-        raise typer.Exit(NO_IMAGE)
-    if max_failures is not None and record.not_scored > parse_limit(max_failures, record.found):
-        raise ChexscoreError(
-            f"{record.not_scored} of {record.found} images were not scored, more than --max-failures "
-            f"{max_failures}; {output} is complete."
-        )
-    if record.failed:
-        raise typer.Exit(NOT_EVERY_IMAGE)
-
-
 def _check_tags(keywords: list[str]) -> None:
     from chexscore.dicom import check_keywords, names_people
 
     check_keywords(keywords)
     if naming := [keyword for keyword in keywords if names_people(keyword)]:
-        _say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.")
+        say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.")
 
 
 def _open(path: str) -> BinaryIO:
@@ -294,21 +285,3 @@ def _open(path: str) -> BinaryIO:
         return open(path, "rb")
     except OSError as error:
         raise UsageError(f"{path}: the list of images cannot be read: {error.strerror}.") from error
-
-
-def _list_plan(found: Iterable[str]) -> None:
-    number = 0
-    for path in found:
-        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
-        number += 1
-    sys.stdout.flush()
-    _say(f"{number} images found; what an earlier run scored of them is not looked at")
-
-
-def _say(line: str) -> None:
-    if "--log-json" in sys.argv:
-        from chexscore.progress import log
-
-        log("message", text=line)
-    else:
-        typer.echo(line, err=True)

@@ -5,32 +5,36 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 
 from chexscore.errors import OutputError, UsageError
+from chexscore.messages import visible
 from chexscore.predictions import Columns, Prediction, encode_scores, write_csv
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["STDOUT", "Format", "check_format", "check_target", "publish", "replacing", "stream"]
+__all__ = ["STDOUT", "Format", "check_format", "check_target", "list_paths", "publish", "replacing", "stream"]
 
 Format = Literal["csv", "jsonl", "parquet"]
 
 STDOUT = "-"
-SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".parquet": "parquet"}
+SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 PARQUET_ROWS = 10_000
 """Rows of a Parquet row group: what is in memory at a time."""
 
 
 def check_format(output: str) -> Format:
-    """The format that the output's suffix asks for, which is CSV unless it is .jsonl or .parquet.
+    """The format that the output's suffix asks for.
 
     Raises:
-        UsageError: Parquet is asked for, and pyarrow is not installed.
+        UsageError: another suffix, or Parquet is asked for and pyarrow is not installed.
     """
-    wanted = SUFFIXES.get(os.path.splitext(output)[1].lower(), "csv")
+    wanted = SUFFIXES.get(os.path.splitext(output)[1].lower())
+    if wanted is None:
+        raise UsageError(f"{output}: the suffix decides the format; .csv, .jsonl and .parquet are written.")
     if wanted == "parquet":
         try:
             import pyarrow as pa  # noqa: F401, PLC0415, an extra
@@ -61,13 +65,48 @@ def replacing(target: str) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the disk is full or gone, or the folder is not ours; an earlier file is untouched.
     """
+    with _beside(target) as file:
+        yield file
+        _make_safe(file)
+        os.replace(file.name, target)
+
+
+def publish(
+    output: str, predictions: Iterable[Prediction], columns: Columns, record: str, content: bytes
+) -> None:
+    """Writes a file of predictions, and the record that stands beside it; see `replacing`.
+
+    All that can fail for want of room comes first. Then the earlier record goes, the output gets its name,
+    and the record its own: no crash leaves an output beside a record of another one.
+
+    Args:
+        output: the file of predictions; its suffix decides the format.
+        predictions: its rows.
+        columns: what it says of each.
+        record: where the record stands.
+        content: of the record.
+
+    Raises:
+        OutputError: as for `replacing`.
+    """
+    with _beside(output) as rows, _beside(record) as words:
+        _WRITERS[check_format(output)](rows, predictions, columns)
+        words.write(content)
+        _make_safe(rows)
+        _make_safe(words)
+        with suppress(FileNotFoundError):
+            os.unlink(record)
+        os.replace(rows.name, output)
+        os.replace(words.name, record)
+
+
+@contextmanager
+def _beside(target: str) -> Iterator[BinaryIO]:
+    """A file beside the target, which is gone afterwards unless it has got another name."""
     partial = f"{target}.partial"
     try:
         with open(partial, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
     finally:
@@ -75,10 +114,10 @@ def replacing(target: str) -> Iterator[BinaryIO]:
             os.unlink(partial)
 
 
-def publish(output: str, predictions: Iterable[Prediction], columns: Columns) -> None:
-    """Writes a file of predictions; see `replacing`."""
-    with replacing(output) as file:
-        _WRITERS[check_format(output)](file, predictions, columns)
+def _make_safe(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()  # Windows renames no open file
 
 
 def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) -> None:
@@ -88,15 +127,43 @@ def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) 
         OutputError: its reader went away.
         UsageError: it was closed from the beginning.
     """
+    with _standard_output() as file:
+        if jsonl:
+            _write_jsonl(file, predictions, columns)
+        else:
+            _write_csv(file, map(_visible, predictions) if file.isatty() else predictions, columns)
+
+
+def list_paths(paths: Iterable[str]) -> int:
+    """Writes paths to standard output, a line each; raises as `stream` does.
+
+    Returns:
+        How many there were.
+    """
+    number = 0
+    with _standard_output() as file:
+        for path in paths:
+            file.write((visible(path).encode() if file.isatty() else os.fsencode(path)) + b"\n")
+            number += 1
+    return number
+
+
+@contextmanager
+def _standard_output() -> Iterator[BinaryIO]:
     if sys.stdout is None:
         raise UsageError("standard output is closed; give --output a file.")
-    write = _write_jsonl if jsonl else _write_csv
     try:
-        write(sys.stdout.buffer, predictions, columns)
+        yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         raise OutputError("standard output was closed before the last row.") from error
+
+
+def _visible(prediction: Prediction) -> Prediction:
+    """For a terminal: no file name and no tag commands it."""
+    tags = {keyword: visible(value) for keyword, value in prediction.tags.items()}
+    return replace(prediction, path=visible(prediction.path), tags=tags)
 
 
 def _text(file: BinaryIO) -> TextIO:

@@ -1,13 +1,10 @@
 """What people and log collectors see of a run, on standard error."""
 
-import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Literal
 
 from rich.console import Console
@@ -16,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
+from chexscore.messages import log, visible
 from chexscore.records import RunRecord
-from chexscore.runs import MAX_DURATION
-from chexscore.stopping import Stop
+from chexscore.stopping import MAX_DURATION, Stop
 
 __all__ = ["Style", "closing_words", "show"]
 
@@ -74,23 +71,21 @@ def closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> N
         if record.unchanged:
             parts.append(f"{record.unchanged} unchanged")
         others = {"other files ignored": record.ignored, "too young, left for the next run": record.waiting}
-        others["of an earlier run gone, and their rows with them"] = record.gone
+        others["of an earlier run gone"] = record.gone
         rest = "".join(f"; {number} {what}" for what, number in others.items() if number)
         console.print(f"{record.found} images found: {', '.join(parts)}{rest}{took}")
         for status, number in sorted(record.failed.items()):
-            console.print(f"  {status}: {number}, the first is {escape(record.examples[status])}")
-    elif record.gone:
-        console.print(f"chexscore: {record.gone} images of an earlier run are gone, and their rows with them")
+            console.print(f"  {status}: {number}, the first is {escape(visible(record.examples[status]))}")
+    if record.batch_size < record.arguments["batch_size"]:
+        console.print(
+            f"chexscore: memory was short: batches of {record.batch_size} instead of "
+            f"{record.arguments['batch_size']}; --resume scores their images again, --batch-size "
+            f"{record.batch_size} would not need to"
+        )
     if not record.finished:
         why = "the time is over" if stop.reason == MAX_DURATION else f"stopped by {stop.reason}"
         go_on = "" if output == "-" else "; the same command with --resume goes on from here"
         console.print(f"chexscore: {why}: {record.done} images have their row{go_on}")
-
-
-def log(event: str, **fields: object) -> None:
-    """Writes one JSON object as a line to standard error."""
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-    print(json.dumps({"time": moment, "event": event, **fields}), file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chexscore.errors import OutputError, TableError
@@ -22,6 +22,7 @@ class RunRecord:
         thresholds: label -> the model's default operating point.
         arguments: what the run was asked for: the paths, and Options as they were in force.
         device: where the network really ran.
+        batch_size: images that went through it together at the end; fewer than asked for if memory was short.
         started: UTC, ISO 8601.
         finished: the same, when the output got its name; empty if the run was stopped before.
         seconds: wall time.
@@ -40,6 +41,7 @@ class RunRecord:
     thresholds: Mapping[str, float]
     arguments: Mapping[str, Any]
     device: str
+    batch_size: int
     started: str
     finished: str = ""
     seconds: float = 0.0
@@ -75,6 +77,10 @@ class RunRecord:
     def found_nothing(self) -> bool:
         """Whether there was no image at all: none found, or only names of files that are not there."""
         return not self.waiting and self.found == self.failed.get(Status.MISSING.value, 0)
+
+    def to_json(self) -> bytes:
+        """The record as it stands in its file."""
+        return json.dumps(asdict(self), indent=1).encode()
 
     def check(self) -> None:
         """Raises an OutputError if an image that was found has no row: that would be a fault of chexscore."""

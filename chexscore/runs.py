@@ -1,11 +1,10 @@
 """One run of `predict`: inputs -> an output, and beside it a record of how it came to be."""
 
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,19 +12,17 @@ from typing import Any
 from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
-from chexscore.errors import NoImageError, OutputError, UsageError
+from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
 from chexscore.images import MAX_PIXELS
 from chexscore.lock import locked
-from chexscore.outputs import STDOUT, check_format, check_target, publish, replacing, stream
+from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.predictions import Columns, Prediction, Status
 from chexscore.records import RunRecord, record_path
 from chexscore.scoring import BATCH_SIZE, score_images, usable_cores
 from chexscore.stopping import Stop
-from chexscore.store import Fingerprint, Store
+from chexscore.store import Fingerprint, Store, store_path
 
 __all__ = ["Options", "plan", "run"]
-
-MAX_DURATION = "--max-duration"
 
 CLOCK_SKEW_S = 86400.0
 """A file further in the future than this is not young, its time is wrong."""
@@ -44,6 +41,7 @@ class Options:
         thresholds: add a column of 1 and 0 for each label.
         tags: DICOM keywords to add, a column each.
         resume: go on where an earlier run stopped; in a finished output score what is new or has changed.
+        forget_gone: publish although images that an earlier run scored are not found any more.
         overwrite: begin anew in spite of an earlier output.
         lock_wait: seconds to wait for another run of the same output.
         jsonl: JSON lines on standard output.
@@ -57,6 +55,7 @@ class Options:
     thresholds: bool = False
     tags: tuple[str, ...] = ()
     resume: bool = False
+    forget_gone: bool = False
     overwrite: bool = False
     lock_wait: float = 0.0
     jsonl: bool = False
@@ -74,6 +73,7 @@ def run(
     """Scores everything below `paths` into `output`.
 
     A stop leaves no output, or the earlier one; what was scored is kept beside it for a run with `resume`.
+    Whatever is raised leaves an earlier output, and the record beside it, as they were.
 
     Args:
         paths: files and directories; taken as they come.
@@ -81,17 +81,20 @@ def run(
             "-" for the standard output, which gets no record and cannot be resumed.
         classifier: the open model.
         options: see there.
-        stop: looked at before each image is begun.
+        stop: looked at before each image is begun; the run sets its deadline.
         watch: called after each row with the record so far.
 
     Raises:
         UsageError: the output is there already, cannot be written, or cannot be resumed.
-        NoImageError: there is an earlier output, and now no image at all; nothing is touched.
+        NoImageError: there is an earlier output, or rows of one, and now no image at all.
         NetworkError: the network fails on every image; what was scored before is kept for `resume`.
         LockedError: another run writes this output.
-        OutputError: the disk is full or gone.
+        OutputError: the disk is full or gone; or images that an earlier run scored are gone, and
+            `forget_gone` is not given: then what is new is kept for `resume`.
     """
     options, stop = options or Options(), stop or Stop()
+    if options.max_duration is not None:
+        stop.deadline = time.monotonic() + options.max_duration
     columns = Columns(
         classifier.spec.labels,
         thresholds=classifier.spec.operating_points if options.thresholds else {},
@@ -107,46 +110,59 @@ def run(
         if not stop.reason:
             run.record.finished = _now()
         return run.record
-    check_format(output)
     for target in (output, record_path(output)):
         check_target(target)
+    check_format(output)
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
-    with (
-        locked(output, options.lock_wait, stop),
-        Store(
-            output,
-            columns.labels,
-            _settings(classifier, options),
-            resume=options.resume,
-            overwrite=options.overwrite,
-        ) as store,
-    ):
-        for _ in run.predictions(store):
-            pass
-        store.commit()
-        run.record.check()
-        if stop.reason:
-            return run.record
-        _check_losses(run, store, output)
-        with suppress(FileNotFoundError):
-            os.unlink(record_path(output))  # that of an earlier output must not stand beside this one
-        publish(output, store.rows(), columns)
-        run.record.gone = store.settle()
-        run.record.finished = _now()
-        with replacing(record_path(output)) as file:
-            file.write(json.dumps(asdict(run.record), indent=1).encode())
+    try:
+        with (
+            locked(output, options.lock_wait, stop),
+            Store(
+                output,
+                columns.labels,
+                _settings(classifier, options),
+                resume=options.resume,
+                overwrite=options.overwrite,
+            ) as store,
+        ):
+            _fill(store, run, columns)
+    except LockedError:
+        if not stop.reason:
+            raise
     return run.record
 
 
-def _check_losses(run: "_Run", store: Store, output: str) -> None:
+def _fill(store: Store, run: "_Run", columns: Columns) -> None:
+    """Scores into the store, and publishes what it holds unless the run was stopped."""
+    for _ in run.predictions(store):
+        pass
+    run.record.check()
+    if run.stop.reason:
+        return
+    _check_losses(run, store)
+    store.settle()
+    run.record.finished = _now()
+    publish(store.output, store.rows(), columns, record_path(store.output), run.record.to_json())
+
+
+def _check_losses(run: "_Run", store: Store) -> None:
     """Refuses to publish what would lose the rows of an earlier run, or of this one."""
-    if run.record.found_nothing and store.left_before:
+    output = store.output
+    if run.record.found_nothing and (store.left_before or os.path.exists(output)):
         raise NoImageError(f"no image found; {output} and its rows are left as they were.")
-    if run.unlisted and store.left_before:
+    run.record.gone, example = store.gone()
+    if run.record.gone and run.unlisted:
         raise OutputError(
-            f"{run.unlisted} directories could not be listed; {output} is left as it was, and --resume goes "
-            "on once they can."
+            f"directories that cannot be listed: {run.unlisted}, and images of an earlier run that are not "
+            f"found now: {run.record.gone}, such as {example}; {output} is left as it was, and --resume goes "
+            "on once they can be."
+        )
+    if run.record.gone and not run.options.forget_gone:
+        raise OutputError(
+            f"images of an earlier run that are not found now: {run.record.gone}, such as {example}; "
+            f"{output} is left as it was, and what is new is kept beside it. --resume goes on once they are "
+            "back; --forget-gone lets their rows go."
         )
     if store.count() != run.record.done:
         raise OutputError(f"{run.record.done} images, but {store.count()} rows; please report this.")
@@ -168,6 +184,7 @@ class _Run:
         self.began = time.monotonic()
         self.fed: deque[tuple[int, Fingerprint | None]] = deque()
         self.unlisted = 0
+        self.shrunk = False
         spec = classifier.spec
         self.record = RunRecord(
             chexscore=__version__,
@@ -180,6 +197,7 @@ class _Run:
             thresholds=spec.operating_points,
             arguments={"paths": paths if isinstance(paths, list) else "a list", **_in_force(options)},
             device=classifier.device,
+            batch_size=options.batch_size or BATCH_SIZE,
             started=_now(),
         )
 
@@ -193,11 +211,13 @@ class _Run:
             workers=options.workers,
             max_pixels=options.max_pixels,
             tags=options.tags,
+            shrunk=self._shrink,
         )
         for prediction in scored:
             position, fingerprint = self.fed.popleft()
             if store is not None:
-                store.add(position, prediction, fingerprint)
+                # A resumed output has the bytes of one batch size, whenever memory was short.
+                store.add(position, prediction, fingerprint, provisional=self.shrunk)
             self.record.count(prediction)
             if prediction.status is Status.UNREADABLE and os.path.isdir(prediction.path):
                 self.unlisted += 1
@@ -207,9 +227,7 @@ class _Run:
 
     def _feed(self, store: Store | None) -> Iterator[str]:
         """The images to score; takes over the rows of those that an earlier run scored."""
-        for path in find_images(self.paths, self._ignored):
-            if self._is_over():
-                return
+        for path in find_images(self.paths, self._ignored, self.stop):
             fingerprint = _fingerprint(path)
             earlier = store.earlier(path, fingerprint) if store is not None and fingerprint else None
             if earlier is None and _is_young(fingerprint, self.options.min_age):
@@ -227,21 +245,33 @@ class _Run:
                 self.fed.append((position, fingerprint))
                 yield path
 
-    def _is_over(self) -> bool:
-        limit = self.options.max_duration
-        if limit is not None and time.monotonic() - self.began >= limit and not self.stop.reason:
-            self.stop.reason = MAX_DURATION
-        return bool(self.stop.reason)
+    def _shrink(self, batch_size: int) -> None:
+        self.shrunk, self.record.batch_size = True, batch_size
 
     def _ignored(self, _: str) -> None:
         self.record.ignored += 1
 
 
-def plan(paths: Iterable[str], options: Options) -> Iterator[str]:
-    """The images that a run would find now, without those that are too young."""
-    for path in find_images(paths):
-        if not _is_young(_fingerprint(path), options.min_age):
-            yield path
+def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
+    """The images that a run would score now: none too young and, with `resume`, none that it would take over.
+
+    Whether an earlier run's model and settings allow a resume is not looked at.
+
+    Raises:
+        UsageError: the output cannot be resumed.
+        LockedError: another run writes this output.
+        OutputError: what is kept of earlier runs is damaged.
+    """
+    with ExitStack() as opened:
+        store = None
+        if options.resume and (os.path.exists(output) or os.path.exists(store_path(output))):
+            opened.enter_context(locked(output, 0, Stop()))
+            store = opened.enter_context(Store(output, (), {}, resume=True))
+        for path in find_images(paths):
+            fingerprint = _fingerprint(path)
+            held = store is not None and fingerprint is not None and store.holds(path, fingerprint)
+            if not held and not _is_young(fingerprint, options.min_age):
+                yield path
 
 
 def _settings(classifier: Classifier, options: Options) -> dict[str, str]:

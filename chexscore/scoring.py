@@ -1,7 +1,7 @@
 """Paths in, predictions out: decoding in threads ahead of the network, in order, in bounded memory."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -70,6 +70,7 @@ def score_images(
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
     tags: Sequence[str] = (),
+    shrunk: Callable[[int], object] = int,
 ) -> Iterator[Prediction]:
     """Scores single images, given by an iterable that may be endless; see `predict`.
 
@@ -83,6 +84,8 @@ def score_images(
         workers: as for `predict`.
         max_pixels: as for `predict`.
         tags: DICOM keywords to read from each file.
+        shrunk: called with the new batch size before the first row that was scored in a smaller batch,
+            because memory is short.
 
     Raises:
         ValueError: at once, for a batch size outside 1..MAX_BATCH_SIZE or less than one worker.
@@ -90,17 +93,6 @@ def score_images(
     batch_size, workers = batch_size or BATCH_SIZE, workers or usable_cores()
     if not 1 <= batch_size <= MAX_BATCH_SIZE or workers < 1:
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_SIZE}, workers at least 1")
-    return _score_images(paths, classifier, batch_size, workers, max_pixels, tags)
-
-
-def _score_images(
-    paths: Iterable[str],
-    classifier: Classifier,
-    batch_size: int,
-    workers: int,
-    max_pixels: int,
-    tags: Sequence[str],
-) -> Iterator[Prediction]:
     spec = classifier.spec.image
 
     def load(path: str) -> _Loaded:
@@ -110,10 +102,16 @@ def _score_images(
         except ImageError as error:
             return _Loaded(error, found)
 
-    network = _Network(classifier, batch_size)
+    loading = load_ahead(paths, load, workers=workers, ahead=2 * batch_size)
+    return _score(loading, _Network(classifier, batch_size, shrunk), batch_size, classifier.spec.labels)
+
+
+def _score(
+    loading: Iterable[tuple[str, _Loaded]], network: "_Network", batch_size: int, labels: tuple[str, ...]
+) -> Iterator[Prediction]:
     waiting: list[Prediction] = []  # in input order; one of status ok waits for its scores
     batch: list[NDArray[np.uint8]] = []
-    for path, loaded in load_ahead(paths, load, workers=workers, ahead=2 * batch_size):
+    for path, loaded in loading:
         if isinstance(loaded.pixels, ImageError):
             status, note = Status(loaded.pixels.status), loaded.pixels.reason
             waiting.append(Prediction(path, status, note=note, tags=loaded.tags))
@@ -122,9 +120,9 @@ def _score_images(
             batch.append(loaded.pixels)
         # Failures are not counted into a batch, but must not pile up behind a half-full one for ever.
         if len(batch) == batch_size or not batch or len(waiting) > 100 * batch_size:
-            yield from _settle(waiting, network.score(batch), classifier.spec.labels)
+            yield from _settle(waiting, network.score(batch), labels)
             waiting, batch = [], []
-    yield from _settle(waiting, network.score(batch), classifier.spec.labels)
+    yield from _settle(waiting, network.score(batch), labels)
 
 
 def usable_cores() -> int:
@@ -164,22 +162,25 @@ def _settle(
 class _Network:
     """Runs batches of one fixed shape, and copes with those that fail."""
 
-    def __init__(self, classifier: Classifier, shape: int) -> None:
-        self._classifier, self._shape = classifier, shape
+    def __init__(self, classifier: Classifier, shape: int, shrunk: Callable[[int], object]) -> None:
+        self._classifier, self._shape, self._shrunk = classifier, shape, shrunk
 
     def score(self, batch: list[NDArray[np.uint8]]) -> list[NDArray[np.float32] | NetworkError]:
         """A row of scores for each image, or what the network said to it.
 
-        If a batch fails, a blank one of the same shape is tried. Where that works, an image is to blame: each
-        is run by itself, in the same shape, so that its neighbours' scores stay what they are to the last
-        digit. Where it fails too, the shape is halved for the rest of the run, in case that memory is short.
+        Whenever something fails, a blank image is tried in the same shape. Where that works, an image is to
+        blame: each of its batch is run by itself, in the same shape, so that its neighbours' scores stay what
+        they are to the last digit. Where it fails too, no image is blamed, and the shape is halved for the
+        rest of the run, in case that memory is short.
 
         Raises:
             NetworkError: even one blank image fails: the network, or its device, is of no use any more.
         """
         scored: list[NDArray[np.float32] | NetworkError] = []
+        suspects = 0  # images before this one are run by themselves
         while len(scored) < len(batch):
-            part = batch[len(scored) : len(scored) + self._shape]
+            start = len(scored)
+            part = batch[start : start + (1 if start < suspects else self._shape)]
             try:
                 scored.extend(self._run(part))
             except NetworkError as error:
@@ -187,16 +188,12 @@ class _Network:
                     if self._shape == 1:
                         raise
                     self._shape //= 2
+                    self._shrunk(self._shape)
+                elif len(part) > 1:
+                    suspects = start + len(part)
                 else:
-                    scored.extend(self._one_by_one(part) if len(part) > 1 else [error])
+                    scored.append(error)
         return scored
-
-    def _one_by_one(self, part: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32] | NetworkError]:
-        for image in part:
-            try:
-                yield from self._run([image])
-            except NetworkError as error:
-                yield error
 
     def _blank_fails(self, like: NDArray[np.uint8]) -> bool:
         try:

@@ -8,9 +8,10 @@ import json
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from chexscore.errors import OutputError, UsageError
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
@@ -23,11 +24,15 @@ COMMIT_INTERVAL_S = 1.0
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT)",
     """CREATE TABLE IF NOT EXISTS rows (run INTEGER, position INTEGER, path BLOB, size INTEGER, mtime INTEGER,
-    status TEXT, scores TEXT, tags TEXT, note TEXT, PRIMARY KEY (run, position)) WITHOUT ROWID""",
+    status TEXT, scores TEXT, tags TEXT, note TEXT, checksum INTEGER, PRIMARY KEY (run, position))
+    WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
 )
 
 FORGET = "DELETE FROM rows WHERE path = ? AND run < ?"
+
+Row = tuple[int, int, bytes, int | None, int | None, str, str, str, str]
+"""The columns of a row, without its checksum."""
 
 
 class Fingerprint(NamedTuple):
@@ -48,7 +53,11 @@ class Store:
         labels: of the model.
         settings: whatever changes scores, in words; rows made under other settings are never taken over.
         resume: take over what earlier runs left.
-        overwrite: begin anew in spite of an output, or rows, that are there.
+        overwrite: begin anew in spite of an output, or rows, that are there. Earlier rows go for good with
+            the first image that is there, or with `settle`: inputs that are not there tonight cost nothing.
+
+    Attributes:
+        left_before: images that earlier runs left rows of.
 
     Raises:
         UsageError: the output or rows are there and neither flag is given; there is nothing to resume beside
@@ -73,19 +82,15 @@ class Store:
             )
         if os.path.exists(output) and resume and not os.path.exists(path):
             raise UsageError(f"{path} is not there, so {output} cannot be resumed; --overwrite begins anew.")
-        if overwrite:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
         with self._guarded():
-            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database = _open(path, discard_damaged=overwrite)
         try:
             with self._guarded():
-                for statement in SCHEMA:
-                    self._database.execute(statement)
-                self._begin(settings, resume=resume)
+                self._begin(settings, resume=resume, overwrite=overwrite)
         except BaseException:
             self._database.close()
             raise
+        self._may_commit = not overwrite
         self._committed = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -94,7 +99,8 @@ class Store:
     def __exit__(self, *_: object) -> None:
         """Keeps the rows, whatever ended the run."""
         with closing(self._database), suppress(OutputError):
-            self.commit()
+            if self._may_commit:
+                self.commit()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -110,73 +116,104 @@ class Store:
                 f"{store_path(self.output)} is damaged ({error}); --overwrite begins anew."
             ) from error
 
-    def _begin(self, settings: Mapping[str, str], *, resume: bool) -> None:
+    def _begin(self, settings: Mapping[str, str], *, resume: bool, overwrite: bool) -> None:
         """Checks what earlier runs left, and takes the number of this run."""
         query = "SELECT ifnull(max(run), 0), count(DISTINCT path) FROM rows"
         last, self.left_before = self._database.execute(query).fetchone()
-        if self.left_before and not resume:
+        self._run, self._next = last + 1, 0
+        self._database.execute("BEGIN")
+        if overwrite:
+            self._database.execute("DELETE FROM rows")
+        elif self.left_before and not resume:
             raise UsageError(
                 f"an earlier run left the rows of {self.left_before} images for {self.output}; --resume goes "
                 "on with them, --overwrite begins anew."
             )
+        elif self.left_before:
+            self._compare(settings)
+        self._database.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", settings.items())
+
+    def _compare(self, settings: Mapping[str, str]) -> None:
         earlier = dict(self._database.execute("SELECT name, value FROM settings"))
-        changed = [name for name in settings if self.left_before and earlier.get(name) != settings[name]]
+        changed = [name for name in settings if earlier.get(name) != settings[name]]
         if changed:
             differences = ", ".join(f"{x} {earlier.get(x)} then and {settings[x]} now" for x in changed)
             raise UsageError(
                 f"{self.output} was made with other settings, so it cannot be resumed ({differences}); "
                 "--overwrite begins anew."
             )
-        self._database.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", settings.items())
-        self._run, self._next = last + 1, 0
 
     def place(self) -> int:
         """Takes the position of the next row."""
         self._next += 1
         return self._next
 
+    def holds(self, path: str, fingerprint: Fingerprint) -> bool:
+        """Whether an earlier run scored this file, and it has not changed since."""
+        return self._earlier(path, fingerprint) is not None
+
     def earlier(self, path: str, fingerprint: Fingerprint) -> Prediction | None:
         """The scores that an earlier run found for this file, if it has not changed since.
 
         Failures are not handed out: what made an image fail may be gone although the file is the same.
         """
+        row = self._earlier(path, fingerprint)
+        with self._guarded():
+            return None if row is None else self._prediction(row)
+
+    def _earlier(self, path: str, fingerprint: Fingerprint) -> Row | None:
         with self._guarded():
             row = self._database.execute(
-                "SELECT status, scores, tags, note FROM rows WHERE path = ? AND run < ? AND size = ? "
-                "AND mtime = ? AND status = ? ORDER BY run DESC LIMIT 1",
+                "SELECT * FROM rows WHERE path = ? AND run < ? AND size = ? AND mtime = ? AND status = ? "
+                "ORDER BY run DESC LIMIT 1",
                 (os.fsencode(path), self._run, *fingerprint, Status.OK.value),
             ).fetchone()
-            return None if row is None else self._prediction(path, *row)
+            return None if row is None else _checked(row)
 
     def forget(self, path: str) -> None:
         """Takes an earlier row of this path out, so that it does not count as one whose file is gone."""
         with self._guarded():
             self._database.execute(FORGET, (os.fsencode(path), self._run))
 
-    def add(self, position: int, prediction: Prediction, fingerprint: Fingerprint | None) -> None:
-        """Keeps a row, in place of earlier ones of its path; once a second everything so far is made safe."""
-        scores = ",".join(encode_scores(prediction.scores, self.labels))
+    def add(
+        self,
+        position: int,
+        prediction: Prediction,
+        fingerprint: Fingerprint | None,
+        *,
+        provisional: bool = False,
+    ) -> None:
+        """Keeps a row; once a second everything so far is made safe.
+
+        Args:
+            position: from `place`.
+            prediction: the row.
+            fingerprint: of its file. None says that there is none to be seen now: then earlier rows of this
+                path stay, and count as those of an image that is gone.
+            provisional: a later run is to score the image again.
+        """
         size, mtime = fingerprint or (None, None)
-        path, tags = os.fsencode(prediction.path), json.dumps(dict(prediction.tags))
+        row: Row = (
+            self._run,
+            position,
+            os.fsencode(prediction.path),
+            size,
+            None if provisional else mtime,
+            prediction.status.value,
+            ",".join(encode_scores(prediction.scores, self.labels)),
+            json.dumps(dict(prediction.tags)),
+            prediction.note,
+        )
         with self._guarded():
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
-            self._database.execute(FORGET, (path, self._run))
+            if fingerprint is not None:
+                self.forget(prediction.path)
+                self._may_commit = True
             self._database.execute(
-                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    self._run,
-                    position,
-                    path,
-                    size,
-                    mtime,
-                    prediction.status.value,
-                    scores,
-                    tags,
-                    prediction.note,
-                ),
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
             )
-        if time.monotonic() - self._committed >= COMMIT_INTERVAL_S:
+        if self._may_commit and time.monotonic() - self._committed >= COMMIT_INTERVAL_S:
             self.commit()
 
     def commit(self) -> None:
@@ -188,10 +225,10 @@ class Store:
 
     def rows(self) -> Iterator[Prediction]:
         """This run's rows, in order."""
-        query = "SELECT path, status, scores, tags, note FROM rows WHERE run = ? ORDER BY position"
+        query = "SELECT * FROM rows WHERE run = ? ORDER BY position"
         with self._guarded():
-            for path, *row in self._database.execute(query, (self._run,)):
-                yield self._prediction(os.fsdecode(path), *row)
+            for row in self._database.execute(query, (self._run,)):
+                yield self._prediction(_checked(row))
 
     def count(self) -> int:
         """How many rows this run has kept."""
@@ -199,23 +236,61 @@ class Store:
             query = "SELECT count(*) FROM rows WHERE run = ?"
             return int(self._database.execute(query, (self._run,)).fetchone()[0])
 
-    def settle(self) -> int:
-        """Forgets what is left of earlier runs, once this run's rows stand in the output.
-
-        Returns:
-            How many scored images they were of, whose files this run did not find.
-        """
+    def gone(self) -> tuple[int, str]:
+        """How many images earlier runs scored whose files this run did not find, and the path of one."""
         with self._guarded():
-            query = "SELECT count(DISTINCT path) FROM rows WHERE run < ? AND status = ?"
-            gone = int(self._database.execute(query, (self._run, Status.OK.value)).fetchone()[0])
-            self._database.execute("DELETE FROM rows WHERE run < ?", (self._run,))
-        return gone
+            query = (
+                "SELECT count(DISTINCT path), ifnull(min(path), x'') FROM rows WHERE run < ? AND status = ?"
+            )
+            number, example = self._database.execute(query, (self._run, Status.OK.value)).fetchone()
+            return int(number), os.fsdecode(example)
 
-    def _prediction(self, path: str, status: str, scores: str, tags: str, note: str) -> Prediction:
+    def settle(self) -> None:
+        """Makes this run's rows the only ones, and safe."""
+        with self._guarded():
+            self._database.execute("DELETE FROM rows WHERE run < ?", (self._run,))
+        self.commit()
+
+    def _prediction(self, row: Row) -> Prediction:
+        _, _, path, _, _, status, scores, tags, note = row
         numbers = decode_scores(scores.split(","), self.labels) if status == Status.OK else {}
-        return Prediction(path, Status(status), numbers, note, json.loads(tags))
+        return Prediction(os.fsdecode(path), Status(status), numbers, note, json.loads(tags))
 
 
 def store_path(output: str) -> str:
     """Where the rows of an output are kept."""
     return f"{output}.state"
+
+
+def _open(path: str, *, discard_damaged: bool) -> sqlite3.Connection:
+    """Opens a store, whose structure SQLite finds whole; its rows have checksums."""
+    database = sqlite3.connect(path, isolation_level=None)
+    try:
+        _check(database)
+        for statement in SCHEMA:
+            database.execute(statement)
+    except sqlite3.DatabaseError as error:
+        database.close()
+        if not discard_damaged or isinstance(error, sqlite3.OperationalError):
+            raise
+        os.unlink(path)
+        return _open(path, discard_damaged=False)
+    return database
+
+
+def _check(database: sqlite3.Connection) -> None:
+    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(" ".join(found.split()))
+
+
+def _checksum(row: Row) -> int:
+    return zlib.crc32(repr(row).encode())
+
+
+def _checked(row: tuple[Any, ...]) -> Row:
+    """The row without its checksum; a ValueError if they do not fit."""
+    content: Row = row[:-1]
+    if _checksum(content) != row[-1]:
+        raise ValueError(f"a row is not what was kept, number {content[1]}")
+    return content

@@ -23,6 +23,7 @@ from tests.networks import brightness_model, brightness_spec
 
 Flat = Callable[[str, int], Path]
 RESUME, OVERWRITE = Options(resume=True), Options(overwrite=True)
+FORGET = Options(resume=True, forget_gone=True)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_resume_of_a_finished_output_scores_what_is_new_or_changed(
     (images / "007.png").unlink()
     (images / "013.bad.png").unlink()
     flat("images/013.bad.png", 3)
-    record = run([str(images)], str(output), classifier, RESUME)
+    record = run([str(images)], str(output), classifier, FORGET)
     assert (record.scored, record.unchanged, record.gone) == (4, 37, 1)
     afresh = tmp_path / "afresh.csv"
     run([str(images)], str(afresh), classifier)
@@ -264,7 +265,7 @@ def test_the_time_limit_stops_a_run_that_goes_on_later(
 
 
 def test_a_row_that_is_lost_is_noticed() -> None:
-    record = RunRecord("0", {}, {}, {}, "cpu", "", found=2, scored=1)
+    record = RunRecord("0", {}, {}, {}, "cpu", 8, "", found=2, scored=1)
     with pytest.raises(OutputError, match="of 2 images found only 1"):
         record.check()
 

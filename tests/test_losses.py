@@ -1,0 +1,300 @@
+"""What no night may lose: the rows of images that are not there just now, and an output's own record."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from chexscore import Classifier
+from chexscore.errors import NetworkError, NoImageError, OutputError
+from chexscore.records import RunRecord
+from chexscore.runs import Options, plan, run
+from chexscore.stopping import Stop
+from tests.networks import brightness_model, brightness_spec
+
+Flat = Callable[[str, int], Path]
+RESUME, OVERWRITE = Options(resume=True), Options(overwrite=True)
+FORGET = Options(resume=True, forget_gone=True)
+
+
+@pytest.fixture
+def classifier(model: Path) -> Classifier:
+    return Classifier(model, device="cpu")
+
+
+@pytest.fixture
+def images(flat: Flat, tmp_path: Path) -> Path:
+    for value in range(20):
+        flat(f"images/{'ab'[value // 10]}/{value:02}.png", 10 * value)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def output(classifier: Classifier, images: Path, tmp_path: Path) -> str:
+    """A finished one."""
+    run([str(images)], str(tmp_path / "out.csv"), classifier)
+    return str(tmp_path / "out.csv")
+
+
+def published(output: str) -> tuple[bytes, bytes]:
+    return Path(output).read_bytes(), Path(f"{output}.run.json").read_bytes()
+
+
+def afresh(images: Path, classifier: Classifier) -> bytes:
+    other = images.parent / "afresh.csv"
+    run([str(images)], str(other), classifier, OVERWRITE)
+    return other.read_bytes()
+
+
+def test_a_folder_that_vanished_costs_no_row_and_what_is_new_is_kept(
+    classifier: Classifier, images: Path, output: str, flat: Flat
+) -> None:
+    before = published(output)
+    (images / "b").rename(images.parent / "away")
+    flat("images/a/new.png", 99)
+    for scored in (1, 0):
+        done: list[RunRecord] = []
+        with pytest.raises(OutputError, match=r"not found now: 10, such as .*b/10\.png.*--forget-gone"):
+            run([str(images)], output, classifier, RESUME, watch=done.append)
+        assert (done[-1].scored, done[-1].found) == (scored, 11)
+        assert published(output) == before
+    (images.parent / "away").rename(images / "b")
+    record = run([str(images)], output, classifier, RESUME)
+    assert (record.unchanged, record.scored, record.gone) == (21, 0, 0)
+    assert Path(output).read_bytes() == afresh(images, classifier)
+
+
+def test_rows_of_images_that_are_gone_leave_when_that_is_asked_for(
+    classifier: Classifier, images: Path, output: str
+) -> None:
+    for path in (images / "b").iterdir():
+        path.unlink()
+    assert run([str(images)], output, classifier, FORGET).gone == 10
+    assert Path(output).read_bytes() == afresh(images, classifier)
+    assert run([str(images)], output, classifier, RESUME).gone == 0
+
+
+def test_a_named_image_that_is_missing_or_out_of_sight_keeps_its_row_too(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, paths = str(tmp_path / "out.csv"), [str(path) for path in sorted(images.rglob("*.png"))]
+    run(paths, output, classifier)
+    before, stat = published(output), os.stat
+
+    def dead(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("07.png"):
+            raise OSError(5, "Input/output error")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", dead)
+    with pytest.raises(OutputError, match=r"not found now: 1, such as .*07\.png"):
+        run(paths, output, classifier, RESUME)
+    monkeypatch.undo()
+    Path(paths[3]).unlink()
+    with pytest.raises(OutputError, match=r"not found now: 1, such as .*03\.png"):
+        run(paths, output, classifier, RESUME)
+    assert published(output) == before
+    record = run(paths, output, classifier, FORGET)
+    assert (record.unchanged, record.failed, record.gone) == (19, {"missing": 1}, 1)
+
+
+def test_a_directory_that_cannot_be_listed_is_not_gone(
+    classifier: Classifier, images: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, scandir = published(output), os.scandir
+
+    def refuse(path: str) -> Any:
+        if path.endswith("/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OutputError, match="cannot be listed: 1"):
+        run([str(images)], output, classifier, FORGET)
+    assert published(output) == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_overwriting_with_inputs_that_are_not_there_costs_nothing(
+    classifier: Classifier,
+    images: Path,
+    output: str,
+    monkeypatch: pytest.MonkeyPatch,
+    there: bool,  # noqa: FBT001, the folder itself
+) -> None:
+    monkeypatch.setattr("chexscore.store.COMMIT_INTERVAL_S", 0)
+    before = published(output)
+    images.rename(images.parent / "unmounted")
+    if there:
+        images.mkdir()
+    for options in (OVERWRITE, FORGET):
+        with pytest.raises(NoImageError, match="left as they were"):
+            run([str(images), f"{images}/x.png"], output, classifier, options)
+        assert published(output) == before
+    if there:
+        images.rmdir()
+    (images.parent / "unmounted").rename(images)
+    assert run([str(images)], output, classifier, RESUME).unchanged == 20
+
+
+def test_an_overwrite_that_is_stopped_goes_on_with_its_own_rows(
+    images: Path, output: str, tmp_path: Path
+) -> None:
+    spec = replace(brightness_spec(), version="2")
+    other, stop = Classifier(brightness_model(tmp_path / "o.onnx", spec), device="cpu"), Stop()
+
+    def watch(_: RunRecord) -> None:
+        stop.reason = "SIGTERM"
+
+    before, small = published(output), Options(batch_size=2, overwrite=True)
+    done = run([str(images)], output, other, small, stop=stop, watch=watch).done
+    assert published(output) == before
+    assert run([str(images)], output, other, replace(small, overwrite=False, resume=True)).unchanged == done
+    assert json.loads(published(output)[1])["model"]["version"] == "2"
+
+
+def test_a_digit_that_changed_in_the_state_is_noticed(
+    classifier: Classifier, images: Path, output: str
+) -> None:
+    before, state = published(output), Path(f"{output}.state")
+    content = state.read_bytes()
+    assert content.count(b"0.039216,0.960784") == 1
+    state.write_bytes(content.replace(b"0.039216,", b"0.139216,"))
+    with pytest.raises(OutputError, match=r"is damaged .*--overwrite begins anew"):
+        run([str(images)], output, classifier, RESUME)
+    assert published(output) == before
+    run([str(images)], output, classifier, OVERWRITE)
+    assert Path(output).read_bytes() == before[0]
+
+
+def test_pages_that_no_row_shows_are_checked(classifier: Classifier, images: Path, output: str) -> None:
+    state = Path(f"{output}.state")
+    with sqlite3.connect(state) as database:
+        page = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'rows_by_path'").fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    database.close()
+    content = bytearray(state.read_bytes())
+    content[(page[0] - 1) * size + 3] ^= 0xFF  # the number of its cells
+    state.write_bytes(content)
+    with pytest.raises(OutputError, match="is damaged"):
+        run([str(images)], output, classifier, RESUME)
+    run([str(images)], output, classifier, OVERWRITE)
+
+
+def test_no_crash_leaves_an_output_beside_the_record_of_another(
+    classifier: Classifier, images: Path, output: str, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stops at each step by which the output becomes that of a later night."""
+    old = published(output)
+    flat("images/a/new.png", 99)
+    seen: set[tuple[bool, bool | None]] = set()
+    left = 0
+
+    def step(do: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:  # a dead process does nothing more
+                raise SystemExit
+            return do(*arguments)
+
+        return counted
+
+    for name in ("fsync", "replace", "unlink"):
+        monkeypatch.setattr(os, name, step(getattr(os, name)))
+    for steps in range(20):
+        left = steps
+        with suppress(SystemExit):
+            run([str(images)], output, classifier, RESUME)
+        rows, record = Path(output).read_bytes(), Path(f"{output}.run.json")
+        seen.add((rows == old[0], record.read_bytes() == old[1] if record.exists() else None))
+    monkeypatch.undo()
+    assert (False, True) not in seen
+    assert (True, False) not in seen
+    assert {(True, True), (False, False)} < seen
+    assert Path(output).read_bytes() == afresh(images, classifier)
+    assert json.loads(published(output)[1])["found"] == 21
+
+
+def test_a_state_that_breaks_late_leaves_output_and_record(
+    classifier: Classifier, images: Path, output: str, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = published(output)
+    flat("images/a/new.png", 99)
+
+    def broken(_: object) -> None:
+        raise OutputError("the state is damaged")
+
+    monkeypatch.setattr("chexscore.store.Store.settle", broken)
+    with pytest.raises(OutputError):
+        run([str(images)], output, classifier, RESUME)
+    assert published(output) == before
+
+
+def test_scores_of_smaller_batches_are_not_mixed_into_a_resumed_output(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    class Short(Classifier):
+        """Short of memory, and its scores betray the batch they come from."""
+
+        room = 2
+
+        def score(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if len(images) > self.room:
+                raise MemoryError
+            return super().score(images) * np.float32(1 - 0.001 * len(images))
+
+    short, output, stop = Short(model, device="cpu"), str(tmp_path / "short.csv"), Stop()
+    done: list[RunRecord] = []
+
+    def watch(record: RunRecord) -> None:
+        done.append(record)
+        stop.reason = "SIGTERM" if record.done == 10 else stop.reason
+
+    run([str(images)], output, short, Options(batch_size=4), stop=stop, watch=watch)
+    assert done[-1].batch_size == 2
+    short.room = 4
+    again = run([str(images)], output, short, Options(batch_size=4, resume=True))
+    assert (again.unchanged, again.scored, again.batch_size) == (0, 20, 4)
+    run([str(images)], str(tmp_path / "whole.csv"), short, Options(batch_size=4))
+    assert Path(output).read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_device_that_dies_blames_no_image(model: Path, images: Path, tmp_path: Path) -> None:
+    class Dying(Classifier):
+        """Cannot stand one image, and is gone soon after."""
+
+        runs = 0
+
+        def score(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            self.runs += 1
+            if self.runs > 4 or (images == 50).all(axis=(1, 2, 3)).any():
+                raise NetworkError("the device is gone")
+            return super().score(images)
+
+    output = str(tmp_path / "dying.csv")
+    with pytest.raises(NetworkError):
+        run([str(images)], output, Dying(model, device="cpu"), Options(batch_size=8))
+    assert run([str(images)], output, Classifier(model, device="cpu"), RESUME).scored == 20
+    assert b"failed" not in Path(output).read_bytes()
+
+
+def test_a_dry_run_says_what_a_resume_would_score(
+    classifier: Classifier, images: Path, output: str, flat: Flat
+) -> None:
+    flat("images/a/new.png", 99)
+    os.utime(images / "b" / "15.png", (1, 1))
+    assert [os.path.basename(path) for path in plan([str(images)], output, RESUME)] == ["new.png", "15.png"]
+    assert len(list(plan([str(images)], output, Options()))) == 21
+    unborn = f"{output}.other.csv"
+    assert len(list(plan([str(images)], unborn, RESUME))) == 21
+    assert not os.path.exists(f"{unborn}.state")
+    assert run([str(images)], output, classifier, RESUME).scored == 2
