@@ -30,6 +30,9 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WARNING, SILENT = 2, 4
 """onnxruntime's severities: its default, and "fatal"."""
 
+ELSEWHERE = b"\x0a\x08location"
+"""How protobuf writes the key under which ONNX names another file that holds weights (external data)."""
+
 
 class Classifier:
     """A model, ready to score.
@@ -60,8 +63,10 @@ class Classifier:
         except OSError as error:
             raise ModelError(f"{self.path}: the model cannot be read: {error.strerror}.") from error
         self.sha256 = hashlib.sha256(content).hexdigest()
+        if ELSEWHERE in content:  # it could name any file, and its sha256 would not be that of the model
+            raise ModelError(f"{self.path}: its weights are in other files; store the model in one.")
         try:
-            self._session = _open(content, device)
+            self._session = _open(content, device, os.path.dirname(os.path.abspath(self.path)))
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -119,29 +124,38 @@ def usable_devices(classifier: Classifier) -> list[str]:
     return ["cpu"] if Classifier(classifier.path, device="auto").device == "cpu" else ["cpu", "cuda"]
 
 
-def _open(content: bytes, device: Device) -> onnxruntime.InferenceSession:
-    """Opens a session; onnxruntime falls back to the CPU in silence, so what it took is looked up."""
+def _open(content: bytes, device: Device, folder: str) -> onnxruntime.InferenceSession:
+    """Opens a session; onnxruntime falls back to the CPU in silence, so what it took is looked up.
+
+    Its own fallbacks are switched off: they tell standard output, and a fault in the night is to be heard.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT  # what is wrong with a model is in the exception
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+
+    def on(*devices: str) -> onnxruntime.InferenceSession:
+        providers = [PROVIDERS[name] for name in devices]
+        return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+
     if device == "cpu" or PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         if device == "cuda":
             raise DeviceError("this onnxruntime is built without CUDA; install onnxruntime-gpu.")
-        return onnxruntime.InferenceSession(content, options, providers=[PROVIDERS["cpu"]])
+        return on("cpu")
     if find_spec("nvidia") is not None:  # CUDA's libraries as Python packages: the extra `cuda`
         onnxruntime.preload_dlls()
     if device == "auto":  # that CUDA is not there is no error then
         onnxruntime.set_default_logger_severity(SILENT)
+    reason = "onnxruntime's own words stand above"
     try:
-        session = onnxruntime.InferenceSession(
-            content, options, providers=[PROVIDERS["cuda"], PROVIDERS["cpu"]]
-        )
+        session = on("cuda", "cpu")
+    except Exception as error:  # noqa: BLE001, the model's fault, which the CPU tells too, or CUDA's
+        session, reason = on("cpu"), _line(error)
     finally:
         onnxruntime.set_default_logger_severity(WARNING)
-    session.disable_fallback()  # it would go on on the CPU after a fault, and tell nobody but stdout
     if device == "cuda" and PROVIDERS["cuda"] not in session.get_providers():
         raise DeviceError(
-            "CUDA was asked for and does not work here; onnxruntime's own words stand above. It needs an "
-            "NVIDIA driver, CUDA 13 and cuDNN 9 (pip install 'chexscore[cuda]'); --device cpu runs without."
+            f"CUDA was asked for and does not work here ({reason}). It needs an NVIDIA driver, CUDA 13 and "
+            "cuDNN 9 (pip install 'chexscore[cuda]'); --device cpu runs without."
         )
     return session
 

@@ -2,8 +2,11 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from chexscore import Classifier
 from chexscore.classifier import usable_devices
@@ -62,7 +65,7 @@ def test_a_device_that_does_not_exist_is_refused(model: Path) -> None:
 def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = onnxruntime.InferenceSession
 
-    def fallback(content: bytes, options: object, providers: list[str]) -> object:
+    def fallback(content: bytes, options: object, providers: list[str], **_: int) -> object:
         assert "CUDAExecutionProvider" in providers
         return real(content, options, providers=["CPUExecutionProvider"])
 
@@ -73,3 +76,40 @@ def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytes
     classifier = Classifier(model, device="auto")
     assert classifier.device == "cpu"
     assert usable_devices(classifier) == ["cpu"]
+
+
+def test_a_cuda_that_breaks_says_why_and_nothing_on_standard_output(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create = onnxruntime.InferenceSession._create_inference_session  # noqa: SLF001, where a driver's fault shows
+
+    def broken(self: object, providers: list[str], *rest: object) -> None:
+        if "CUDAExecutionProvider" in providers:
+            raise RuntimeError("CUDA failure 35: the driver is too old")
+        create(self, providers, *rest)
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", broken)
+    with pytest.raises(DeviceError, match="the driver is too old"):
+        Classifier(model, device="cuda")
+    assert Classifier(model, device="auto").device == "cpu"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_model_reads_no_other_file(model: Path) -> None:
+    network = onnx.load(model)
+    weight = network.graph.initializer[0]
+    weight.raw_data = numpy_helper.to_array(weight).tobytes()
+    weight.ClearField("float_data")
+    weights = model.parent / "weights.bin"
+    weights.write_bytes(weight.raw_data)
+    for place in (weights.name, str(weights), f"../{model.parent.name}/{weights.name}"):
+        set_external_data(weight, location=place)
+        bare = onnx.ModelProto()
+        bare.CopyFrom(network)
+        bare.graph.initializer[0].ClearField("raw_data")
+        model.write_bytes(bare.SerializeToString())
+        with pytest.raises(ModelError, match="weights are in other files"):
+            Classifier(model)
