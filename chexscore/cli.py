@@ -166,7 +166,7 @@ def predict(
         style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
         classifier = Classifier(model, device=device)
         total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
-        with progress.show(style, classifier, total) as watch:
+        with progress.show(style, output, classifier, total) as watch:
             record = run(inputs, output, classifier, options, stop=stop, watch=watch)
     progress.closing_words(record, output, stop, style)
     raise typer.Exit(exit_code(record, output, stop, max_failures))

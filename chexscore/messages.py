@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -13,6 +14,9 @@ from typing import BinaryIO
 __all__ = ["json_lines", "log", "open_streams", "say", "visible"]
 
 STDERR = 2
+
+COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+"""Commands that onnxruntime gives a terminal, whether or not there is one; ECMA-48, SGR."""
 
 
 class _Collected:
@@ -36,7 +40,7 @@ class _Collected:
         self._target.flush()
 
     def _lines(self) -> Iterator[str]:
-        *lines, self._begun = (self._begun + self._source.read()).split(b"\n")
+        *lines, self._begun = COLOUR.sub(b"", self._begun + self._source.read()).split(b"\n")
         return (line.decode("utf-8", "backslashreplace") for line in lines if line.strip())
 
 

@@ -1,5 +1,6 @@
 """What people and log collectors see of a run, on standard error."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.messages import log, visible
+from chexscore.outputs import STDOUT
 from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
 
@@ -28,12 +30,13 @@ Watch = Callable[[RunRecord], None]
 
 
 def show(
-    style: Style, classifier: Classifier, count: Callable[[], int] | None
+    style: Style, output: str, classifier: Classifier, count: Callable[[], int] | None
 ) -> AbstractContextManager[Watch]:
     """Shows a run while it goes: a live bar on a terminal, else a line now and then.
 
     Args:
         style: "json" writes one JSON object a line, "quiet" nothing.
+        output: where the rows go; a bar would stand in the way of rows on the same terminal.
         classifier: what scores, and where; told at the start.
         count: counts the images, for the time left; called in a thread, on a terminal only; None if only
             the run itself can take them.
@@ -48,7 +51,7 @@ def show(
     if style == "json":
         return _lines(lambda record: log("progress", **_counts(record)), lambda: log("start", text=opening))
     console = _console()
-    if console.is_terminal:
+    if console.is_terminal and not (output == STDOUT and sys.stdout and sys.stdout.isatty()):
         return _bar(console, opening, count)
     return _lines(
         lambda record: console.print(f"{record.done} done, {record.not_scored} of them not scored"),
@@ -84,7 +87,7 @@ def closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> N
         )
     if not record.finished:
         why = "the time is over" if stop.reason == MAX_DURATION else f"stopped by {stop.reason}"
-        go_on = "" if output == "-" else "; the same command with --resume goes on from here"
+        go_on = "" if output == STDOUT else "; the same command with --resume goes on from here"
         console.print(f"chexscore: {why}: {record.done} images have their row{go_on}")
 
 

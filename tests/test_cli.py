@@ -95,6 +95,8 @@ def test_wrong_usage_exits_2(model: Path, images: Path, tmp_path: Path) -> None:
         ("predict", images, "--model", model, "-o", ""),
         ("predict", images, "--model", model, "-o", "/dev/null", "--overwrite"),
         ("predict", images, "--model", model, "-o", tmp_path / "none" / "out.csv"),
+        ("predict", images, "--model", model, "-o", tmp_path / "out.csv.gz"),
+        ("predict", images, "--model", model, "-o", tmp_path / "out"),
         ("predict", images, "--model", model, "--resume"),
         ("predict", images, "--model", model, "--batch-size", "0"),
         ("predict", images, "--model", model, "--batch-size", "1000000000"),
@@ -167,8 +169,9 @@ def test_a_silent_list_does_not_keep_a_run_from_stopping(model: Path, tmp_path: 
 def test_dry_run_lists_without_a_model(images: Path, tmp_path: Path) -> None:
     done = chexscore("predict", images, "--dry-run", "--model", tmp_path / "none.onnx")
     assert done.stdout.splitlines() == [f"{images}/{name}.png" for name in ("000", "051", "204")]
-    assert "3 images found" in done.stderr
+    assert "3 images would be scored" in done.stderr
     assert chexscore("predict", images, "-n", "--min-age", "1h").stdout == ""
+    assert not list(tmp_path.glob("out.csv*"))
 
 
 def test_too_many_failures_exit_1_after_everything_is_written(

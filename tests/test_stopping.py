@@ -1,0 +1,100 @@
+"""The time limit holds wherever a run can wait."""
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chexscore import Classifier, find_images
+from chexscore.discovery import read_list
+from chexscore.lock import locked
+from chexscore.runs import Options, run
+from chexscore.stopping import MAX_DURATION, Stop
+
+SOON = Options(max_duration=0.3)
+
+
+@pytest.fixture
+def classifier(model: Path) -> Classifier:
+    return Classifier(model, device="cpu")
+
+
+def stopped_in_time(
+    paths: list[str] | Iterator[str], output: Path, classifier: Classifier, stop: Stop
+) -> bool:
+    began = time.monotonic()
+    record = run(paths, str(output), classifier, SOON, stop=stop)
+    assert time.monotonic() - began < 5
+    return not record.finished and stop.reason == MAX_DURATION
+
+
+def test_a_silent_list(classifier: Classifier, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with open(read, "rb") as silent, open(write, "wb"):
+        stop = Stop()
+        assert stopped_in_time(read_list(silent, stop), tmp_path / "out.csv", classifier, stop)
+
+
+def test_another_run_that_holds_the_lock(classifier: Classifier, tmp_path: Path) -> None:
+    output, stop = tmp_path / "out.csv", Stop()
+    patient = Options(max_duration=0.3, lock_wait=60, resume=True)
+    with locked(str(output), 0, Stop()):
+        record = run([], str(output), classifier, patient, stop=stop)
+    assert stop.reason == MAX_DURATION
+    assert not record.finished
+
+
+def test_files_that_are_no_images(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, looked = tmp_path / "many", 0
+    folder.mkdir()
+    for number in range(100):
+        (folder / f"{number}.txt").touch()
+    splitext = os.path.splitext
+
+    def slow(name: str) -> tuple[str, str]:
+        nonlocal looked
+        looked += 1
+        time.sleep(0.02)
+        return splitext(name)
+
+    stop = Stop()
+    with monkeypatch.context() as patched:
+        patched.setattr("chexscore.discovery.os.path.splitext", slow)
+        assert stopped_in_time([str(folder)], tmp_path / "out.csv", classifier, stop)
+    assert 0 < looked < 50
+
+
+def test_named_paths(tmp_path: Path) -> None:
+    stop = Stop()
+    walk = find_images([str(tmp_path / "a"), str(tmp_path / "b")], stop=stop)
+    assert next(walk).endswith("a")
+    stop.deadline = 0
+    assert list(walk) == []
+
+
+def test_a_time_that_ends_behind_the_last_image_is_no_stop(classifier: Classifier, tmp_path: Path) -> None:
+    """Everything has its row then, and waiting for another run would gain nothing."""
+    stop = Stop()
+
+    def paths() -> Iterator[str]:
+        yield str(tmp_path / "gone.png")
+
+    def late(_: object) -> None:
+        stop.deadline = 0
+
+    record = run(
+        paths(), str(tmp_path / "out.csv"), classifier, Options(max_duration=60), stop=stop, watch=late
+    )
+    assert record.finished
+
+
+def test_a_signal_comes_before_the_clock() -> None:
+    stop = Stop("SIGTERM", deadline=0)
+    assert stop.asked()
+    assert stop.reason == "SIGTERM"
+    assert list(read_list(io.BytesIO(b"a"), stop)) == []
