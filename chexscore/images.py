@@ -14,6 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from chexscore.depth import to_uint8
 from chexscore.errors import (
+    ChexscoreError,
     ImageError,
     MissingImageError,
     TooLargeImageError,
@@ -66,11 +67,12 @@ def load_image(
         UnsupportedImageError: several frames or pages, 16-bit colour, 32-bit unsigned TIFF, or DICOM that
             `read_dicom` does not support.
         TooLargeImageError: more than `max_pixels`, or more than Pillow opens.
+        ChexscoreError: pydicom or a decoder that it uses is installed and broken.
     """
     path = os.fspath(path)
     try:
         pixels = _open(path, image, max_pixels)
-    except ImageError:
+    except ChexscoreError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingImageError(path, "there is no such file (any more)") from error
@@ -108,8 +110,10 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
 
 
 def _read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.uint8]:
-    from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
-
+    try:
+        from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
+    except Exception as error:  # no fault of the file
+        raise ChexscoreError(f"this installation cannot read DICOM files: {_reason(error)}.") from error
     try:
         return read_dicom(file, path, max_pixels)
     except (ImageError, OSError, MemoryError):

@@ -17,6 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from chexscore import load_image
 from chexscore.depth import to_uint8
 from chexscore.errors import (
+    ChexscoreError,
     ImageError,
     MissingImageError,
     TooLargeImageError,
@@ -364,3 +365,13 @@ def test_a_decompression_bomb_is_too_large(tmp_path: Path) -> None:
     write_png(tmp_path / "bomb.png", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0), bytes(1000))
     with pytest.raises(TooLargeImageError):
         load_image(tmp_path / "bomb.png")
+
+
+def test_a_broken_installation_is_not_blamed_on_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_dicom(tmp_path / "x.dcm", FILM)
+    monkeypatch.setitem(sys.modules, "chexscore.dicom", None)  # makes its import fail
+    with pytest.raises(ChexscoreError, match="this installation cannot read DICOM") as caught:
+        load_image(tmp_path / "x.dcm")
+    assert not isinstance(caught.value, ImageError)
