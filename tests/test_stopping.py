@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,14 +34,16 @@ def stopped_in_time(
 
 def test_a_silent_list(classifier: Classifier, tmp_path: Path) -> None:
     read, write = os.pipe()
-    with open(read, "rb") as silent, open(write, "wb"):
-        stop = Stop()
+    with open(read, "rb") as silent, open(write, "wb") as other_end:
+        stop, end = Stop(), threading.Timer(5, other_end.close)
+        end.start()
         assert stopped_in_time(read_list(silent, stop), tmp_path / "out.csv", classifier, stop)
+        end.cancel()
 
 
 def test_another_run_that_holds_the_lock(classifier: Classifier, tmp_path: Path) -> None:
     output, stop = tmp_path / "out.csv", Stop()
-    patient = Options(max_duration=0.3, lock_wait=60, resume=True)
+    patient = Options(max_duration=0.3, lock_wait=5, resume=True)
     with locked(str(output), 0, Stop()):
         record = run([], str(output), classifier, patient, stop=stop)
     assert stop.reason == MAX_DURATION
