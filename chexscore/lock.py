@@ -25,7 +25,7 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
 
     Raises:
         LockedError: another run holds it, and did to the end of the waiting.
-        UsageError: the place cannot be written.
+        UsageError: the place cannot be written, or its file system has no locks.
     """
     deadline = time.monotonic() + wait
     try:
@@ -33,7 +33,7 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror}.") from error
     with file:
-        while not _take(file):
+        while not _take(file, output):
             if stop.asked() or time.monotonic() >= deadline:
                 raise LockedError(f"another run is writing {output}; --lock-wait 5m would wait.")
             time.sleep(POLL_S)
@@ -48,7 +48,7 @@ def lock_path(output: str) -> str:
 if sys.platform == "win32":
     import msvcrt
 
-    def _take(file: BinaryIO) -> bool:
+    def _take(file: BinaryIO, _: str) -> bool:
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -58,10 +58,12 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _take(file: BinaryIO) -> bool:
+    def _take(file: BinaryIO, output: str) -> bool:
         """By flock: unlike the other kind it is not lost when the file is opened and closed elsewhere."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            raise UsageError(f"{output} cannot be locked, on this file system: {error.strerror}.") from error
         return True

@@ -151,6 +151,10 @@ def _check_losses(run: "_Run", store: Store) -> None:
     output = store.output
     if run.record.found_nothing and (store.left_before or os.path.exists(output)):
         raise NoImageError(f"no image found; {output} and its rows are left as they were.")
+    if not run.record.found and store.left_before:
+        raise NoImageError(
+            f"no image found that is older than --min-age; {output} and its rows are left as they were."
+        )
     run.record.gone, example = store.gone()
     if run.record.gone and run.unlisted:
         raise OutputError(
@@ -233,7 +237,7 @@ class _Run:
             if earlier is None and _is_young(fingerprint, self.options.min_age):
                 self.record.waiting += 1
                 if store is not None:
-                    store.forget(path)
+                    store.wait(path)
                 continue
             self.record.found += 1
             position = store.place() if store is not None else 0

@@ -27,9 +27,8 @@ SCHEMA = (
     status TEXT, scores TEXT, tags TEXT, note TEXT, checksum INTEGER, PRIMARY KEY (run, position))
     WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
+    "CREATE TEMP TABLE waiting (path BLOB PRIMARY KEY) WITHOUT ROWID",
 )
-
-FORGET = "DELETE FROM rows WHERE path = ? AND run < ?"
 
 Row = tuple[int, int, bytes, int | None, int | None, str, str, str, str]
 """The columns of a row, without its checksum."""
@@ -170,10 +169,10 @@ class Store:
             ).fetchone()
             return None if row is None else _checked(row)
 
-    def forget(self, path: str) -> None:
-        """Takes an earlier row of this path out, so that it does not count as one whose file is gone."""
+    def wait(self, path: str) -> None:
+        """Notes an image that is there, but left for the next run: its earlier rows are not of one gone."""
         with self._guarded():
-            self._database.execute(FORGET, (os.fsencode(path), self._run))
+            self._database.execute("INSERT OR IGNORE INTO waiting VALUES (?)", (os.fsencode(path),))
 
     def add(
         self,
@@ -208,7 +207,7 @@ class Store:
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
             if fingerprint is not None:
-                self.forget(prediction.path)
+                self._database.execute("DELETE FROM rows WHERE path = ? AND run < ?", (row[2], self._run))
                 self._may_commit = True
             self._database.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
@@ -240,7 +239,8 @@ class Store:
         """How many images earlier runs scored whose files this run did not find, and the path of one."""
         with self._guarded():
             query = (
-                "SELECT count(DISTINCT path), ifnull(min(path), x'') FROM rows WHERE run < ? AND status = ?"
+                "SELECT count(DISTINCT path), ifnull(min(path), x'') FROM rows WHERE run < ? AND status = ? "
+                "AND path NOT IN waiting"
             )
             number, example = self._database.execute(query, (self._run, Status.OK.value)).fetchone()
             return int(number), os.fsdecode(example)

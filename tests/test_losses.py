@@ -145,6 +145,25 @@ def test_overwriting_with_inputs_that_are_not_there_costs_nothing(
     assert run([str(images)], output, classifier, RESUME).unchanged == 20
 
 
+def test_images_that_are_all_being_copied_again_cost_no_row(
+    classifier: Classifier, images: Path, output: str
+) -> None:
+    """As after an rsync that keeps no times."""
+    before = published(output)
+    for path in images.rglob("*.png"):
+        os.utime(path)
+    for options in (RESUME, OVERWRITE):
+        with pytest.raises(NoImageError, match="older than --min-age"):
+            run([str(images)], output, classifier, replace(options, min_age=3600))
+        assert published(output) == before
+    (images / "a" / "03.png").unlink()
+    os.utime(images / "b" / "15.png", (1, 1))
+    with pytest.raises(OutputError, match=r"not found now: 1, such as .*03\.png"):
+        run([str(images)], output, classifier, replace(RESUME, min_age=3600))
+    with pytest.raises(OutputError, match="not found now: 1"):  # the state still knows the one that is gone
+        run([str(images)], output, classifier, RESUME)
+
+
 def test_an_overwrite_that_is_stopped_goes_on_with_its_own_rows(
     images: Path, output: str, tmp_path: Path
 ) -> None:

@@ -150,6 +150,20 @@ def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(UsageError, match="cannot be locked, on this file system: No locks available"),
+        locked(str(tmp_path / "out.csv"), 0, Stop()),
+    ):
+        pass
+
+
 def test_an_output_inside_the_folder_that_is_scored(
     classifier: Classifier, images: Path, whole: bytes
 ) -> None:
