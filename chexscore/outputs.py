@@ -124,7 +124,7 @@ def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) 
     """Writes predictions to standard output as they come, as CSV or JSON lines.
 
     Raises:
-        OutputError: its reader went away.
+        OutputError: its reader went away, or its disk is full.
         UsageError: it was closed from the beginning.
     """
     with _standard_output() as file:
@@ -155,9 +155,11 @@ def _standard_output() -> Iterator[BinaryIO]:
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
-    except BrokenPipeError as error:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
-        raise OutputError("standard output was closed before the last row.") from error
+        if isinstance(error, BrokenPipeError):
+            raise OutputError("standard output was closed before the last row.") from error
+        raise OutputError(f"standard output cannot be written: {error.strerror}.") from error
 
 
 def _visible(prediction: Prediction) -> Prediction:

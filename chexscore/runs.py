@@ -13,6 +13,7 @@ from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
 from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
+from chexscore.fingerprints import Fingerprint
 from chexscore.images import MAX_PIXELS
 from chexscore.lock import locked
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
@@ -20,12 +21,9 @@ from chexscore.predictions import Columns, Prediction, Status
 from chexscore.records import RunRecord, record_path
 from chexscore.scoring import BATCH_SIZE, score_images, usable_cores
 from chexscore.stopping import Stop
-from chexscore.store import Fingerprint, Store, store_path
+from chexscore.store import Store, store_path
 
 __all__ = ["Options", "plan", "run"]
-
-CLOCK_SKEW_S = 86400.0
-"""A file further in the future than this is not young, its time is wrong."""
 
 
 @dataclass(frozen=True)
@@ -156,18 +154,14 @@ def _check_losses(run: "_Run", store: Store) -> None:
             f"no image found that is older than --min-age; {output} and its rows are left as they were."
         )
     run.record.gone, example = store.gone()
+    lost = (
+        f"images of an earlier run that are not found now: {run.record.gone}, such as {example}; {output} is "
+        "left as it was, and what is new is kept beside it"
+    )
     if run.record.gone and run.unlisted:
-        raise OutputError(
-            f"directories that cannot be listed: {run.unlisted}, and images of an earlier run that are not "
-            f"found now: {run.record.gone}, such as {example}; {output} is left as it was, and --resume goes "
-            "on once they can be."
-        )
+        raise OutputError(f"{run.unlisted} directories cannot be listed; {lost}, for --resume.")
     if run.record.gone and not run.options.forget_gone:
-        raise OutputError(
-            f"images of an earlier run that are not found now: {run.record.gone}, such as {example}; "
-            f"{output} is left as it was, and what is new is kept beside it. --resume goes on once they are "
-            "back; --forget-gone lets their rows go."
-        )
+        raise OutputError(f"{lost}. --resume goes on once they are back; --forget-gone lets their rows go.")
     if store.count() != run.record.done:
         raise OutputError(f"{run.record.done} images, but {store.count()} rows; please report this.")
 
@@ -225,16 +219,15 @@ class _Run:
             self.record.count(prediction)
             if prediction.status is Status.UNREADABLE and os.path.isdir(prediction.path):
                 self.unlisted += 1
-            self.record.seconds = round(time.monotonic() - self.began, 3)
-            self.watch(self.record)
+            self._tell()
             yield prediction
 
     def _feed(self, store: Store | None) -> Iterator[str]:
         """The images to score; takes over the rows of those that an earlier run scored."""
         for path in find_images(self.paths, self._ignored, self.stop):
-            fingerprint = _fingerprint(path)
+            fingerprint = Fingerprint.of(path)
             earlier = store.earlier(path, fingerprint) if store is not None and fingerprint else None
-            if earlier is None and _is_young(fingerprint, self.options.min_age):
+            if earlier is None and fingerprint is not None and fingerprint.is_younger(self.options.min_age):
                 self.record.waiting += 1
                 if store is not None:
                     store.wait(path)
@@ -244,10 +237,14 @@ class _Run:
             if store is not None and earlier is not None:
                 store.add(position, earlier, fingerprint)
                 self.record.unchanged += 1
-                self.watch(self.record)
+                self._tell()
             else:
                 self.fed.append((position, fingerprint))
                 yield path
+
+    def _tell(self) -> None:
+        self.record.seconds = round(time.monotonic() - self.began, 3)
+        self.watch(self.record)
 
     def _shrink(self, batch_size: int) -> None:
         self.shrunk, self.record.batch_size = True, batch_size
@@ -272,9 +269,10 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
             opened.enter_context(locked(output, 0, Stop()))
             store = opened.enter_context(Store(output, (), {}, resume=True))
         for path in find_images(paths):
-            fingerprint = _fingerprint(path)
+            fingerprint = Fingerprint.of(path)
             held = store is not None and fingerprint is not None and store.holds(path, fingerprint)
-            if not held and not _is_young(fingerprint, options.min_age):
+            young = fingerprint is not None and fingerprint.is_younger(options.min_age)
+            if not held and not young:
                 yield path
 
 
@@ -296,22 +294,6 @@ def _in_force(options: Options) -> dict[str, Any]:
         "batch_size": options.batch_size or BATCH_SIZE,
         "workers": options.workers or usable_cores(),
     }
-
-
-def _is_young(fingerprint: Fingerprint | None, min_age: float) -> bool:
-    """Whether a file may still be growing; a clock that is ahead makes its age negative."""
-    if fingerprint is None or not min_age:
-        return False
-    age = time.time() - fingerprint.mtime / 1e9
-    return -CLOCK_SKEW_S < age < min_age
-
-
-def _fingerprint(path: str) -> Fingerprint | None:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # a name with a NUL byte is a ValueError
-        return None
-    return Fingerprint(status.st_size, status.st_mtime_ns)
 
 
 def _now() -> str:

@@ -11,12 +11,13 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from chexscore.errors import OutputError, UsageError
+from chexscore.fingerprints import Fingerprint
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
 
-__all__ = ["Fingerprint", "Store", "store_path"]
+__all__ = ["Store", "store_path"]
 
 COMMIT_INTERVAL_S = 1.0
 """What a power cut can cost."""
@@ -32,13 +33,6 @@ SCHEMA = (
 
 Row = tuple[int, int, bytes, int | None, int | None, str, str, str, str]
 """The columns of a row, without its checksum."""
-
-
-class Fingerprint(NamedTuple):
-    """What tells a changed file from an unchanged one: bytes, and time of modification in nanoseconds."""
-
-    size: int
-    mtime: int
 
 
 class Store:

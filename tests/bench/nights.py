@@ -153,7 +153,10 @@ def places(folder: Path) -> bool:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", full], check=False).returncode == 0
     )
     (folder / "gone").mkdir()
+    (folder / "some").mkdir()
     for number in range(300):
+        if number % 2:
+            os.link(images / f"{number:03}.png", folder / "some" / f"{number:03}.png")
         os.link(images / f"{number:03}.png", folder / "gone" / f"{number:03}.png")
     tell = f"{sys.executable} -m chexscore predict"
     cases = {
@@ -162,7 +165,14 @@ def places(folder: Path) -> bool:
         "a folder that is not there": f"{tell} {images} -o {folder}/none/out.csv",
         "stdout closed early": f"{tell} {images} | head -1; exit ${{PIPESTATUS[0]}}",
         "stdout full": f"{tell} {images} > /dev/full",
-        "images that vanish": f"(sleep 1; rm -r {folder}/gone) & {tell} {folder}/gone -o {folder}/gone.csv",
+        "images that vanish": f"(until [ -e {folder}/gone.csv.state ]; do sleep 0.02; done; sleep 0.1; "
+        f"rm -r {folder}/gone) & {tell} {folder}/gone -o {folder}/gone.csv",
+        "and are not back at the next run": f"{tell} {folder}/gone -o {folder}/gone.csv --resume",
+        "a part of the images is gone": f"{tell} {folder}/some {images} -q -o {folder}/part.csv; "
+        f"mv {folder}/some {folder}/away; {tell} {folder}/some {images} -o {folder}/part.csv --resume",
+        "and is to be forgotten": f"{tell} {folder}/some {images} -o {folder}/part.csv --resume "
+        "--forget-gone",
+        "a suffix that is not known": f"{tell} {images} -o {folder}/out.csv.gz",
         "no such input": f"{tell} {folder}/mistyped -o {folder}/m.csv",
         "no permission to read (as nobody)": f"chmod 755 {folder}; chmod 0 {images}/007.png; cd /; "
         f"setpriv --reuid=65534 --clear-groups {tell} {images}/007.png",

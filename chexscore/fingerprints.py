@@ -1,0 +1,30 @@
+"""What tells a changed file from an unchanged one, and one that may still be growing from a whole one."""
+
+import os
+import time
+from typing import NamedTuple, Self
+
+__all__ = ["Fingerprint"]
+
+CLOCK_SKEW_S = 86400.0
+"""A file further in the future than this is not young, its time is wrong."""
+
+
+class Fingerprint(NamedTuple):
+    """A file's size in bytes, and time of modification in nanoseconds since 1970."""
+
+    size: int
+    mtime: int
+
+    @classmethod
+    def of(cls, path: str) -> Self | None:
+        """That of the file which is at a path now; None if there is none to be seen."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):  # a name with a NUL byte is a ValueError
+            return None
+        return cls(status.st_size, status.st_mtime_ns)
+
+    def is_younger(self, age: float) -> bool:
+        """Whether it was written less than `age` seconds ago; a clock that is ahead makes that negative."""
+        return bool(age) and -CLOCK_SKEW_S < time.time() - self.mtime / 1e9 < age
