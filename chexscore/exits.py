@@ -1,4 +1,4 @@
-"""The exit codes of the command line, and which one a run of `predict` ends with."""
+"""What the command line ends with after a run of `predict`."""
 
 from chexscore.errors import ChexscoreError, NoImageError
 from chexscore.records import RunRecord

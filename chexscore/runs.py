@@ -113,6 +113,8 @@ def run(
     check_format(output)
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
+    if options.forget_gone and not options.resume:
+        raise UsageError("--forget-gone goes with --resume; without it there are no earlier rows.")
     try:
         with (
             locked(output, options.lock_wait, stop),

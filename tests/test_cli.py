@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from chexscore import __version__
+from chexscore.cli import main
+from chexscore.stopping import Stop
 from tests.networks import brightness_model, brightness_spec
 from tests.phantoms import draw
 from tests.test_images import save_dicom
@@ -85,7 +87,11 @@ def test_no_image_exits_4(model: Path, tmp_path: Path) -> None:
     assert "no image found" in done.stderr
 
 
-def test_wrong_usage_exits_2(model: Path, images: Path, tmp_path: Path) -> None:
+def test_wrong_usage_exits_2(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: to start one for each would take long."""
+    monkeypatch.setattr("chexscore.stopping.stop_on_signals", Stop)
     (tmp_path / "out.csv").write_text("precious")
     for arguments in (
         ("predict",),
@@ -108,7 +114,10 @@ def test_wrong_usage_exits_2(model: Path, images: Path, tmp_path: Path) -> None:
         ("predict", images, "--model", model, "--device", "tpu"),
         ("eval", tmp_path / "out.csv"),
     ):
-        assert chexscore(*arguments).returncode == 2, arguments
+        monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2, arguments
     assert (tmp_path / "out.csv").read_text() == "precious"
 
 

@@ -233,6 +233,8 @@ def test_files_from_a_clock_that_is_ahead_are_young(
 def test_resume_and_overwrite_exclude_each_other(classifier: Classifier, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exclude"):
         run([], str(tmp_path / "out.csv"), classifier, Options(resume=True, overwrite=True))
+    with pytest.raises(UsageError, match="goes with --resume"):
+        run([], str(tmp_path / "out.csv"), classifier, Options(forget_gone=True))
 
 
 def test_a_list_with_names_that_cannot_be_is_no_end(
