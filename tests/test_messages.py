@@ -1,7 +1,6 @@
 """What stands on standard error, for collectors of logs and for terminals."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,31 +55,21 @@ def test_cuda_that_is_not_there_is_json(model: Path, tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_while_it_waits_for_another_says_how_to_go_on(
     model: Path, tmp_path: Path
 ) -> None:
+    """It waits once its first line is there."""
     output = tmp_path / "out.csv"
-    command = [
-        sys.executable,
-        "-m",
-        "chexscore",
-        "predict",
-        str(tmp_path),
-        "-m",
-        str(model),
-        "-o",
-        str(output),
-    ]
+    words = ["predict", tmp_path, "-m", model, "-o", output, "--lock-wait", "1h"]
     with locked(str(output), 0, Stop()):
-        for options, code in ((["--max-duration", "0.1s"], 3), ([], 143)):
-            waiting = subprocess.Popen(
-                [*command, "--lock-wait", "1h", "-q", *options], stderr=subprocess.PIPE, text=True
-            )
-            if not options:
-                try:
-                    waiting.wait(timeout=1.5)
-                except subprocess.TimeoutExpired:
-                    waiting.send_signal(signal.SIGTERM)
-            said = waiting.communicate(timeout=30)[1]
-            assert waiting.returncode == code
-            assert said.endswith("the same command with --resume goes on from here\n")
+        done = chexscore(*words, "--max-duration", "0.1s", "-q", timeout=60)
+        assert done.returncode == 3
+        assert done.stderr.endswith("the same command with --resume goes on from here\n")
+        command = [sys.executable, "-m", "chexscore", *map(str, words)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stderr is not None
+            assert "on cpu" in waiting.stderr.readline()
+            waiting.terminate()
+            said = waiting.stderr.read()
+        assert waiting.returncode == 143
+        assert said.endswith("the same command with --resume goes on from here\n")
 
 
 def test_names_cannot_command_a_terminal(model: Path, tmp_path: Path) -> None:
