@@ -16,9 +16,10 @@ from chexscore.errors import ChexscoreError, UsageError
 from chexscore.messages import json_lines, open_streams, say
 
 EXIT_CODES = (
-    "Exit codes: 0 every image was scored; 1 failed; 2 wrong usage; 3 finished, but some images were not "
-    "scored and their rows say why, or --max-duration was over; 4 no image found; 5 the device asked for is "
-    "not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or SIGTERM, for --resume."
+    "Exit codes: 0 every image was scored; 1 failed, the message says why; 2 wrong usage; 3 finished, but "
+    "some images were not scored and their rows say why, or --max-duration was over; 4 no image found; 5 the "
+    "device asked for is not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or "
+    "SIGTERM, for --resume."
 )
 EVAL_EXIT_CODES = "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage."
 INFO_EXIT_CODES = "Exit codes: 0 done; 1 the model cannot be used; 2 wrong usage."

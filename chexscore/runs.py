@@ -98,8 +98,7 @@ def run(
         thresholds=classifier.spec.operating_points if options.thresholds else {},
         tags=options.tags,
     )
-    paths = paths if isinstance(paths, Iterator) else list(paths)
-    run = _Run(paths, classifier, options, stop, watch)
+    run = _Run(paths if isinstance(paths, Iterator) else list(paths), classifier, options, stop, watch)
     if output == STDOUT:
         if options.resume:
             raise UsageError("standard output cannot be resumed; give --output a file.")
@@ -183,8 +182,7 @@ class _Run:
         self.watch = watch or (lambda _: None)
         self.began = time.monotonic()
         self.fed: deque[tuple[int, Fingerprint | None]] = deque()
-        self.unlisted = 0
-        self.shrunk = False
+        self.unlisted, self.shrunk = 0, False
         spec = classifier.spec
         self.record = RunRecord(
             chexscore=__version__,
