@@ -22,7 +22,11 @@ __all__ = ["Store", "store_path"]
 COMMIT_INTERVAL_S = 1.0
 """What a power cut can cost."""
 
+VERSION = 1
+"""Of the tables; goes up when they change."""
+
 SCHEMA = (
+    f"PRAGMA user_version = {VERSION}",
     "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT)",
     """CREATE TABLE IF NOT EXISTS rows (run INTEGER, position INTEGER, path BLOB, size INTEGER, mtime INTEGER,
     status TEXT, scores TEXT, tags TEXT, note TEXT, checksum INTEGER, PRIMARY KEY (run, position))
@@ -268,6 +272,8 @@ def _open(path: str, *, discard_damaged: bool) -> sqlite3.Connection:
         if not discard_damaged or isinstance(error, sqlite3.OperationalError):
             raise
         os.unlink(path)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{path}-journal")
         return _open(path, discard_damaged=False)
     return database
 
@@ -276,6 +282,10 @@ def _check(database: sqlite3.Connection) -> None:
     found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(" ".join(found.split()))
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and version != VERSION:
+        raise sqlite3.DatabaseError("or of another version of chexscore")
 
 
 def _checksum(row: Row) -> int:

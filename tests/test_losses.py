@@ -208,6 +208,17 @@ def test_pages_that_no_row_shows_are_checked(classifier: Classifier, images: Pat
     run([str(images)], output, classifier, OVERWRITE)
 
 
+def test_a_state_of_another_version_is_begun_anew(classifier: Classifier, images: Path, output: str) -> None:
+    with sqlite3.connect(f"{output}.state") as database:
+        database.execute("PRAGMA user_version = 0")
+        database.execute("ALTER TABLE rows DROP COLUMN checksum")
+    database.close()
+    with pytest.raises(OutputError, match=r"another version of chexscore.*--overwrite begins anew"):
+        run([str(images)], output, classifier, RESUME)
+    run([str(images)], output, classifier, OVERWRITE)
+    assert run([str(images)], output, classifier, RESUME).unchanged == 20
+
+
 def test_no_crash_leaves_an_output_beside_the_record_of_another(
     classifier: Classifier, images: Path, output: str, flat: Flat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
