@@ -9,16 +9,23 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["accuracy", "auroc", "auroc_macro", "auroc_micro", "mean_of_known", "youden_threshold"]
+from chexscore.ranking import Ranking
+
+__all__ = [
+    "accuracy",
+    "auroc",
+    "auroc_macro",
+    "auroc_micro",
+    "average_precision",
+    "mean_of_known",
+    "youden_threshold",
+]
 
 Array = NDArray[np.floating]
 
 
 def auroc(labels: Array, scores: Array) -> float:
     """Area under the ROC curve: how often a positive scores above a negative, ties counting one half.
-
-    Computed from midranks, the Mann-Whitney statistic (Hanley and McNeil 1982,
-    doi:10.1148/radiology.143.1.7063747).
 
     Args:
         labels: [N], 0, 1 or NaN.
@@ -27,15 +34,20 @@ def auroc(labels: Array, scores: Array) -> float:
     Returns:
         0..1, or NaN without both a positive and a negative.
     """
-    labels, scores = _known(labels, scores)
-    positives = int(labels.sum())
-    negatives = labels.size - positives
-    if not positives or not negatives:
-        return math.nan
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    midranks = np.cumsum(counts) - (counts - 1) / 2
-    above = float(midranks[inverse][labels == 1].sum()) - positives * (positives + 1) / 2
-    return above / (positives * negatives)
+    return _areas(labels, scores)[0]
+
+
+def average_precision(labels: Array, scores: Array) -> float:
+    """Area under the precision-recall steps; a guess reaches the share of positives.
+
+    Args:
+        labels: [N], 0, 1 or NaN.
+        scores: [N], any range.
+
+    Returns:
+        0..1, or NaN without both a positive and a negative.
+    """
+    return _areas(labels, scores)[1]
 
 
 def auroc_macro(labels: Array, scores: Array) -> float:
@@ -78,6 +90,12 @@ def mean_of_known(values: list[float]) -> float:
     """Mean of the values that are not NaN; NaN where there is none."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
+
+
+def _areas(labels: Array, scores: Array) -> tuple[float, float]:
+    everyone = Ranking(labels, scores, np.zeros(labels.size, dtype=np.int64))
+    auc, precision = everyone.areas(np.ones((1, 1), dtype=np.int64))
+    return float(auc[0]), float(precision[0])
 
 
 def _known(labels: Array, scores: Array) -> tuple[Array, Array]:

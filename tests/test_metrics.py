@@ -8,11 +8,18 @@ from chexscore import metrics
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_auroc_is_that_of_scikit_learn(seed: int) -> None:
+def test_areas_are_those_of_scikit_learn(seed: int) -> None:
     random = np.random.default_rng(seed)
-    labels = random.integers(0, 2, 200).astype(float)
-    scores = random.normal(labels).round(seed % 3)  # rounded, so that there are ties
-    assert metrics.auroc(labels, scores) == pytest.approx(sklearn.roc_auc_score(labels, scores), abs=1e-12)
+    labels = (random.random(200) < (0.02, 0.3, 0.9)[seed % 3]).astype(float)
+    labels[:2] = 0, 1
+    scores = random.normal(labels).round(seed % 4)  # rounded, so that there are ties
+    labels[random.random(200) < 0.2 * (seed % 2)] = np.nan
+    known = ~np.isnan(labels)
+    labels_, scores_ = labels[known], scores[known]
+    assert metrics.auroc(labels, scores) == pytest.approx(sklearn.roc_auc_score(labels_, scores_), abs=1e-12)
+    assert metrics.average_precision(labels, scores) == pytest.approx(
+        sklearn.average_precision_score(labels_, scores_), abs=1e-12
+    )
 
 
 def test_unknown_labels_are_left_out() -> None:
@@ -26,6 +33,8 @@ def test_what_is_not_defined_is_nan() -> None:
     assert math.isnan(metrics.auroc(ones, ones))
     assert math.isnan(metrics.auroc(np.zeros(3), ones))
     assert math.isnan(metrics.auroc(np.full(3, np.nan), ones))
+    for labels in (ones, np.zeros(3), np.full(3, np.nan), np.empty(0)):
+        assert math.isnan(metrics.average_precision(labels, ones[: labels.size]))
     assert math.isnan(metrics.accuracy(np.full(3, np.nan), ones, 0.5))
     assert math.isnan(metrics.mean_of_known([math.nan]))
 
