@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
-from chexscore.intervals import Interval, Sample, bootstrap, compare, estimate, interval, number
+from chexscore.intervals import Interval, bootstrap, compare, estimate, interval, number
+from chexscore.samples import Sample
 
 NAMES = ("Common", "Rare", "Unknown at times", "Never")
 THRESHOLDS = (0.5, 0.3, 0.7, 0.5)
