@@ -151,13 +151,15 @@ def interval(values: Floats) -> NDArray[np.float64]:
     """[1 + B, C], the data and then the draws -> [C, 3]: value, low and high.
 
     Low and high are NaN where over 5 % of the draws do not define the measure (as with fewer than three or
-    four positive patients): the rest would know nothing about its tails.
+    four positive patients): the rest would know nothing about its tails. So they are where all draws are
+    equal, as of a sensitivity of 1: that the draws do not vary does not make the measure certain.
     """
     tail = (1 - LEVEL) / 2
     bounds = np.full((2, values.shape[1]), np.nan)
     draws = values[1:]
     if len(draws):
         usable = ~np.isnan(values[0]) & (np.isnan(draws).mean(axis=0) <= 1 - LEVEL)
+        usable[usable] = np.nanmin(draws[:, usable], axis=0) < np.nanmax(draws[:, usable], axis=0)
         bounds[:, usable] = np.nanquantile(draws[:, usable], [tail, 1 - tail], axis=0)
     return np.column_stack([values[0], *bounds])
 

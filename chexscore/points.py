@@ -53,7 +53,7 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
         ModelError: the model cannot be used, or it is another one than the record names.
     """
     record = _read_record(predictions)
-    about = {key: str(value) for key, value in dict(record.get("model", {})).items()}
+    about = {key: str(value) for key, value in (record or {}).get("model", {}).items()}
     if model is None:
         return _recorded_points(record, record_path(predictions)), about
     from chexscore.classifier import Classifier  # noqa: PLC0415, onnxruntime costs start-up time
@@ -70,10 +70,10 @@ def _points_of(spec: ModelSpec) -> Points:
     return {label: {DEFAULT: threshold} for label, threshold in spec.operating_points.items()}
 
 
-def _read_record(predictions: str) -> dict[str, Any]:
+def _read_record(predictions: str) -> dict[str, Any] | None:
     source = record_path(predictions)
     if not os.path.exists(source):
-        return {}
+        return None
     try:
         with open(source, encoding="utf-8") as file:
             record = json.load(file)
@@ -84,15 +84,16 @@ def _read_record(predictions: str) -> dict[str, Any]:
     return record
 
 
-def _recorded_points(record: dict[str, Any], source: str) -> Points:
+def _recorded_points(record: dict[str, Any] | None, source: str) -> Points:
     """Those of a record; `thresholds`, the older way to write them, become the point "default"."""
+    if record is None:
+        return {}
     try:
         if "operating_points" in record:
             return {
                 str(label): {str(name): float(threshold) for name, threshold in points.items()}
                 for label, points in record["operating_points"].items()
             }
-        thresholds = record["thresholds"] if record else {}
-        return {str(label): {DEFAULT: float(threshold)} for label, threshold in thresholds.items()}
+        return {str(label): {DEFAULT: float(threshold)} for label, threshold in record["thresholds"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(f"{source}: not the record of a run: {error!r}.") from error

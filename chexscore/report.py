@@ -168,28 +168,35 @@ def _subgroups(evaluation: Evaluation) -> str:
 
     if not evaluation.subgroups:
         return ""
-    said = (
-        "<h2>Subgroups</h2><p>AUC in each subgroup. Where the difference to the rest has an interval that "
-        "excludes zero, it is marked and stands below.</p>"
+    note = (
+        "Where the difference to the rest has an interval that excludes zero, a cell is marked and the "
+        "difference stands in it. All measures of all subgroups are in the file that -o writes."
     )
-    parts = [said]
+    parts = [f"<h2>Subgroups</h2><p>{note}</p>"]
+    point = next(iter(evaluation.points))
+    measures = {"auc": "AUC"} | {
+        f"{measure}@{point}": f"{POINT_MEASURES[measure]} at {point}"
+        for measure in ("sensitivity", "specificity")
+    }
     for column in dict.fromkeys(subgroup.column for subgroup in evaluation.subgroups):
         chosen = [subgroup for subgroup in evaluation.subgroups if subgroup.column == column]
-        headings = ("", *(f"{subgroup.value} ({subgroup.group.cases:,})" for subgroup in chosen))
-        rows = [
-            [
-                text(label),
-                *(compared(one.group.get("auc", label), one.to_the_rest.get("auc", label)) for one in chosen),
-            ]
-            for label in evaluation.everyone.columns
-        ]
         areas = [(one.value, one.group.get("auc", MACRO)) for one in chosen]
         plot = forest_plot(areas, evaluation.everyone.get("auc", MACRO).value)
-        parts += [
-            f"<h3>{text(column)}</h3>",
-            figure(plot, f"Macro AUC by {column}; dotted: everyone", "forest"),
-            table(headings, rows, evaluation.everyone.columns),
-        ]
+        parts.append(f"<h3>{text(column)}</h3>")
+        parts.append(figure(plot, f"Macro AUC by {column}", "forest", caption="Macro AUC; dotted: everyone"))
+        headings = ("", *(f"{subgroup.value} ({subgroup.group.cases:,})" for subgroup in chosen))
+        for measure, heading in measures.items():
+            rows = [
+                [
+                    text(label),
+                    *(
+                        compared(one.group.get(measure, label), one.to_the_rest.get(measure, label))
+                        for one in chosen
+                    ),
+                ]
+                for label in evaluation.everyone.columns
+            ]
+            parts.append(f"<h4>{text(heading)}</h4>{table(headings, rows, evaluation.everyone.columns)}")
     return "".join(parts)
 
 
@@ -250,12 +257,12 @@ def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
     point, threshold = next(iter(points.items()))
     found = mistakes(cases, column, threshold, pictures)
     shown = [
-        f"<h4>{what} at {text(point)} ({number(threshold)}), the most confident of {total:,}</h4>"
-        + _pictures(some)
+        f"<div><h4>{what} at {text(point)} ({number(threshold)}): the worst of {total:,}</h4>"
+        f"{_pictures(some)}</div>"
         for what, total, some in found
         if some
     ]
-    return f'{head}<div class="plots">{figures}</div></section>{"".join(shown)}'
+    return f'{head}<div class="plots">{figures}</div></section><div class="kinds">{"".join(shown)}</div>'
 
 
 def _pictures(some: Iterable[Mistake]) -> str:

@@ -102,16 +102,19 @@ def _subgroups(evaluation: Evaluation) -> Table:
 
 
 def _print_marked(evaluation: Evaluation, console: Console) -> None:
-    """The labels whose AUC differs between a subgroup and the rest."""
-    marked = [
-        f" {escape(subgroup.group.name)}: AUC of {escape(label)} {_difference(found)}"
-        for subgroup in evaluation.subgroups
-        for label in evaluation.cases.names
-        if (found := subgroup.to_the_rest.get("auc", label)).excludes_zero
-    ]
-    for line in marked:
-        console.print(line, soft_wrap=True)
-    console.print(" * the interval excludes zero; by chance alone 1 in 20 does\n", soft_wrap=True)
+    """Label by label, what differs between a subgroup and the rest."""
+    point = next(iter(evaluation.points))
+    measures = {"auc": "AUC", f"sensitivity@{point}": "sensitivity", f"specificity@{point}": "specificity"}
+    for subgroup in evaluation.subgroups:
+        for label in evaluation.cases.names:
+            for measure, name in measures.items():
+                found = subgroup.to_the_rest.get(measure, label)
+                if found.excludes_zero:
+                    words = f"{subgroup.group.name}: {name} of {label} {_difference(found)}"
+                    console.print(escape(words), soft_wrap=True)
+    console.print(
+        "* and below it: the interval excludes zero, as 1 in 20 do by chance alone\n", soft_wrap=True
+    )
 
 
 def _against(ours: Group, other: Group, difference: Group) -> Table:
