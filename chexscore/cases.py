@@ -97,8 +97,8 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
             several lines, or something is left over and the protocol is strict.
         UsageError: the protocol asks for studies or a column that are not there.
     """
-    table = read_labels(labels)
     names, rows = _read(predictions)
+    table = read_labels(labels)
     shared = tuple(name for name in names if name in table.cells)
     if not shared:
         raise TableError(f"{labels}: has a column for none of the model's labels: {', '.join(names)}.")

@@ -351,6 +351,7 @@ def _score(paths: list[str], labels: str, model: str | None, device: Device) -> 
         output = os.path.join(folder, "predictions.csv")
         with progress.show("text", classifier, lambda: sum(1 for _ in find_images(paths))) as watch:
             record = run(paths, output, classifier, stop=stop, watch=watch)
+        progress.closing_words(record, "-", stop, "text")  # nothing is left that --resume could go on from
         if stop.reason:
             raise typer.Exit(STOPPED[stop.reason])
         if record.found_nothing:
