@@ -42,6 +42,7 @@ SIDE = 3.2
 """Of a square plot, in inches."""
 
 
+@mpl.rc_context(STYLE)
 def roc_plot(labels: Floats, scores: Floats, points: Mapping[str, float]) -> str:
     """SVG of the ROC curve with the operating points; labels and scores [N], both classes there."""
     figure, axes = _square("1 - specificity", "sensitivity")
@@ -62,6 +63,7 @@ def roc_plot(labels: Floats, scores: Floats, points: Mapping[str, float]) -> str
     return _svg(figure)
 
 
+@mpl.rc_context(STYLE)
 def precision_recall_plot(labels: Floats, scores: Floats) -> str:
     """SVG of the precision-recall curve above what a guess reaches; labels and scores [N]."""
     figure, axes = _square("recall (sensitivity)", "precision (PPV)")
@@ -71,6 +73,7 @@ def precision_recall_plot(labels: Floats, scores: Floats) -> str:
     return _svg(figure)
 
 
+@mpl.rc_context(STYLE)
 def calibration_plot(labels: Floats, scores: Floats) -> str:
     """SVG of the share of positives by score; the larger a dot, the more cases. Labels and scores [N]."""
     figure, axes = _square("mean score", "share of positives")
@@ -81,6 +84,7 @@ def calibration_plot(labels: Floats, scores: Floats) -> str:
     return _svg(figure)
 
 
+@mpl.rc_context(STYLE)
 def histogram(labels: Floats, scores: Floats, points: Mapping[str, float]) -> str:
     """SVG of the scores of either class, each summing to one, with the operating points; [N] both."""
     figure, axes = _square("score", "share of the class")
@@ -96,37 +100,36 @@ def histogram(labels: Floats, scores: Floats, points: Mapping[str, float]) -> st
     return _svg(figure)
 
 
+@mpl.rc_context(STYLE)
 def forest_plot(rows: Sequence[tuple[str, Interval]], reference: float | None = None) -> str:
     """SVG of AUCs with their intervals, a line each, and a dotted line at `reference`."""
     figure = Figure(figsize=(5.2, 0.6 + 0.24 * len(rows)), layout="constrained")
-    with mpl.rc_context(STYLE):
-        axes = figure.add_subplot()
-        known = [(row, found) for row, (_, found) in enumerate(rows) if not np.isnan(found.value)]
-        for row, found in known:
-            axes.plot([found.low, found.high], [row, row], color=NEGATIVE, linewidth=1.5)
-            axes.plot(found.value, row, "o", color=NEGATIVE, markersize=5)
-        if reference is not None and not np.isnan(reference):
-            axes.axvline(reference, color=GREY, linewidth=0.8, linestyle=":")
-        ends = [end for _, found in known for end in found if not np.isnan(end)]
-        axes.set_xlim(min([0.5, *ends]) - 0.01, 1.005)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("AUC, 95 % interval")
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        return _svg(figure)
+    axes = figure.add_subplot()
+    known = [(row, found) for row, (_, found) in enumerate(rows) if not np.isnan(found.value)]
+    for row, found in known:
+        axes.plot([found.low, found.high], [row, row], color=NEGATIVE, linewidth=1.5)
+        axes.plot(found.value, row, "o", color=NEGATIVE, markersize=5)
+    if reference is not None and not np.isnan(reference):
+        axes.axvline(reference, color=GREY, linewidth=0.8, linestyle=":")
+    ends = [end for _, found in known for end in found if not np.isnan(end)]
+    axes.set_xlim(min([0.5, *ends]) - 0.01, 1.005)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("AUC, 95 % interval")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    return _svg(figure)
 
 
 def _square(x: str, y: str) -> tuple[Figure, Axes]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(SIDE, SIDE), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
+    figure = Figure(figsize=(SIDE, SIDE), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     return figure, axes
 
 
@@ -145,6 +148,5 @@ def _line(axes: Axes, curve: Curve, *, steps: bool = False) -> None:
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

@@ -185,6 +185,7 @@ def _subgroups(evaluation: Evaluation) -> str:
         parts.append(f"<h3>{text(column)}</h3>")
         parts.append(figure(plot, f"Macro AUC by {column}", "forest", caption="Macro AUC; dotted: everyone"))
         headings = ("", *(f"{subgroup.value} ({subgroup.group.cases:,})" for subgroup in chosen))
+        tables = []
         for measure, heading in measures.items():
             rows = [
                 [
@@ -196,7 +197,9 @@ def _subgroups(evaluation: Evaluation) -> str:
                 ]
                 for label in evaluation.everyone.columns
             ]
-            parts.append(f"<h4>{text(heading)}</h4>{table(headings, rows, evaluation.everyone.columns)}")
+            body = table(headings, rows, evaluation.everyone.columns)
+            tables.append(f"<div><h4>{text(heading)}</h4>{body}</div>")
+        parts.append(f'<div class="tables">{"".join(tables)}</div>')
     return "".join(parts)
 
 
