@@ -141,7 +141,7 @@ def _line(axes: Axes, curve: Curve, *, steps: bool = False) -> None:
         curve.y[chosen],
         color=NEGATIVE,
         linewidth=1.5,
-        drawstyle="steps-post" if steps else "default",
+        drawstyle="steps-pre" if steps else "default",
         clip_on=False,
     )
 

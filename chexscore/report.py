@@ -153,7 +153,7 @@ def _points(evaluation: Evaluation) -> str:
             for label in group.columns
         ]
         parts.append(
-            f"<h3>{text(point)}</h3>"
+            f"<h3>At {text(point)}</h3>"
             + table(("", "threshold", *POINT_MEASURES.values()), rows, group.columns)
         )
     note = (
