@@ -111,8 +111,8 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
     ]
     if not pairs:
         raise TableError(
-            f"no scored image of {predictions} is named in {labels}: the one has paths such as "
-            f"{rows[0].path if rows else '(none)'}, the other such as {table.paths[0]}."
+            f"{labels}: names no scored image; its paths are such as {table.paths[0]}, those of the "
+            f"predictions such as {rows[0].path if rows else '(none)'}."
         )
     left_over = {
         "predictions without a score": len(rows) - len(scored),
@@ -124,12 +124,12 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
         other_names, theirs = _read_against(against, table)
         shared = tuple(name for name in shared if name in other_names)
         if not shared:
-            raise TableError(f"{against}: has none of the labels of {predictions}: {', '.join(names)}.")
-        left_over[f"images that only {predictions} scored"] = sum(line not in theirs for _, line in pairs)
+            raise TableError(f"{against}: has none of the first model's labels: {', '.join(names)}.")
+        left_over["images that only the first model scored"] = sum(line not in theirs for _, line in pairs)
         left_over[f"images that only {against} scored"] = len(set(theirs) - {line for _, line in pairs})
         pairs = [(row, line) for row, line in pairs if line in theirs]
         if not pairs:
-            raise TableError(f"{predictions} and {against} have no scored image in common.")
+            raise TableError(f"{against}: has no scored image in common with the first model's predictions.")
         others = np.array([[theirs[line].scores[name] for name in shared] for _, line in pairs])
     lines = np.array([line for _, line in pairs], dtype=np.int64)
     targets = table.targets(shared, uncertain=protocol.uncertain, blank=protocol.blank)
@@ -184,6 +184,8 @@ def _groups(table: LabelTable, lines: NDArray[np.int64], protocol: Protocol) -> 
     groups = known.get(wanted)
     if groups is None and wanted in table.cells:
         groups = list(table.cells[wanted])
+        if "" in groups:
+            raise TableError(f"{table.source}: line {groups.index('') + 2} has no {wanted}.")
     if groups is None:
         raise UsageError(
             f"--group {wanted}: {table.source} has no such column; it has {', '.join(table.cells.columns)}."

@@ -25,9 +25,13 @@ def are_predictions(inputs: Sequence[str]) -> bool:
     """Whether these name one CSV of predictions, and not images.
 
     Raises:
-        UsageError: predictions in a format that is not read back.
+        UsageError: several CSVs, or predictions in a format that is not read back.
     """
-    if len(inputs) != 1:
+    if len(inputs) > 1:
+        if all(source.lower().endswith(".csv") for source in inputs):
+            raise UsageError(
+                "one CSV of predictions is evaluated at a time; --against compares with another."
+            )
         return False
     source = inputs[0]
     if source.lower().endswith((".jsonl", ".parquet")):

@@ -60,7 +60,9 @@ def _parse(subgroup: str, columns: Sequence[str]) -> tuple[str, list[float]]:
     wanted, numbers = (match[1], match[2]) if match and subgroup not in columns else (subgroup, "")
     column = next((name for name in columns if name.lower() == wanted.lower()), None)
     if column is None:
-        raise UsageError(f"--subgroup {subgroup}: the labels have no column {wanted}; {', '.join(columns)}.")
+        raise UsageError(
+            f"--subgroup {subgroup}: the labels have no column {wanted} among {', '.join(columns)}."
+        )
     try:
         edges = [float(number) for number in numbers.split(",")] if numbers else []
     except ValueError as error:

@@ -212,6 +212,9 @@ def test_what_is_not_there_cannot_be_asked_for(tmp_path: Path, predictions: str)
     ):
         evaluate(predictions, labels, {}, Protocol(group="patient"))
     assert read_cases(predictions, labels, Protocol()).group == "image"
+    labels = label_csv(tmp_path, "path,Site,Finding\n0.png,A,1\n1.png,,1\n")
+    with pytest.raises(TableError, match="line 3 has no Site"):
+        read_cases(predictions, labels, Protocol(group="Site"))
 
 
 def simulated(tmp_path: Path, seed: int = 0, images: int = 600) -> tuple[str, str]:
@@ -305,7 +308,7 @@ def test_two_models_are_compared_on_the_same_images(tmp_path: Path) -> None:
             tmp_path / "other.csv", ["Finding", "More"], cases.images[:-5], np.c_[others, others][:-5]
         )
         result = evaluate(predictions, labels, {}, Protocol(resamples=200), against=against)
-        assert result.cases.left_over == {f"images that only {predictions} scored": 5}
+        assert result.cases.left_over == {"images that only the first model scored": 5}
         assert result.other is not None
         assert result.difference is not None
         found = result.difference.get("auc", "Finding")
@@ -338,7 +341,7 @@ def test_data_and_what_was_evaluated_come_as_json(tmp_path: Path) -> None:
         ("path,Other\n0.png,1\n", "a column for none of the model's labels"),
         ("file,Finding\n0.png,1\n", "no column path"),
         ("path,Finding\n", "no rows"),
-        ("path,Finding\nelsewhere.png,1\n", "no scored image"),
+        ("path,Finding\nelsewhere.png,1\n", "names no scored image"),
         ("path,Finding\n0.png,yes\n", r"column Finding, line 2: 'yes'"),
         ("path,Finding\n0.png,2\n", r"column Finding, line 2: '2'"),
         ("", "no rows"),

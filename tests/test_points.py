@@ -48,7 +48,9 @@ def test_predictions_are_told_from_images(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
     assert are_predictions([str(tmp_path / "scores.txt")])
     assert are_predictions(["not/there.csv"])
-    for inputs in ([str(tmp_path / "film.txt")], [str(tmp_path)], ["not/there"], ["a.csv", "b.csv"]):
+    for inputs in ([str(tmp_path / "film.txt")], [str(tmp_path)], ["not/there"], ["a.png", "b.csv"]):
         assert not are_predictions(inputs)
     with pytest.raises(UsageError, match="evaluated as CSV"):
         are_predictions(["out.parquet"])
+    with pytest.raises(UsageError, match="one CSV of predictions"):
+        are_predictions(["a.csv", "b.csv"])
