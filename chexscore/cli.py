@@ -218,8 +218,8 @@ def evaluate(
     group: Annotated[
         str | None,
         typer.Option(
-            metavar="patient|study|image|COLUMN",
-            help="What intervals draw; by default patients, if the labels tell them.",
+            metavar="COLUMN",
+            help="What intervals draw: patient, study, image or a column; by default patients, if known.",
         ),
     ] = None,
     subgroup: Annotated[
@@ -281,7 +281,7 @@ def evaluate(
         print_evaluation(found, about)
         if output is not None:
             with replacing(output) as file:
-                file.write(text.encode())
+                file.write(text.encode(errors="surrogateescape"))
     if report is not None:
         page = to_html(found, about, pictures=pictures)
         with replacing(report) as file:

@@ -8,7 +8,7 @@ from html import escape
 from chexscore.intervals import Interval
 from chexscore.samples import MACRO
 
-__all__ = ["between", "cell", "change", "compared", "figure", "number", "table", "text"]
+__all__ = ["between", "cell", "change", "compared", "figure", "number", "readable", "table", "text"]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
@@ -72,6 +72,11 @@ def number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def text(text: str) -> str:
-    r"""As HTML; bytes of a file name that are no UTF-8 become \xNN."""
-    return escape(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+def readable(words: str) -> str:
+    r"""Bytes that are no UTF-8, of a file name or a cell, become \\xNN."""
+    return words.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def text(words: str) -> str:
+    """Words as HTML."""
+    return escape(readable(words))

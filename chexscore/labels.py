@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chexscore.errors import TableError
 from chexscore.tables import check_csv
 
-__all__ = ["Policy", "read_table", "to_targets"]
+__all__ = ["Policy", "read_table", "stripped", "to_targets"]
 
 Policy = Literal["negative", "positive", "ignore"]
 """What an uncertain or blank label is taken for; "ignore" leaves it out of losses and measures."""
@@ -50,6 +50,11 @@ def read_table(source: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=header, dtype=object)  # pandas' own text type takes UTF-8 alone
 
 
+def stripped(column: pd.Series) -> pd.Series:
+    """Text cells without blanks around them; pandas' own `str.strip` fails on bytes that are no UTF-8."""
+    return pd.Series([cell.strip() for cell in column], index=column.index, dtype=object)
+
+
 def to_targets(
     table: pd.DataFrame,
     labels: Sequence[str],
@@ -75,7 +80,7 @@ def to_targets(
     """
     targets = np.empty((len(table), len(labels)), dtype=np.float32)
     for column, label in enumerate(labels):
-        text = table[label].str.strip()
+        text = stripped(table[label])
         numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float32, copy=True)
         empty = (text == "").to_numpy()
         wrong = ~empty & ~np.isin(numbers, (0, 1, -1))

@@ -1,5 +1,6 @@
 """The layouts in which labelled chest X-rays come: CheXpert's, NIH's, and plain columns of 0 and 1."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import TableError
-from chexscore.labels import Policy, read_table, to_targets
+from chexscore.labels import Policy, read_table, stripped, to_targets
 
 __all__ = ["LabelTable", "read_labels"]
 
@@ -35,7 +36,7 @@ NIH_VOCABULARY = (
 """What NIH looked for in every image, so that a finding that an extract never names is negative, not unknown
 (Wang et al. 2017, doi:10.1109/CVPR.2017.369)."""
 
-CHEXPERT_PATH = r"(patient\d+)(?:[/\\](study\d+))?[/\\]"
+CHEXPERT_PATH = re.compile(r"(patient\d+)(?:[/\\](study\d+))?[/\\]")
 """CheXpert's paths are `CheXpert-v1.0[-small]/train/patient00001/study1/view1_frontal.jpg`."""
 
 PATIENT_COLUMNS = ("patient", "patientid", "subjectid")
@@ -96,23 +97,23 @@ def read_labels(source: str) -> LabelTable:
         raise TableError(f"{source}: no column path; it has {', '.join(cells.columns)}.")
     patient, study = _find(cells, PATIENT_COLUMNS), _find(cells, STUDY_COLUMNS)
     layout = "plain"
-    read_from_path = cells[column].str.extract(CHEXPERT_PATH)
     patients, studies = _filled(cells, patient, source), _filled(cells, study, source)
-    if not read_from_path[0].isna().any():
+    matches = [match for path in cells[column] if (match := CHEXPERT_PATH.search(path))]
+    if len(matches) == len(cells):
         layout = "CheXpert" if column == "Path" else layout
-        patients = patients if patients is not None else read_from_path[0]
-        if studies is None and not read_from_path[1].isna().any():
-            studies = read_from_path[1]
-    if patients is not None and studies is not None:
-        studies = patients + "/" + studies
+        patients = patients or [match[1] for match in matches]
+        if all(match[2] for match in matches):
+            studies = studies or [match[2] for match in matches]
+    if patients and studies:
+        studies = [f"{patient}/{study}" for patient, study in zip(patients, studies, strict=True)]
     known = {column, patient, study}
     return LabelTable(
         source,
         layout,
         cells,
         list(cells[column]),
-        _listed(patients),
-        _listed(studies),
+        patients,
+        studies,
         tuple(name for name in map(str, cells) if name not in known and _holds_labels(cells[name])),
     )
 
@@ -125,9 +126,7 @@ def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
     names = tuple(dict.fromkeys((*NIH_VOCABULARY, *sorted(set().union(*findings)))))
     columns = {name: ["1" if name in found else "0" for found in findings] for name in names}
     patients = _filled(cells, _find(cells, PATIENT_COLUMNS), source)
-    return LabelTable(
-        source, "NIH", cells.assign(**columns), list(cells[NIH_IMAGE]), _listed(patients), None, names
-    )
+    return LabelTable(source, "NIH", cells.assign(**columns), list(cells[NIH_IMAGE]), patients, None, names)
 
 
 def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:
@@ -135,19 +134,15 @@ def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:
     return next((plain[name] for name in names if name in plain), None)
 
 
-def _filled(cells: pd.DataFrame, column: str | None, source: str) -> "pd.Series[str] | None":
+def _filled(cells: pd.DataFrame, column: str | None, source: str) -> list[str] | None:
     if column is None:
         return None
-    text = cells[column].str.strip()
-    if (text == "").any():
-        raise TableError(f"{source}: line {int((text == '').argmax()) + 2} has no {column}.")
+    text = list(stripped(cells[column]))
+    if "" in text:
+        raise TableError(f"{source}: line {text.index('') + 2} has no {column}.")
     return text
 
 
-def _listed(column: "pd.Series[str] | None") -> list[str] | None:
-    return None if column is None else list(column)
-
-
 def _holds_labels(column: "pd.Series[str]") -> bool:
-    values = set(column.str.strip())
+    values = set(stripped(column))
     return values <= LABEL_CELLS and values != {""}

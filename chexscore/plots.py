@@ -36,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "axes.linewidth": 0.8,
+    "text.parse_math": False,
 }
 
 SIDE = 3.2

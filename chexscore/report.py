@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from chexscore.elements import between, cell, change, compared, figure, number, table, text
+from chexscore.elements import between, cell, change, compared, figure, number, readable, table, text
 from chexscore.errors import UsageError
 from chexscore.evaluation import COMPETITION, HALF, Evaluation
 from chexscore.mistakes import Mistake, mistakes, thumbnail
@@ -135,7 +135,7 @@ def _labels(evaluation: Evaluation) -> str:
         ["constant guess, micro", "", "", *(cell(guess.get(measure, MICRO)) for measure in measures[:4]), ""]
     )
     whole = table(("", "n", "positive", "AUC", "AP", "prevalence", "Brier", "ECE"), rows, group.columns)
-    areas = [(label, group.get("auc", label)) for label in group.columns]
+    areas = [(readable(label), group.get("auc", label)) for label in group.columns]
     return whole + figure(forest_plot(areas), "AUC of each label with its 95 % interval", "forest")
 
 
@@ -180,7 +180,7 @@ def _subgroups(evaluation: Evaluation) -> str:
     }
     for column in dict.fromkeys(subgroup.column for subgroup in evaluation.subgroups):
         chosen = [subgroup for subgroup in evaluation.subgroups if subgroup.column == column]
-        areas = [(one.value, one.group.get("auc", MACRO)) for one in chosen]
+        areas = [(readable(one.value), one.group.get("auc", MACRO)) for one in chosen]
         plot = forest_plot(areas, evaluation.everyone.get("auc", MACRO).value)
         parts.append(f"<h3>{text(column)}</h3>")
         parts.append(figure(plot, f"Macro AUC by {column}", "forest", caption="Macro AUC; dotted: everyone"))

@@ -1,20 +1,23 @@
 """Subgroups of cases by a column of the labels: as it stands, "Sex", or with edges, "Age:40,60"."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.cases import Cases
 from chexscore.errors import UsageError
+from chexscore.labels import stripped
 
 __all__ = ["MOST_VALUES", "Subgroup", "split"]
 
 MOST_VALUES = 20
 """A column with more values than this is no subgroup but a number or a name."""
+
+NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)[A-Za-z]?")
 
 Subgroup = tuple[str, NDArray[np.bool_]]
 """What the cases of a subgroup have, such as "40 to 59", and [N], which cases they are."""
@@ -23,7 +26,7 @@ Subgroup = tuple[str, NDArray[np.bool_]]
 def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:
     """Splits cases by a column of the labels.
 
-    Cases without a value are in no subgroup; a study whose views differ in it is in one called "several".
+    Cases without a value are in no subgroup; a study whose views have different ones is in "several".
 
     Args:
         cases: N of them.
@@ -38,15 +41,17 @@ def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:
     """
     cells = cases.table.cells
     column, edges = _parse(subgroup, list(cells.columns))
-    text = cells[column].iloc[cases.lines].str.strip().reset_index(drop=True)
+    text = np.array(list(stripped(cells[column])), dtype=object)[cases.lines]
     if edges:
         names = _names(edges)
         text = _binned(text, edges, names, subgroup)
     else:
         names = sorted(set(text) - {""})
-    by_case = text.groupby(cases.case)
-    first, last = (by_case.agg(end).to_numpy(dtype=str) for end in ("min", "max"))
-    values = np.where(first == last, first, "several")
+    values = np.full(len(cases.labels), "", dtype=object)
+    there = text != ""
+    case, text = cases.case[there], text[there]
+    values[case] = text
+    values[case[values[case] != text]] = "several"
     if len(names) > MOST_VALUES:
         raise UsageError(
             f"--subgroup {subgroup}: {column} has {len(names)} values; give edges, such as {column}:40,60."
@@ -80,10 +85,12 @@ def _names(edges: list[float]) -> list[str]:
     return [f"under {edges[0]:g}", *between, f"{edges[-1]:g} and over"]
 
 
-def _binned(text: "pd.Series[str]", edges: list[float], names: list[str], subgroup: str) -> "pd.Series[str]":
-    numbers = pd.to_numeric(text.str.extract(r"^(-?\d+(?:\.\d+)?)[A-Za-z]?$")[0], errors="coerce")
-    wrong = numbers.isna() & (text != "")
-    if wrong.any():
-        raise UsageError(f"--subgroup {subgroup}: {text[wrong].iloc[0]!r} is no number.")
-    bins = np.searchsorted(edges, numbers.to_numpy(dtype=float), side="right")
-    return pd.Series(np.array([*names, ""])[np.where(numbers.isna(), len(names), bins)], index=text.index)
+def _binned(
+    text: NDArray[np.object_], edges: list[float], names: list[str], subgroup: str
+) -> NDArray[np.object_]:
+    numbers = [NUMBER.fullmatch(cell) for cell in text]
+    wrong = [cell for cell, number in zip(text, numbers, strict=True) if cell and number is None]
+    if wrong:
+        raise UsageError(f"--subgroup {subgroup}: {wrong[0]!r} is no number.")
+    bins = [names[bisect_right(edges, float(number[1]))] if number else "" for number in numbers]
+    return np.array(bins, dtype=object)

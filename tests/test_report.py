@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import subprocess
 import sys
 import xml.etree.ElementTree as ET  # of our own page
 from html.parser import HTMLParser
@@ -75,7 +76,7 @@ def evaluation(folder: Path) -> Evaluation:
 
 
 def page(evaluation: Evaluation, **options: int) -> Page:
-    about = describe(evaluation, "out.csv", ABOUT, "out.csv", {})
+    about = describe(evaluation, "out.csv", ABOUT, "out.csv" if evaluation.other else None, {})
     html = to_html(evaluation, about, **options)
     assert not re.search(r"(src|href)=.(?!data:|#)", html), "a page that needs nothing else"
     return Page(html)
@@ -144,3 +145,22 @@ def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=re.escape("pip install 'chexscore[report]'")):
         check_plots()
+
+
+def test_cells_that_are_no_utf_8_and_dollar_signs_are_survived(tmp_path: Path) -> None:
+    rows = [f"{i}.png,ok,{i / 10},{i / 10},\n" for i in range(10)]
+    (tmp_path / "out.csv").write_text("path,status,A,$B$,note\n" + "".join(rows))
+    cells = b"".join(b"%d.png,M\xe4nnlich $x_,%d,%d\n" % (i, i % 2, i % 2) for i in range(10))
+    (tmp_path / "labels.csv").write_bytes(b"path,Sex,A,$B$\n" + cells)
+    protocol = Protocol(subgroups=("Sex",), resamples=10)
+    found = page(evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), {}, protocol), pictures=0)
+    assert r"M\xe4nnlich $x_ (10)" in found.text
+
+
+def test_matplotlib_is_loaded_for_plots_alone() -> None:
+    code = (
+        "import sys\nfrom chexscore import cli, evaluation, report, summary, tabulate\n"
+        "print(*sorted({'matplotlib', 'sklearn', 'scipy', 'onnxruntime'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
