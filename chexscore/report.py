@@ -13,6 +13,7 @@ from chexscore.errors import UsageError
 from chexscore.evaluation import COMPETITION, HALF, Evaluation
 from chexscore.mistakes import Mistake, mistakes, thumbnail
 from chexscore.samples import MACRO, MICRO
+from chexscore.summary import UNKNOWN
 
 __all__ = ["check_plots", "to_html"]
 
@@ -46,12 +47,11 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
             more are named.
     """
     css = files("chexscore").joinpath("report.css").read_text(encoding="utf-8")
-    title = f"Evaluation of {about.get('model') or about['predictions']}"
-    if about.get("model", "").startswith("not known"):
-        title = f"Evaluation of {about['predictions']}"
+    unknown = about["model"].startswith(UNKNOWN)
+    title = f"Evaluation of {about['predictions' if unknown else 'model']}"
     names = evaluation.cases.names
     contents = "".join(
-        f'<li><a href="#label-{number}">{text(name)}</a></li>' for number, name in enumerate(names)
+        f'<li><a href="#label-{column}">{text(name)}</a></li>' for column, name in enumerate(names)
     )
     body = [
         f"<h1>{text(title)}</h1>",
@@ -82,8 +82,9 @@ ten bins. For both of these 0 is best.</p>
 <p><b>Macro</b>: the mean over the labels that define a measure. <b>Micro</b>: all labels of all cases
 together; it flatters, because a model gains by knowing that one label is more frequent than another. That
 much the <b>constant guess</b> reaches, which gives every case the share of positives of each label.</p>
-<p><b>Intervals</b> cover 95 %. They are left out where more than 5 % of the draws lack a class. Of measures
-that do not differ 1 in 20 is <b>marked</b> by chance, so look for a pattern and not at a single mark.</p>
+<p><b>Intervals</b> cover 95 %. They are left out where more than 5 % of the draws lack a class, or
+all draws are equal. Of measures that do not differ 1 in 20 is <b>marked</b> by chance, so look for a pattern
+and not at a single mark.</p>
 """
 
 

@@ -12,12 +12,16 @@ from chexscore import __version__
 from chexscore.evaluation import Evaluation, Group
 from chexscore.samples import MACRO, MICRO
 
-__all__ = ["COLUMNS", "GUESS", "describe", "rows", "to_csv", "to_json"]
+__all__ = ["COLUMNS", "GUESS", "UNKNOWN", "describe", "rows", "to_csv", "to_json"]
 
 COLUMNS = ("label", "group", "metric", "value", "low", "high", "n")
 
 GUESS = "constant guess"
 """Group of the rows that say what giving every case the frequency of the label reaches."""
+
+
+UNKNOWN = "not known"
+"""How the name of a model begins that no record tells."""
 
 
 def describe(
@@ -139,6 +143,6 @@ def _cell(value: float) -> str:
 
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:
     if not model:
-        return {what: "not known: no record stands beside the predictions"}
+        return {what: f"{UNKNOWN}: no record stands beside the predictions"}
     name = " ".join(model[key] for key in ("name", "version") if model.get(key))
-    return {what: name, f"sha256 of {what}": model.get("sha256", "not known")}
+    return {what: name, f"sha256 of {what}": model.get("sha256", UNKNOWN)}
