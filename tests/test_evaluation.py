@@ -249,6 +249,8 @@ def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
     assert women.group.get("auc", "Finding").value < 0.6
     assert men.group.get("auc", "Finding").value > 0.8
     assert women.to_the_rest.get("auc", "Finding").high < 0 < men.to_the_rest.get("auc", "Finding").low
+    difference = women.group.get("auc", "Finding").value - men.group.get("auc", "Finding").value
+    assert women.to_the_rest.get("auc", "Finding").value == pytest.approx(difference)
     assert not any(one.to_the_rest.get("auc", "Finding").excludes_zero for one in ages)
     alone = read_cases(predictions, labels, protocol)
     rows = alone.table.cells["Sex"].to_numpy() == "M"
@@ -285,6 +287,19 @@ def test_a_mean_is_compared_over_labels_that_both_sides_define(tmp_path: Path) -
 def test_subgroups_that_cannot_be_are_refused(tmp_path: Path, subgroup: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         evaluate(*simulated(tmp_path), {}, Protocol(subgroups=(subgroup,), resamples=0))
+
+
+def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
+    predictions = write_predictions(
+        tmp_path / "out.csv", "A", [f"{i}.png" for i in range(4)], np.zeros((4, 1))
+    )
+    labels = label_csv(tmp_path, "path,Age,A\n0.png,39.5,0\n1.png,40,1\n2.png,,1\n3.png,060Y,1\n")
+    result = evaluate(predictions, labels, {}, Protocol(subgroups=("age:40,60",), resamples=0))
+    assert [(one.value, one.group.positives["A"]) for one in result.subgroups] == [
+        ("under 40", 0),
+        ("40 to 59", 1),
+        ("60 and over", 1),
+    ]
 
 
 def test_a_study_whose_views_differ_is_in_a_subgroup_of_its_own(chexpert: tuple[str, str]) -> None:
