@@ -4,9 +4,10 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import sys
 import warnings
-from collections.abc import Iterable  # noqa: TC003, Typer reads the types
+from collections.abc import Iterable, Iterator
 from typing import Annotated, BinaryIO, Literal
 
 import typer
@@ -21,7 +22,10 @@ EXIT_CODES = (
     "device asked for is not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or "
     "SIGTERM, for --resume."
 )
-EVAL_EXIT_CODES = "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage."
+EVAL_EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage. For images also 4 no image found; "
+    "5 the device asked for is not there; 130 or 143 stopped by SIGINT or SIGTERM."
+)
 INFO_EXIT_CODES = "Exit codes: 0 done; 1 the model cannot be used; 2 wrong usage."
 
 ModelOption = Annotated[
@@ -30,10 +34,13 @@ ModelOption = Annotated[
         "--model", "-m", metavar="ONNX", help="A model from `python -m export`; by default the bundled one."
     ),
 ]
+Device = Literal["auto", "cpu", "cuda"]
 DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda"],
+    Device,
     typer.Option(help="Where the network runs; auto takes CUDA where it works."),
 ]
+
+PolicyChoice = Literal["ignore", "positive", "negative"]
 
 app = typer.Typer(
     help="Score directories of chest X-rays offline, into a CSV with one row for every image.\n\n"
@@ -175,52 +182,116 @@ def predict(
 
 @app.command(name="eval", epilog=EVAL_EXIT_CODES)
 def evaluate(
-    predictions: Annotated[str, typer.Argument(help="A CSV that `chexscore predict` wrote.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PREDICTIONS|IMAGES...",
+            help="A CSV that `chexscore predict` wrote; or images and directories, which are scored first.",
+        ),
+    ],
     labels: Annotated[
-        str, typer.Option(help="A CSV with a column path, and for each label one of 1, 0, blank or -1.")
+        str, typer.Option(metavar="CSV", help="Labels: CheXpert's CSV, NIH's, or columns path, LABEL, ...")
     ],
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="CSV", help='Write the table as CSV; "-" is standard output.'),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help='Write the table, .csv or .json; "-" is standard output.'
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that exists.")] = False,
+    report: Annotated[
+        str | None, typer.Option(metavar="HTML", help="Write a page with plots and pictures, to be read.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             "-m",
             metavar="ONNX",
-            help="Take the thresholds from this model; by default those recorded beside the predictions.",
+            help="For images: what scores them, by default the bundled model. For predictions: take the "
+            "operating points from it; by default those recorded beside them.",
         ),
     ] = None,
+    device: DeviceOption = "auto",
+    uncertain: Annotated[PolicyChoice, typer.Option(help="What labels of -1 are taken for.")] = "ignore",
+    blank: Annotated[PolicyChoice, typer.Option(help="What blank labels are taken for.")] = "ignore",
+    by: Annotated[
+        Literal["image", "study"], typer.Option(help="Count images, or take a study's views together.")
+    ] = "image",
+    views: Annotated[
+        Literal["max", "mean"], typer.Option(help="The score of a study: the largest or mean of its views.")
+    ] = "max",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="What intervals draw: patient, study, image or a column; by default patients, if known.",
+        ),
+    ] = None,
+    subgroup: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN[:EDGES]", help="Evaluate apart, by Sex or Age:40,60; repeatable."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CSV", help="Predictions of another model for the same images, to compare with."
+        ),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=0, help="Draws for the intervals; 0 for none.")] = 1000,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="The most confident mistakes to show in the report, of each kind.")
+    ] = 3,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if a prediction or a line of labels is left over.")
+    ] = False,
 ) -> None:
-    """Compare scores with labels: AUC for each label, macro and micro means, accuracy at the thresholds.
+    """Compare scores with labels, with 95 % intervals: how good is it, and where not?
 
     An image belongs to the line of labels with the same path, or one that its path ends with or that ends
-    with its path. Blank and -1 labels are left out.
+    with its path. Labels are 1, 0, -1 for uncertain, or blank.
 
-    Example: chexscore eval out.csv --labels labels.csv
+    Example: chexscore eval out.csv --labels labels.csv --subgroup Sex --report report.html
     """
-    from chexscore import display, evaluation
+    from chexscore.cases import Protocol
+    from chexscore.evaluation import evaluate as measure
     from chexscore.outputs import STDOUT, check_target, replacing
-    from chexscore.records import recorded_thresholds
+    from chexscore.points import are_predictions, points_and_model
+    from chexscore.summary import describe, to_csv, to_json
 
-    if output not in (None, STDOUT):
-        check_target(output, overwrite=overwrite)
-    if model is None:
-        thresholds = recorded_thresholds(predictions)
-    else:
-        from chexscore.classifier import Classifier
+    for target in (output, report):
+        if target not in (None, STDOUT):
+            check_target(target, overwrite=overwrite)
+    if report is not None:
+        from chexscore.report import check_plots, to_html
 
-        thresholds = Classifier(model, device="cpu").spec.operating_points
-    table = evaluation.evaluate(predictions, labels, thresholds)
+        check_plots()
+    protocol = Protocol(uncertain, blank, by, views, group, tuple(subgroup or ()), resamples, strict)
+    with contextlib.ExitStack() as opened:
+        if are_predictions(inputs):
+            predictions = name = inputs[0]
+            points, about_model = points_and_model(predictions, model)
+        else:
+            name = "scored by this command"
+            predictions = opened.enter_context(_score(inputs, labels, model, device))
+            points, about_model = points_and_model(predictions)
+        other_points, other_model = points_and_model(against) if against else ({}, {})
+        found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
+    about = describe(found, name, about_model, against, other_model)
+    text = to_json(found, about) if (output or "").lower().endswith(".json") else to_csv(found)
     if output == STDOUT:
-        typer.echo(evaluation.to_csv(table), nl=False)
+        typer.echo(text, nl=False)
     else:
-        display.evaluation(table)
+        from chexscore.tabulate import print_evaluation
+
+        print_evaluation(found, about)
         if output is not None:
             with replacing(output) as file:
-                file.write(evaluation.to_csv(table).encode())
+                file.write(text.encode(errors="surrogateescape"))
+    if report is not None:
+        page = to_html(found, about, pictures=pictures)
+        with replacing(report) as file:
+            file.write(page.encode())
 
 
 @app.command(epilog=INFO_EXIT_CODES)
@@ -271,6 +342,32 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+@contextlib.contextmanager
+def _score(paths: list[str], labels: str, model: str | None, device: Device) -> Iterator[str]:
+    """Scores images for `eval`, into a CSV that lives as long as the context."""
+    import tempfile
+
+    from chexscore import progress
+    from chexscore.classifier import Classifier
+    from chexscore.discovery import find_images
+    from chexscore.exits import exit_code
+    from chexscore.layouts import read_labels
+    from chexscore.runs import run
+    from chexscore.stopping import stop_on_signals
+
+    read_labels(labels)  # now, not after hours of scoring
+    classifier, stop = Classifier(model, device=device), stop_on_signals()
+    with tempfile.TemporaryDirectory() as folder:
+        output = os.path.join(folder, "predictions.csv")
+        with progress.show("text", output, classifier, lambda: sum(1 for _ in find_images(paths))) as watch:
+            record = run(paths, output, classifier, stop=stop, watch=watch)
+        progress.closing_words(record, "-", stop, "text")  # nothing is left that --resume could go on from
+        code = exit_code(record, output, stop, None)
+        if not record.finished:
+            raise typer.Exit(code)
+        yield output
 
 
 def _check_tags(keywords: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The tables that `eval` and `info` print."""
+"""What `info` prints."""
 
 import math
 
@@ -8,35 +8,8 @@ from rich.table import Table
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
-from chexscore.evaluation import Evaluation
 
-__all__ = ["evaluation", "info"]
-
-
-def evaluation(result: Evaluation) -> None:
-    """Prints the table of an evaluation, and on standard error what did not take part in it."""
-    table = Table()
-    table.add_column("label", overflow="fold")
-    for heading in ("images", "positive", "negative", "AUC", "threshold", "accuracy"):
-        table.add_column(heading, justify="right")
-    for row in result.rows:
-        if row.label == "macro":
-            table.add_section()
-        measures = (_number(value) for value in (row.auc, row.threshold, row.accuracy))
-        table.add_row(escape(row.label), str(row.images), str(row.positives), str(row.negatives), *measures)
-    Console(highlight=False).print(table)
-    left_over = {
-        "predictions without a score": result.not_scored,
-        "scored images without labels": result.without_labels,
-        "lines of labels without a prediction": result.without_predictions,
-    }
-    notes = [f"{count} {what}" for what, count in left_over.items() if count]
-    if result.only_predicted:
-        notes.append(f"no labels for {', '.join(result.only_predicted)}")
-    if result.assumed_thresholds:
-        notes.append("no thresholds known, accuracy is at 0.5 (give --model)")
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"{result.joined} images evaluated" + "".join(f"; {escape(note)}" for note in notes))
+__all__ = ["info"]
 
 
 def info(classifier: Classifier, devices: list[str]) -> None:

@@ -1,207 +1,241 @@
-"""Predictions joined to labels -> one table of measures."""
+"""Predictions against labels: measures with intervals, for everyone, for subgroups, and for two models."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from chexscore import metrics
-from chexscore.errors import TableError
-from chexscore.labels import read_table, to_targets
-from chexscore.predictions import Status, read_predictions
+from chexscore.cases import Cases, Protocol, read_cases
+from chexscore.intervals import Interval, bootstrap, interval, number
+from chexscore.points import Points
+from chexscore.samples import MACRO, Sample, mean_of_known
+from chexscore.subgroups import split
 
-__all__ = ["Evaluation", "Row", "evaluate", "join", "to_csv"]
+__all__ = ["COMPETITION", "HALF", "Evaluation", "Group", "SubgroupResult", "evaluate"]
 
-DEFAULT_THRESHOLD = 0.5
+COMPETITION = "CheXpert 5"
+COMPETITION_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""What CheXpert's leaderboard takes the mean AUC of (Irvin et al. 2019, doi:10.1609/aaai.v33i01.3301590)."""
+
+HALF = "0.5"
+"""The operating point that every label has, for comparison with figures that were measured there."""
+
+REST = " the rest"
+
+Distributions = Mapping[str, NDArray[np.float64]]
+"""Measure -> [1 + draws, columns]."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table; a measure that the data do not define is NaN.
+@dataclass(frozen=True)
+class Group:
+    """Measures of some cases, or differences of measures; then the counts are those of the first.
 
     Attributes:
-        label: a label, or "macro" (mean over the labels) or "micro" (all labels of all images together).
-        images: with a score and a known label.
-        positives: of those.
-        negatives: of those.
-        auc: area under the ROC curve.
-        threshold: operating point that the accuracy is measured at; NaN for the means.
-        accuracy: share of images, or for "micro" of labels of images, on the right side of it.
+        name: "all", "Sex=F", the file of another model, or "Sex=F minus the rest".
+        columns: what is measured: the labels, "macro", perhaps "CheXpert 5", and "micro".
+        cases: how many.
+        known: column -> cases with a known label; for "micro" labels that are known.
+        positives: column -> how many of these are positive.
+        measures: measure -> [columns, 3], value, low and high; NaN where not defined.
     """
 
-    label: str
-    images: int
-    positives: int
-    negatives: int
-    auc: float
-    threshold: float
-    accuracy: float
+    name: str
+    columns: tuple[str, ...]
+    cases: int
+    known: Mapping[str, int]
+    positives: Mapping[str, int]
+    measures: Mapping[str, NDArray[np.float64]]
+
+    def get(self, measure: str, column: str) -> Interval:
+        """One cell of the table."""
+        return Interval(*map(float, self.measures[measure][self.columns.index(column)]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class SubgroupResult:
+    """One subgroup.
+
+    Attributes:
+        column: of the labels.
+        value: that its cases have.
+        group: its measures.
+        to_the_rest: the same minus those of the other cases that have a value, draw by draw.
+    """
+
+    column: str
+    value: str
+    group: Group
+    to_the_rest: Group
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """The table, and what did not take part in it.
+    """All that was found.
 
     Attributes:
-        rows: one for each label that both sides have, then macro and micro.
-        joined: images with both a score and a line of labels.
-        not_scored: predictions that are no scores (their status is not ok).
-        without_labels: scored images that no line of labels belongs to.
-        without_predictions: lines of labels that no prediction belongs to.
-        only_predicted: labels that the model has and the CSV of labels has not.
-        assumed_thresholds: whether the model's operating points were not known for some label.
+        cases: what was evaluated.
+        protocol: how.
+        points: name of an operating point -> threshold for each label of the cases, NaN where it has none.
+        everyone: measures of all cases.
+        guess: the same of a constant guess: for each label the share of positives among these very cases.
+        subgroups: in the order asked for.
+        other: measures of the other model, or None.
+        difference: everyone's minus the other's, draw by draw, or None.
+        assumed: whether no operating point is known for some label, but 0.5.
     """
 
-    rows: tuple[Row, ...]
-    joined: int
-    not_scored: int
-    without_labels: int
-    without_predictions: int
-    only_predicted: tuple[str, ...]
-    assumed_thresholds: bool
+    cases: Cases
+    protocol: Protocol
+    points: dict[str, list[float]]
+    everyone: Group
+    guess: Group
+    subgroups: tuple[SubgroupResult, ...] = ()
+    other: Group | None = None
+    difference: Group | None = None
+    assumed: bool = False
 
 
-def evaluate(predictions: str, labels: str, thresholds: Mapping[str, float]) -> Evaluation:
+def evaluate(
+    predictions: str,
+    labels: str,
+    points: Points,
+    protocol: Protocol | None = None,
+    *,
+    against: str | None = None,
+    other_points: Points | None = None,
+) -> Evaluation:
     """Measures the scores of one CSV against the labels of another.
 
     Args:
         predictions: CSV that `predict` wrote.
-        labels: CSV with a column path (or Path) and one for each label: 1, 0, and blank or -1 for unknown.
-        thresholds: label -> operating point; 0.5 for labels that it lacks.
+        labels: CSV of labels; see `chexscore.layouts`.
+        points: label -> name -> threshold; 0.5 is measured at too.
+        protocol: how; see there.
+        against: CSV of predictions of another model for the same images.
+        other_points: those of the other model.
 
     Raises:
-        TableError: either file cannot be used, no image or no label is in both, or a path could belong to
-            several lines.
+        TableError: a file cannot be used, or they have nothing in common; see `read_cases`.
+        UsageError: the protocol asks for a column that is not there.
     """
-    names, everything = read_predictions(predictions)
-    scored = [row for row in everything if row.status is Status.OK]
-    table = read_table(labels)
-    column = next((name for name in ("path", "Path") if name in table.columns), None)
-    if column is None:
-        raise TableError(f"{labels}: no column path; it has {', '.join(table.columns)}.")
-    paths = list(table[column])
-    shared = tuple(name for name in names if name in table.columns)
-    if not shared:
-        raise TableError(f"{labels}: has a column for none of the model's labels: {', '.join(names)}.")
-    partners = join([row.path for row in everything], paths)
-    pairs = [
-        (row, line)
-        for row, line in zip(everything, partners, strict=True)
-        if line is not None and row.status is Status.OK
-    ]
-    if not pairs:
-        raise TableError(
-            f"no scored image of {predictions} is named in {labels}: the one has paths such as "
-            f"{everything[0].path if everything else '(none)'}, the other such as {paths[0]}."
-        )
-    scores = np.array([[row.scores[name] for name in shared] for row, _ in pairs])
-    targets = to_targets(table, shared, labels, uncertain={"default": "ignore"}, blank={"default": "ignore"})
-    truth = targets[[line for _, line in pairs]]
+    protocol = protocol or Protocol()
+    cases = read_cases(predictions, labels, protocol, against)
+    drawn = _Drawn(cases)
+    ours = _by_name(points, cases.names)
+    everyone = np.ones(len(cases.labels), dtype=bool)
+    drawn.add("all", everyone, cases.scores, ours)
+    splits = [split(cases, subgroup) for subgroup in protocol.subgroups]
+    for column, found in splits:
+        members = np.any([chosen for _, chosen in found], axis=0)
+        for value, chosen in found:
+            drawn.add(f"{column}={value}", chosen, cases.scores, ours)
+            drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
+    if against is not None and cases.others is not None:
+        drawn.add(against, everyone, cases.others, _by_name(other_points or {}, cases.names))
+    drawn.bootstrap(protocol.resamples)
+    names = [(column, value) for column, found in splits for value, _ in found]
     return Evaluation(
-        rows=tuple(_rows(shared, truth, scores, thresholds)),
-        joined=len(pairs),
-        not_scored=len(everything) - len(scored),
-        without_labels=len(scored) - len(pairs),
-        without_predictions=len(paths) - sum(line is not None for line in partners),
-        only_predicted=tuple(name for name in names if name not in shared),
-        assumed_thresholds=not set(shared) <= set(thresholds),
-    )
-
-
-def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
-    """Finds for each predicted path its line of labels: the same path, or one that the other ends with.
-
-    Folders above may be missing on either side: `images/a.png` belongs to `/data/images/a.png`. Whole names
-    are compared. Where several would do, the longest common ending decides.
-
-    Args:
-        predicted: paths of the predictions.
-        labelled: paths of the labels.
-
-    Returns:
-        For each prediction the index of its line, or None.
-
-    Raises:
-        TableError: still several lines for a prediction, or several predictions for a line; the text names
-            them.
-    """
-    predictions, lines = [_parts(path) for path in predicted], [_parts(path) for path in labelled]
-    whole: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    endings: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    lengths = {len(parts) for parts in predictions}
-    for index, parts in enumerate(lines):
-        whole[parts].append(index)
-        for length in lengths:
-            if length < len(parts):
-                endings[parts[-length:]].append(index)
-
-    taken: dict[int, int] = {}
-    partners: list[int | None] = []
-    for number, parts in enumerate(predictions):
-        shorter = (whole[parts[start:]] for start in range(len(parts)) if parts[start:] in whole)
-        found = whole.get(parts) or endings.get(parts) or next(shorter, [])
-        if len(found) > 1:
-            several = " and ".join(labelled[index] for index in found[:2])
-            raise TableError(
-                f"the labels of {predicted[number]} could be those of {several}; name more folders."
+        cases=cases,
+        protocol=protocol,
+        points=ours,
+        everyone=drawn.group("all"),
+        guess=_guess(cases),
+        subgroups=tuple(
+            SubgroupResult(
+                column,
+                value,
+                drawn.group(f"{column}={value}"),
+                drawn.difference(f"{column}={value}", f"{column}={value}{REST}"),
             )
-        if found and found[0] in taken and predicted[taken[found[0]]] == predicted[number]:
-            raise TableError(f"{predicted[number]} is predicted twice; keep one of its rows.")
-        if found and found[0] in taken:
-            raise TableError(
-                f"the labels of {labelled[found[0]]} could belong to {predicted[taken[found[0]]]} and to "
-                f"{predicted[number]}; name more folders in the labels."
-            )
-        partners.append(found[0] if found else None)
-        if found:
-            taken[found[0]] = number
-    return partners
-
-
-def to_csv(evaluation: Evaluation) -> str:
-    """The table as CSV; cells that are not defined stay empty."""
-    names = [item.name for item in fields(Row)]
-    frame = pd.DataFrame([asdict(row) for row in evaluation.rows], columns=names)
-    return frame.to_csv(index=False, float_format="%.6f")
-
-
-def _parts(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
-
-
-def _rows(
-    names: tuple[str, ...],
-    truth: NDArray[np.floating],
-    scores: NDArray[np.floating],
-    thresholds: Mapping[str, float],
-) -> Iterator[Row]:
-    points = np.array([thresholds.get(name, DEFAULT_THRESHOLD) for name in names])
-    each = [
-        _row(name, truth[:, column], scores[:, column], float(points[column]))
-        for column, name in enumerate(names)
-    ]
-    yield from each
-    total = _row("micro", truth.ravel(), scores.ravel(), np.nan)
-    right = metrics.accuracy(truth.ravel(), (scores >= points).astype(float).ravel(), 0.5)
-    macro_auc, macro_accuracy = (
-        metrics.mean_of_known([getattr(row, measure) for row in each]) for measure in ("auc", "accuracy")
+            for column, value in names
+        ),
+        other=drawn.group(against) if against is not None else None,
+        difference=drawn.difference("all", against) if against is not None else None,
+        assumed=not set(cases.names) <= {label for label, named in points.items() if named},
     )
-    images = int((~np.isnan(truth)).any(axis=1).sum())
-    yield Row("macro", images, total.positives, total.negatives, macro_auc, np.nan, macro_accuracy)
-    yield Row("micro", images, total.positives, total.negatives, total.auc, np.nan, right)
 
 
-def _row(name: str, truth: NDArray[np.floating], scores: NDArray[np.floating], threshold: float) -> Row:
-    positives, negatives = int((truth == 1).sum()), int((truth == 0).sum())
-    return Row(
-        name,
-        positives + negatives,
-        positives,
-        negatives,
-        metrics.auroc(truth, scores),
-        threshold,
-        metrics.accuracy(truth, scores, threshold),
-    )
+class _Drawn:
+    """Groups of cases, measured on the same draws."""
+
+    def __init__(self, cases: Cases) -> None:
+        self._cases = cases
+        self._numbers = number(cases.groups)
+        self._means: dict[str, Sequence[int]] = {MACRO: range(len(cases.names))}
+        if set(COMPETITION_FINDINGS) <= set(cases.names):
+            self._means[COMPETITION] = [cases.names.index(name) for name in COMPETITION_FINDINGS]
+        self._samples: dict[str, Sample] = {}
+        self._chosen: dict[str, NDArray[np.bool_]] = {}
+        self._measured: dict[str, Distributions] = {}
+
+    def add(
+        self,
+        name: str,
+        chosen: NDArray[np.bool_],
+        scores: NDArray[np.float64],
+        points: Mapping[str, Sequence[float]],
+    ) -> None:
+        self._chosen[name] = chosen
+        self._samples[name] = Sample(
+            self._cases.labels[chosen],
+            scores[chosen],
+            self._numbers[chosen],
+            self._cases.names,
+            points,
+            self._means,
+        )
+
+    def bootstrap(self, resamples: int) -> None:
+        found = bootstrap(list(self._samples.values()), resamples=resamples)
+        self._measured = dict(zip(self._samples, found, strict=True))
+
+    def group(self, name: str) -> Group:
+        return self._table(name, name, self._measured[name])
+
+    def difference(self, name: str, other: str) -> Group:
+        """The first minus the other; a mean is that of the differences of labels that both define."""
+        first, second = self._measured[name], self._measured[other]
+        minus = {measure: first[measure] - second[measure] for measure in first if measure in second}
+        for values in minus.values():
+            for column, chosen in enumerate(self._means.values(), start=len(self._cases.names)):
+                values[:, column] = mean_of_known(values[:, list(chosen)])
+        return self._table(f"{name} minus {other.removeprefix(name).strip() or other}", name, minus)
+
+    def _table(self, name: str, counted: str, measured: Distributions) -> Group:
+        labels = self._cases.labels[self._chosen[counted]]
+        columns = self._samples[counted].names
+        known, positives = (
+            dict(zip(columns, _counts(test, columns), strict=True))
+            for test in (~np.isnan(labels), labels == 1)
+        )
+        intervals = {measure: interval(values) for measure, values in measured.items()}
+        return Group(name, columns, len(labels), known, positives, intervals)
+
+
+def _counts(test: NDArray[np.bool_], columns: tuple[str, ...]) -> list[int]:
+    """For each column how many pass: of a mean the cases with any known label, of all together the labels."""
+    count = test.shape[1]
+    anyone = int(test.any(axis=1).sum())
+    means = len(columns) - count - 1
+    return [*map(int, test.sum(axis=0)), *[anyone] * means, int(test.sum())]
+
+
+def _by_name(points: Points, names: Sequence[str]) -> dict[str, list[float]]:
+    """Name of a point -> threshold for each label; 0.5 comes last."""
+    order = dict.fromkeys(point for name in names for point in points.get(name, {}))
+    found = {point: [points.get(name, {}).get(point, math.nan) for name in names] for point in order}
+    return found | {HALF: [0.5] * len(names)}
+
+
+def _guess(cases: Cases) -> Group:
+    """What is reached by giving every case the share of positives of each label."""
+    known = ~np.isnan(cases.labels)
+    with np.errstate(invalid="ignore"):
+        share = np.where(known, cases.labels, 0).sum(axis=0) / known.sum(axis=0)
+    drawn = _Drawn(cases)
+    everyone = np.ones(len(cases.labels), dtype=bool)
+    drawn.add("guess", everyone, np.broadcast_to(share, cases.labels.shape), _by_name({}, cases.names))
+    drawn.bootstrap(0)
+    return drawn.group("guess")

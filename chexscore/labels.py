@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import TableError
+from chexscore.tables import check_csv
 
-__all__ = ["Policy", "read_table", "to_targets"]
+__all__ = ["Policy", "read_table", "stripped", "to_targets"]
 
 Policy = Literal["negative", "positive", "ignore"]
 """What an uncertain or blank label is taken for; "ignore" leaves it out of losses and measures."""
@@ -22,9 +23,10 @@ def read_table(source: str) -> pd.DataFrame:
     """Reads a CSV with one line of labels for each image; every cell stays the text that it is.
 
     Raises:
-        TableError: no such file, no CSV, no rows, a column named twice, or a line with more or fewer cells
-            than the header; the text names the line.
+        TableError: no such file, no CSV in UTF-8 with commas, no rows, a column named twice, or a line with
+            more or fewer cells than the header; the text names the line.
     """
+    check_csv(source, "table of labels")
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
@@ -43,11 +45,14 @@ def read_table(source: str) -> pd.DataFrame:
         raise TableError(f"{source}: not a CSV: {error}.") from error
     if twice := [name for name in header if header.count(name) > 1]:
         raise TableError(f"{source}: two columns are called {twice[0]!r}.")
-    if len(header) == 1 and ";" in header[0]:
-        raise TableError(f"{source}: its cells are separated by semicolons; save it with commas.")
     if not rows:
         raise TableError(f"{source}: the table has no rows.")
     return pd.DataFrame(rows, columns=header, dtype=object)  # pandas' own text type takes UTF-8 alone
+
+
+def stripped(column: pd.Series) -> pd.Series:
+    """Text cells without blanks around them; pandas' own `str.strip` fails on bytes that are no UTF-8."""
+    return pd.Series([cell.strip() for cell in column], index=column.index, dtype=object)
 
 
 def to_targets(
@@ -76,7 +81,7 @@ def to_targets(
     """
     targets = np.empty((len(table), len(labels)), dtype=np.float32)
     for column, label in enumerate(labels):
-        text = table[label].str.strip()
+        text = stripped(table[label])
         numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float32, copy=True)
         empty = (text == "").to_numpy()
         wrong = ~empty & ~np.isin(numbers, (0, 1, -1))

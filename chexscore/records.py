@@ -1,15 +1,14 @@
 """The record of a run, which stands beside its output: model, device, counts, times."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chexscore.errors import OutputError, TableError
+from chexscore.errors import OutputError
 from chexscore.predictions import Prediction, Status
 
-__all__ = ["RunRecord", "record_path", "recorded_thresholds"]
+__all__ = ["RunRecord", "record_path"]
 
 
 @dataclass
@@ -93,19 +92,3 @@ class RunRecord:
 def record_path(output: str) -> str:
     """Where the record of an output stands."""
     return f"{output}.run.json"
-
-
-def recorded_thresholds(output: str) -> dict[str, float]:
-    """The model's operating points from the record beside a CSV; empty where there is no record.
-
-    Raises:
-        TableError: there is one, and it cannot be read.
-    """
-    record = record_path(output)
-    if not os.path.exists(record):
-        return {}
-    try:
-        with open(record, encoding="utf-8") as file:
-            return {str(label): float(value) for label, value in json.load(file)["thresholds"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TableError(f"{record}: not the record of a run: {error!r}.") from error

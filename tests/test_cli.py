@@ -22,9 +22,11 @@ from tests.test_images import save_dicom
 Flat = Callable[[str, int], Path]
 
 
-def chexscore(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+def chexscore(
+    *arguments: object, columns: int = 100, **options: object
+) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "chexscore", *map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
+    environment = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)  # type: ignore[call-overload, no-any-return]
 
 
@@ -113,6 +115,9 @@ def test_wrong_usage_exits_2(
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", tmp_path / "out.csv"),
         ("predict", images, "--model", model, "--device", "tpu"),
         ("eval", tmp_path / "out.csv"),
+        ("eval", "out.parquet", "--labels", "l.csv"),
+        ("eval", images, "--labels", "l.csv", "--uncertain", "perhaps"),
+        ("eval", images, "--labels", "l.csv", "--report", tmp_path),
     ):
         monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -271,37 +276,74 @@ def test_an_interrupted_run_says_so_and_leaves_no_output(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_eval_prints_the_table_and_takes_the_recorded_thresholds(
+def test_eval_prints_tables_and_takes_the_recorded_thresholds(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
+    def values(text: str) -> dict[tuple[str, str], str]:
+        rows = csv.DictReader(text.splitlines())
+        return {(row["label"], row["metric"]): row["value"] for row in rows if row["group"] == "all"}
+
     chexscore("predict", images, "-o", tmp_path / "out.csv", "--model", model)
-    (tmp_path / "labels.csv").write_text("path,Bright,Dark\n000.png,0,1\n051.png,0,0\n204.png,1,0\n")
-    done = chexscore(
-        "eval", tmp_path / "out.csv", "--labels", tmp_path / "labels.csv", "-o", tmp_path / "t.csv"
-    )
+    labels, table, page = (tmp_path / name for name in ("labels.csv", "t.csv", "t.html"))
+    labels.write_text("path,Sex,Bright,Dark\n000.png,F,0,1\n051.png,M,0,0\n204.png,F,1,0\n")
+    command = ("eval", tmp_path / "out.csv", "--labels", labels)
+    compared = ("--subgroup", "Sex", "--against", tmp_path / "out.csv")
+    done = chexscore(*command, *compared, "-o", table, "--report", page)
     assert done.returncode == 0
-    assert "macro" in done.stdout
+    for words in ("macro", "AUC (95 %)", "at default", "Sex=F", "minus the rest", "other"):
+        assert words in done.stdout, words
     assert "3 images evaluated" in done.stderr
-    with (tmp_path / "t.csv").open() as file:
-        rows = {row["label"]: row for row in csv.DictReader(file)}
-    assert rows["Bright"]["auc"] == "1.000000"
-    assert rows["Dark"]["threshold"] == "0.250000"
-    assert rows["Dark"]["accuracy"] == "0.666667"
+    found = values(table.read_text())
+    assert found["Bright", "auc"] == "1.000000"
+    assert found["Dark", "threshold@default"] == "0.250000"
+    assert found["Dark", "accuracy@default"] == "0.666667"
+    assert "brightness 1.0" in page.read_text()
 
     spec = dataclasses.replace(brightness_spec(), thresholds=(0.1, 0.9))
     other = brightness_model(tmp_path / "other.onnx", spec)
-    done = chexscore(
-        "eval",
-        tmp_path / "out.csv",
-        "--labels",
-        tmp_path / "labels.csv",
-        "-m",
-        other,
-        "-o",
-        tmp_path / "u.csv",
-    )
-    with (tmp_path / "u.csv").open() as file:
-        assert [row["threshold"] for row in csv.DictReader(file)][:2] == ["0.100000", "0.900000"]
+    done = chexscore(*command, "-m", other)
+    assert done.returncode == 1
+    assert "is not the model that made" in done.stderr
+    (tmp_path / "out.csv.run.json").unlink()
+    done = chexscore(*command, "-m", other, "-o", "-")
+    assert values(done.stdout)["Dark", "threshold@default"] == "0.900000"
+
+
+def test_tables_of_eval_fit_80_columns(tmp_path: Path) -> None:
+    names = ["Enlarged Cardiomediastinum", "Pleural_Thickening"]
+    lines = [f"{i}.png,{i % 2},{i % 3 % 2},{'FM'[i % 2]}\n" for i in range(1000)]
+    (tmp_path / "labels.csv").write_text(f"path,{','.join(names)},Sex\n" + "".join(lines))
+    lines = [f"{i}.png,ok,{i % 7 / 7:.6f},{i % 5 / 5:.6f},\n" for i in range(1000)]
+    (tmp_path / "out.csv").write_text(f"path,status,{','.join(names)},note\n" + "".join(lines))
+    command = ("eval", tmp_path / "out.csv", "--labels", tmp_path / "labels.csv", "--resamples", "20")
+    done = chexscore(*command, "--subgroup", "Sex", "--against", tmp_path / "out.csv", columns=80)
+    assert done.returncode == 0
+    tables = [line for line in done.stdout.splitlines() if not line.startswith(("Sex=", "Right of", "*"))]
+    assert max(map(len, tables)) <= 80
+    assert "..." not in done.stdout
+    assert "\N{HORIZONTAL ELLIPSIS}" not in done.stdout
+
+
+def test_eval_scores_images_first(model: Path, images: Path, tmp_path: Path) -> None:
+    (images / "bad.png").write_text("no image")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,Bright\n000.png,0\n051.png,0\n204.png,1\nbad.png,1\n")
+    command = ("eval", images, "--labels", labels, "--model", model)
+    done = chexscore(*command, "-o", tmp_path / "t.json")
+    assert done.returncode == 0
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert found["evaluated"]["left out"] == "1 predictions without a score"
+    assert found["evaluated"]["predictions"] == "scored by this command"
+    assert len(found["evaluated"]["sha256 of model"]) == 64
+    assert "4 images found: 3 scored" in done.stderr
+    strict = chexscore(*command, "--strict")
+    assert strict.returncode == 1
+    assert "--strict allows nothing to be left over" in strict.stderr
+    assert chexscore("eval", tmp_path / "none", "--labels", labels, "--model", model).returncode == 4
+    labels.write_text("file\n000.png\n")
+    done = chexscore(*command)
+    assert done.returncode == 1
+    assert "found" not in done.stderr, "the labels are looked at before hours of scoring"
 
 
 def test_eval_of_something_else_exits_1(tmp_path: Path) -> None:

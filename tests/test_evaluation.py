@@ -1,63 +1,46 @@
+import csv
+import io
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn import metrics as sklearn
 
-from chexscore.errors import TableError
-from chexscore.evaluation import evaluate, join, to_csv
-
-
-def test_paths_join_by_ending_whichever_side_is_longer() -> None:
-    assert join(["/data/images/a.png", "b.png", "./c.png"], ["b.png", "images/a.png", "x/y/c.png"]) == [
-        1,
-        0,
-        2,
-    ]
-    assert join(["data/a.png"], ["data\\a.png"]) == [0]
-
-
-def test_only_whole_names_are_compared() -> None:
-    assert join(["data/ba.png"], ["a.png"]) == [None]
-
-
-def test_the_same_path_wins_over_an_ending_and_a_longer_ending_over_a_shorter() -> None:
-    assert join(["x/a.png", "a.png"], ["a.png", "x/a.png"]) == [1, 0]
-    assert join(["data/x/a.png", "data/a.png"], ["a.png", "x/a.png"]) == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("predicted", "labelled"),
-    [
-        (["one/a.png", "two/a.png"], ["a.png"]),
-        (["a.png"], ["one/a.png", "two/a.png"]),
-        (["one/a.png"], ["one/a.png", "one/a.png"]),
-    ],
-)
-def test_an_ambiguous_join_is_refused_with_the_names(predicted: list[str], labelled: list[str]) -> None:
-    with pytest.raises(TableError) as caught:
-        join(predicted, labelled)
-    for path in {*predicted, *labelled}:
-        assert path in str(caught.value)
-
-
-def test_many_images_of_one_name_join_by_their_folders() -> None:
-    """CheXpert calls nearly every image view1_frontal.jpg."""
-    names = [f"patient{i:05}/study1/view1_frontal.jpg" for i in range(5000)]
-    assert join([f"/data/train/{name}" for name in names], names) == list(range(5000))
-
+from chexscore.cases import Protocol, read_cases
+from chexscore.errors import TableError, UsageError
+from chexscore.evaluation import evaluate
+from chexscore.intervals import estimate
+from chexscore.summary import describe, to_csv, to_json
 
 SCORES = [0.9, 0.8, 0.7, 0.4, 0.3, 0.2]
 FINDING = [1, 0, 1, 1, 0, 0]
+QUICK = Protocol(resamples=20)
+
+
+def write_predictions(
+    path: Path,
+    names: Sequence[str],
+    paths: Sequence[str],
+    scores: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
+) -> str:
+    lines = [
+        f"{name},ok,{','.join(f'{score:.6f}' for score in row)},\n"
+        for name, row in zip(paths, scores, strict=True)
+    ]
+    path.write_text(f"path,status,{','.join(names)},note\n" + "".join(lines))
+    return str(path)
 
 
 @pytest.fixture
-def predictions(tmp_path: Path) -> Path:
+def predictions(tmp_path: Path) -> str:
     rows = [f"data/{i}.png,ok,{score},{1 - score:.1f},0.5,\n" for i, score in enumerate(SCORES)]
     rows.insert(2, "data/bad.png,unreadable,,,,the file is empty\n")
     path = tmp_path / "out.csv"
     path.write_text("path,status,Finding,Opposite,Unlabelled,note\n" + "".join(rows))
-    return path
+    return str(path)
 
 
 def label_csv(tmp_path: Path, text: str) -> str:
@@ -66,48 +49,306 @@ def label_csv(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_table(tmp_path: Path, predictions: Path) -> None:
-    lines = [f"{i}.png,p{i},{finding},{finding}\n" for i, finding in enumerate(FINDING)]
-    labels = label_csv(tmp_path, "path,patient,Finding,Opposite\n" + "".join(lines) + "gone.png,p9,1,1\n")
-    result = evaluate(str(predictions), labels, {"Finding": 0.75, "Unlabelled": 0.5})
-    finding, opposite, macro, micro = result.rows
-    auc = roc_auc_score(FINDING, SCORES)
-    assert (finding.label, finding.images, finding.positives, finding.negatives) == ("Finding", 6, 3, 3)
-    assert finding.auc == pytest.approx(auc)
-    assert finding.accuracy == pytest.approx(3 / 6)  # .9 and the two lowest, of which .2 and .3, are right
-    assert opposite.auc == pytest.approx(1 - auc)
-    assert opposite.threshold == 0.5
-    assert macro.auc == pytest.approx(0.5)
-    assert micro.auc == pytest.approx(
-        roc_auc_score(FINDING * 2, SCORES + [round(1 - score, 1) for score in SCORES])
+def test_the_table(tmp_path: Path, predictions: str) -> None:
+    lines = [f"{i}.png,p{i},{finding},{finding},0\n" for i, finding in enumerate(FINDING)]
+    labels = label_csv(
+        tmp_path, "path,patient,Finding,Opposite,Extra\n" + "".join(lines) + "gone.png,p9,1,1,0\n"
     )
-    assert micro.accuracy == pytest.approx((finding.accuracy + opposite.accuracy) / 2)
-    assert math.isnan(micro.threshold)
-    assert (result.joined, result.not_scored, result.without_labels, result.without_predictions) == (
-        6,
-        1,
-        0,
-        1,
-    )
-    assert result.only_predicted == ("Unlabelled",)
-    assert result.assumed_thresholds
+    points = {"Finding": {"strict": 0.75, "loose": 0.25}, "Unlabelled": {"default": 0.5}}
+    result = evaluate(predictions, labels, points, QUICK)
+    table = result.everyone
+    auc = sklearn.roc_auc_score(FINDING, SCORES)
+    assert table.columns == ("Finding", "Opposite", "macro", "micro")
+    assert [table.known[name] for name in table.columns] == [6, 6, 6, 12]
+    assert [table.positives[name] for name in table.columns] == [3, 3, 3, 6]
+    assert [table.get("auc", name).value for name in table.columns[:3]] == pytest.approx([auc, 1 - auc, 0.5])
+    flat = SCORES + [round(1 - score, 1) for score in SCORES]
+    assert table.get("auc", "micro").value == pytest.approx(sklearn.roc_auc_score(FINDING * 2, flat))
+    assert table.get("accuracy@strict", "Finding").value == pytest.approx(3 / 6)
+    assert table.get("sensitivity@loose", "Finding").value == 1
+    assert table.get("specificity@loose", "Finding").value == pytest.approx(1 / 3)
+    assert math.isnan(table.get("accuracy@strict", "Opposite").value)  # has no such point
+    right = np.mean([(score >= 0.5) == finding for score, finding in zip(flat, FINDING * 2, strict=True)])
+    assert table.get("accuracy@0.5", "micro").value == pytest.approx(right)
+    assert result.cases.left_over == {
+        "predictions without a score": 1,
+        "lines of labels without a prediction": 1,
+    }
+    assert result.cases.only_predicted == ("Unlabelled",)
+    assert result.cases.only_labelled == ("Extra",)
+    assert result.assumed
 
 
-def test_blank_and_uncertain_labels_are_left_out_and_one_class_leaves_empty_cells(
-    tmp_path: Path, predictions: Path
-) -> None:
-    text = "Path,Finding,Opposite\n0.png,1,1\n1.png,-1,1\n2.png,,1\n3.png,0.0,\n"
-    result = evaluate(str(predictions), label_csv(tmp_path, text), {"Finding": 0.5, "Opposite": 0.5})
-    finding, opposite, *_ = result.rows
-    assert (finding.images, finding.positives, finding.negatives) == (2, 1, 1)
-    assert math.isnan(opposite.auc)
-    assert result.without_labels == 2
-    assert not result.assumed_thresholds
-    assert to_csv(result).splitlines()[:3] == [
-        "label,images,positives,negatives,auc,threshold,accuracy",
-        "Finding,2,1,1,1.000000,0.500000,1.000000",
-        "Opposite,3,3,0,,0.500000,0.000000",
+def test_a_constant_guess_stands_beside_the_model(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    truth = (random.random((500, 3)) < (0.05, 0.4, 0.8)).astype(float)
+    paths = [f"{i}.png" for i in range(500)]
+    predictions = write_predictions(tmp_path / "out.csv", "ABC", paths, random.random((500, 3)))
+    lines = [
+        f"{path},{','.join(f'{label:.0f}' for label in row)}\n"
+        for path, row in zip(paths, truth, strict=True)
     ]
+    result = evaluate(predictions, label_csv(tmp_path, "path,A,B,C\n" + "".join(lines)), {}, QUICK)
+    share = truth.mean(axis=0)
+    guess = np.broadcast_to(share, truth.shape)
+    assert result.guess.get("auc", "micro").value == pytest.approx(
+        sklearn.roc_auc_score(truth.ravel(), guess.ravel())
+    )
+    assert result.guess.get("auc", "micro").value > 0.75
+    assert result.everyone.get("auc", "micro").value < 0.6
+    assert result.guess.get("auc", "macro").value == pytest.approx(0.5)
+    assert result.guess.get("accuracy@0.5", "micro").value == pytest.approx(
+        np.maximum(share, 1 - share).mean()
+    )
+
+
+def test_one_class_leaves_empty_cells(tmp_path: Path, predictions: str) -> None:
+    text = "Path,Finding,Opposite\n0.png,1,1\n1.png,-1,1\n2.png,,1\n3.png,0.0,\n"
+    result = evaluate(predictions, label_csv(tmp_path, text), {"Finding": {"default": 0.5}}, QUICK)
+    rows = {
+        (row["label"], row["metric"]): row
+        for row in csv.DictReader(io.StringIO(to_csv(result)))
+        if row["group"] == "all"
+    }
+    assert rows["Finding", "auc"] == {
+        "label": "Finding",
+        "group": "all",
+        "metric": "auc",
+        "value": "1.000000",
+        "low": "",
+        "high": "",
+        "n": "2",
+    }
+    for metric in ("auc", "average_precision", "specificity@0.5", "ppv@0.5", "npv@0.5", "f1@0.5"):
+        assert rows["Opposite", metric]["value"] == "", metric
+    assert rows["Opposite", "positives"]["value"] == "3"
+    assert rows["Opposite", "sensitivity@0.5"]["value"] == "0.000000"  # .1, .2 and .3 are all below
+    assert rows["Finding", "threshold@default"]["value"] == "0.500000"
+    assert rows["macro", "auc"]["value"] == "1.000000"
+
+
+@pytest.mark.parametrize(
+    ("policy", "known", "positives"), [("ignore", 3, 1), ("positive", 5, 3), ("negative", 5, 1)]
+)
+def test_uncertain_and_blank_labels_go_by_policy(
+    tmp_path: Path, predictions: str, policy: str, known: int, positives: int
+) -> None:
+    labels = label_csv(tmp_path, "path,Finding\n0.png,1\n1.png,-1\n2.png,\n3.png,0\n4.png,0\n")
+    protocol = Protocol(uncertain=policy, blank=policy, resamples=0)  # type: ignore[arg-type]
+    table = evaluate(predictions, labels, {}, protocol).everyone
+    assert (table.known["Finding"], table.positives["Finding"]) == (known, positives)
+
+
+def test_nothing_left_over_is_allowed_when_strict(tmp_path: Path, predictions: str) -> None:
+    labels = label_csv(tmp_path, "path,Finding\n0.png,1\nelsewhere.png,0\n")
+    with pytest.raises(
+        TableError, match=r"1 predictions without a score; 5 scored images without labels; 1 lines of"
+    ):
+        read_cases(predictions, labels, Protocol(strict=True))
+
+
+CHEXPERT = """Path,Sex,Age,AP/PA,Finding
+CheXpert-v1.0/valid/patient1/study1/view1_frontal.jpg,Male,30,AP,1
+CheXpert-v1.0/valid/patient1/study1/view2_lateral.jpg,Male,30,,1
+CheXpert-v1.0/valid/patient1/study2/view1_frontal.jpg,Male,41,PA,0
+CheXpert-v1.0/valid/patient2/study1/view1_frontal.jpg,Female,60,AP,0
+CheXpert-v1.0/valid/patient2/study1/view2_frontal.jpg,Female,60,PA,0
+CheXpert-v1.0/valid/patient3/study1/view1_frontal.jpg,Female,59,PA,1
+"""
+
+
+@pytest.fixture
+def chexpert(tmp_path: Path) -> tuple[str, str]:
+    paths = [line.split(",")[0].removeprefix("CheXpert-v1.0/") for line in CHEXPERT.splitlines()[1:]]
+    scores = np.array([[0.2], [0.9], [0.3], [0.4], [0.1], [0.6]])
+    predictions = write_predictions(
+        tmp_path / "out.csv", ["Finding"], [f"/data/CheXpert-v1.0/{p}" for p in paths], scores
+    )
+    return predictions, label_csv(tmp_path, CHEXPERT)
+
+
+@pytest.mark.parametrize(
+    ("views", "scores"), [("max", [0.9, 0.3, 0.4, 0.6]), ("mean", [0.55, 0.3, 0.25, 0.6])]
+)
+def test_a_study_takes_its_views_together(chexpert: tuple[str, str], views: str, scores: list[float]) -> None:
+    protocol = Protocol(by="study", views=views)  # type: ignore[arg-type]
+    cases = read_cases(*chexpert, protocol)
+    assert cases.table.layout == "CheXpert"
+    assert cases.scores[:, 0].tolist() == pytest.approx(scores)
+    assert cases.labels[:, 0].tolist() == [1, 0, 0, 1]
+    assert cases.groups == ["patient1", "patient1", "patient2", "patient3"]
+    assert [cases.images[row].rsplit("/", 1)[1] for row in cases.picture[:, 0]] == [
+        "view2_lateral.jpg",
+        "view1_frontal.jpg",
+        "view1_frontal.jpg",
+        "view1_frontal.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("group", "groups"),
+    [
+        (None, ["patient1"] * 3 + ["patient2"] * 2 + ["patient3"]),
+        (
+            "study",
+            ["patient1/study1"] * 2 + ["patient1/study2"] + ["patient2/study1"] * 2 + ["patient3/study1"],
+        ),
+        ("image", list("012345")),
+        ("Sex", ["Male"] * 3 + ["Female"] * 3),
+    ],
+)
+def test_intervals_draw_what_is_asked_for(
+    chexpert: tuple[str, str], group: str | None, groups: list[str]
+) -> None:
+    assert read_cases(*chexpert, Protocol(group=group)).groups == groups
+
+
+def test_what_is_not_there_cannot_be_asked_for(tmp_path: Path, predictions: str) -> None:
+    labels = label_csv(tmp_path, "path,Sex,Finding\n0.png,M,1\n")
+    with pytest.raises(UsageError, match=r"--by study: .* has no column study"):
+        evaluate(predictions, labels, {}, Protocol(by="study"))
+    with pytest.raises(
+        UsageError, match=r"--group patient: .* has no such column; it has path, Sex, Finding"
+    ):
+        evaluate(predictions, labels, {}, Protocol(group="patient"))
+    assert read_cases(predictions, labels, Protocol()).group == "image"
+    labels = label_csv(tmp_path, "path,Site,Finding\n0.png,A,1\n1.png,,1\n")
+    with pytest.raises(TableError, match="line 3 has no Site"):
+        read_cases(predictions, labels, Protocol(group="Site"))
+
+
+def simulated(tmp_path: Path, seed: int = 0, images: int = 600) -> tuple[str, str]:
+    """Patients of two sexes; the score sees the finding in men, and nothing in women."""
+    random = np.random.default_rng(seed)
+    paths = [f"p{i // 2}/{i}.png" for i in range(images)]
+    sex = np.repeat(random.integers(0, 2, images // 2), 2)
+    truth = (random.random(images) < 0.4).astype(int)
+    scores = 1 / (1 + np.exp(-random.normal(2.0 * truth * sex)))
+    ages = random.integers(20, 90, images)
+    lines = [
+        f"{path},{path.split('/')[0]},{'FM'[sex[i]]},0{ages[i]}Y,{truth[i]}\n" for i, path in enumerate(paths)
+    ]
+    labels = tmp_path / "simulated.csv"
+    labels.write_text("path,Patient ID,Sex,Age,Finding\n" + "".join(lines))
+    return write_predictions(tmp_path / "scores.csv", ["Finding"], paths, scores[:, None]), str(labels)
+
+
+def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
+    protocol = Protocol(subgroups=("Sex", "Age:40,60"), resamples=200)
+    predictions, labels = simulated(tmp_path)
+    result = evaluate(predictions, labels, {}, protocol)
+    assert [one.group.name for one in result.subgroups] == [
+        "Sex=F",
+        "Sex=M",
+        "Age=under 40",
+        "Age=40 to 59",
+        "Age=60 and over",
+    ]
+    women, men, *ages = result.subgroups
+    assert women.group.cases + men.group.cases == sum(one.group.cases for one in ages) == 600
+    assert women.group.get("auc", "Finding").value < 0.6
+    assert men.group.get("auc", "Finding").value > 0.8
+    assert women.to_the_rest.get("auc", "Finding").high < 0 < men.to_the_rest.get("auc", "Finding").low
+    difference = women.group.get("auc", "Finding").value - men.group.get("auc", "Finding").value
+    assert women.to_the_rest.get("auc", "Finding").value == pytest.approx(difference)
+    assert not any(one.to_the_rest.get("auc", "Finding").excludes_zero for one in ages)
+    alone = read_cases(predictions, labels, protocol)
+    rows = alone.table.cells["Sex"].to_numpy() == "M"
+    expected = estimate(
+        alone.labels[rows], alone.scores[rows], range(int(rows.sum())), ["Finding"], resamples=0
+    )
+    assert men.group.get("auc", "Finding").value == pytest.approx(expected["auc/Finding"].value)
+
+
+def test_a_mean_is_compared_over_labels_that_both_sides_define(tmp_path: Path) -> None:
+    paths = [f"{i}.png" for i in range(8)]
+    scores = np.array(
+        [[0.1, 0.4], [0.9, 0.6], [0.2, 0.4], [0.8, 0.6], [0.1, 0.9], [0.9, 0.1], [0.2, 0.8], [0.8, 0.2]]
+    )
+    predictions = write_predictions(tmp_path / "out.csv", "AB", paths, scores)
+    labels = "path,Sex,A,B\n" + "".join(
+        f"{i}.png,{'F' if i < 4 else 'M'},{i % 2},{'' if i < 4 else i % 2}\n" for i in range(8)
+    )
+    result = evaluate(predictions, label_csv(tmp_path, labels), {}, Protocol(subgroups=("Sex",), resamples=0))
+    women, men = result.subgroups
+    assert (women.group.get("auc", "macro").value, men.group.get("auc", "macro").value) == (1, 0.5)
+    assert women.to_the_rest.get("auc", "macro").value == 0
+
+
+@pytest.mark.parametrize(
+    ("subgroup", "said"),
+    [
+        ("Weight", "no column Weight"),
+        ("Sex:40", "'[MF]' is no number"),
+        ("Age:60,40", "edges must rise"),
+        ("Age", "give edges, such as Age:40,60"),
+    ],
+)
+def test_subgroups_that_cannot_be_are_refused(tmp_path: Path, subgroup: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        evaluate(*simulated(tmp_path), {}, Protocol(subgroups=(subgroup,), resamples=0))
+
+
+def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
+    predictions = write_predictions(
+        tmp_path / "out.csv", "A", [f"{i}.png" for i in range(4)], np.zeros((4, 1))
+    )
+    labels = label_csv(tmp_path, "path,Age,A\n0.png,39.5,0\n1.png,40,1\n2.png,,1\n3.png,060Y,1\n")
+    result = evaluate(predictions, labels, {}, Protocol(subgroups=("age:40,60",), resamples=0))
+    assert [(one.value, one.group.positives["A"]) for one in result.subgroups] == [
+        ("under 40", 0),
+        ("40 to 59", 1),
+        ("60 and over", 1),
+    ]
+
+
+def test_a_study_whose_views_differ_is_in_a_subgroup_of_its_own(chexpert: tuple[str, str]) -> None:
+    result = evaluate(*chexpert, {}, Protocol(by="study", subgroups=("AP/PA", "sex"), resamples=0))
+    assert [(one.value, one.group.cases) for one in result.subgroups] == [
+        ("AP", 1),
+        ("PA", 2),
+        ("several", 1),
+        ("Female", 2),
+        ("Male", 2),
+    ]
+
+
+def test_two_models_are_compared_on_the_same_images(tmp_path: Path) -> None:
+    predictions, labels = simulated(tmp_path)
+    cases = read_cases(predictions, labels, Protocol())
+    random = np.random.default_rng(1)
+    noisy = np.clip(cases.scores + random.normal(0, 0.02, cases.scores.shape), 0, 1)
+    worse = np.clip(cases.scores + random.normal(0, 0.5, cases.scores.shape), 0, 1)
+    for others, marked in ((noisy, False), (worse, True)):
+        against = write_predictions(
+            tmp_path / "other.csv", ["Finding", "More"], cases.images[:-5], np.c_[others, others][:-5]
+        )
+        result = evaluate(predictions, labels, {}, Protocol(resamples=200), against=against)
+        assert result.cases.left_over == {"images that only the first model scored": 5}
+        assert result.other is not None
+        assert result.difference is not None
+        found = result.difference.get("auc", "Finding")
+        areas = [group.get("auc", "Finding").value for group in (result.everyone, result.other)]
+        assert found.value == pytest.approx(areas[0] - areas[1])
+        assert found.excludes_zero is marked
+    assert f"all minus {against}" in to_csv(result)
+
+
+def test_data_and_what_was_evaluated_come_as_json(tmp_path: Path) -> None:
+    predictions, labels = simulated(tmp_path, images=40)
+    result = evaluate(predictions, labels, {"Finding": {"youden": 0.4}}, QUICK)
+    about = describe(result, predictions, {"name": "m", "version": "1", "sha256": "abc"})
+    found = json.loads(to_json(result, about))
+    assert found["evaluated"]["model"] == "m 1"
+    assert found["evaluated"]["sha256 of model"] == "abc"
+    assert found["evaluated"]["evaluated"] == "40 images of 20 patients"
+    table = {(row["label"], row["group"], row["metric"]): row for row in found["table"]}
+    assert table["Finding", "all", "threshold@youden"]["value"] == 0.4
+    assert table["Finding", "all", "threshold@youden"]["low"] is None
+    assert table["micro", "constant guess", "auc"]["value"] == pytest.approx(0.5)
+    auc = table["Finding", "all", "auc"]
+    assert auc["low"] < auc["value"] < auc["high"]
+    assert auc["n"] == 40
 
 
 @pytest.mark.parametrize(
@@ -116,17 +357,55 @@ def test_blank_and_uncertain_labels_are_left_out_and_one_class_leaves_empty_cell
         ("path,Other\n0.png,1\n", "a column for none of the model's labels"),
         ("file,Finding\n0.png,1\n", "no column path"),
         ("path,Finding\n", "no rows"),
-        ("path,Finding\nelsewhere.png,1\n", "no scored image"),
+        ("path,Finding\nelsewhere.png,1\n", "names no scored image"),
         ("path,Finding\n0.png,yes\n", r"column Finding, line 2: 'yes'"),
         ("path,Finding\n0.png,2\n", r"column Finding, line 2: '2'"),
         ("", "no rows"),
         ("path;Finding\n0.png;1\n", "semicolons"),
+        ("path\tFinding\n0.png\t1\n", "tabs"),
         ("path,Finding,Finding\n0.png,1,1\n", "two columns are called 'Finding'"),
         ("path,Finding\n0.png,1\n1.png,1,\n", "line 3 has 3 cells, the first line 2"),
+        ("path,Finding\n0.png,1\n0.png,1\n", "0.png is labelled twice"),
+        ("path,patient,Finding\n0.png,p1,1\n1.png,,1\n", "line 3 has no patient"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(
-    tmp_path: Path, predictions: Path, text: str, said: str
+    tmp_path: Path, predictions: str, text: str, said: str
 ) -> None:
     with pytest.raises(TableError, match=said):
-        evaluate(str(predictions), label_csv(tmp_path, text), {})
+        evaluate(predictions, label_csv(tmp_path, text), {})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("path,Finding\n0.png,1\n".encode("utf-16"), "not UTF-8 text"),
+        ("path,Trübung\n0.png,1\n".encode("latin-1"), "first line is not UTF-8"),
+        (
+            b"path,status,Finding,note\n0.png,ok,1.5,\n",
+            "line 2 is not a row of predictions: a score outside 0..1",
+        ),
+        (b"path,status,Finding,note\n0.png,ok,nan,\n", "a score outside 0..1"),
+        (b"path;status;Finding;note\n0.png;ok;0,5;\n", "semicolons"),
+        (b"path,status,Finding,note\n0.png,ok,1,\n0.png,ok,1,\n", "0.png is predicted twice"),
+    ],
+)
+def test_predictions_that_cannot_be_used_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "out.csv").write_bytes(content)
+    labels = label_csv(tmp_path, "path,Finding\n0.png,1\n")
+    with pytest.raises(TableError, match=said):
+        evaluate(str(tmp_path / "out.csv"), labels, {})
+
+
+def test_the_competition_findings_have_their_mean(tmp_path: Path) -> None:
+    names = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion", "Fracture"]
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, (60, 6))
+    paths = [f"{i}.png" for i in range(60)]
+    predictions = write_predictions(tmp_path / "out.csv", names, paths, random.random((60, 6)))
+    rows = [f"{path},{','.join(map(str, row))}\n" for path, row in zip(paths, truth, strict=True)]
+    labels = label_csv(tmp_path, f"path,{','.join(names)}\n" + "".join(rows))
+    table = evaluate(predictions, labels, {}, QUICK).everyone
+    each = [table.get("auc", name).value for name in names]
+    assert table.get("auc", "CheXpert 5").value == pytest.approx(np.mean(each[:5]))
+    assert table.get("auc", "macro").value == pytest.approx(np.mean(each))

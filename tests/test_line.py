@@ -15,8 +15,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from chexscore import Classifier, ImageSpec, ModelSpec, evaluation, predict, records, runs
+from chexscore import Classifier, ImageSpec, ModelSpec, predict, runs
+from chexscore.cases import Protocol
 from chexscore.errors import ModelError, UsageError
+from chexscore.evaluation import evaluate
+from chexscore.points import points_and_model
 from tests.phantoms import write_chexpert, write_dataset
 from training.config import NetworkConfig, TrainConfig
 
@@ -95,17 +98,22 @@ def test_the_planted_findings_are_found_on_patients_never_seen(
     record = runs.run([str(films / "train"), str(films / "valid")], output, classifier)
     assert record.scored > 250
     assert record.not_scored == record.failed["unreadable"] > 2
-    thresholds = records.recorded_thresholds(output)
+    points, _ = points_and_model(output)
     for side in ("validation", "test"):
-        result = evaluation.evaluate(output, str(run / f"{side}.csv"), thresholds)
-        assert result.without_predictions == 0
-        opacity, device, _, _ = result.rows
-        assert min(opacity.auc, device.auc) > 0.9
         measured = json.loads((run / "metrics.json").read_text())[side]
-        assert measured["auc/Lung Opacity"]["value"] > 0.9
-        if side == "test":  # no policy applies: every cell is known
-            assert opacity.auc == pytest.approx(measured["auc/Lung Opacity"]["value"], abs=1e-6)
-            assert device.accuracy == pytest.approx(measured["accuracy/Support Devices"]["value"], abs=0.02)
+        result = evaluate(output, str(run / f"{side}.csv"), points, Protocol(resamples=0))
+        assert "lines of labels without a prediction" not in result.cases.left_over
+        table, point = result.everyone, next(iter(result.points))
+        for label in ("Lung Opacity", "Support Devices"):
+            assert table.get("auc", label).value > 0.9
+            assert measured[f"auc/{label}"]["value"] > 0.9
+            if side == "test":  # no policy applies: every cell is known
+                assert table.get("auc", label).value == pytest.approx(
+                    measured[f"auc/{label}"]["value"], abs=1e-6
+                )
+                assert table.get(f"accuracy@{point}", label).value == pytest.approx(
+                    measured[f"accuracy/{label}"]["value"], abs=0.02
+                )
 
 
 def test_the_file_says_how_it_came_to_be(exported: Path) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from chexscore import Classifier, Status, evaluation, find_images, records, runs
+from chexscore import Classifier, Status, find_images, runs
+from chexscore.cases import Protocol
+from chexscore.evaluation import evaluate
+from chexscore.points import points_and_model
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +44,11 @@ def test_bad_neighbours_change_no_byte_of_the_others(xrays: Path, scored: Path, 
 
 
 def test_labels_with_shorter_paths_join(xrays: Path, scored: Path) -> None:
-    thresholds = records.recorded_thresholds(str(scored))
-    table = evaluation.evaluate(str(scored), str(xrays / "fullsize" / "labels.csv"), thresholds)
-    assert (table.joined, table.without_labels, table.without_predictions) == (100, 0, 0)
-    pneumonia = table.rows[0]
-    assert (pneumonia.label, pneumonia.images, pneumonia.positives) == ("Pneumonia", 100, 51)
-    assert pneumonia.auc > 0.95
+    points, _ = points_and_model(str(scored))
+    found = evaluate(str(scored), str(xrays / "fullsize" / "labels.csv"), points, Protocol(resamples=100))
+    assert (len(found.cases.labels), found.cases.left_over) == (100, {})
+    assert (found.everyone.known["Pneumonia"], found.everyone.positives["Pneumonia"]) == (100, 51)
+    assert found.everyone.get("auc", "Pneumonia").low > 0.95
 
 
 def test_real_dicom_files_are_read_or_refused_and_never_guessed(xrays: Path) -> None:

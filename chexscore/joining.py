@@ -1,0 +1,69 @@
+"""Which line of labels belongs to which image."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from chexscore.errors import TableError
+
+__all__ = ["join"]
+
+
+def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
+    """Finds for each predicted path its line of labels: the same path, or one that the other ends with.
+
+    Folders above may be missing on either side: `images/a.png` belongs to `/data/images/a.png`. Whole names
+    are compared. Where several would do, the longest common ending decides.
+
+    Args:
+        predicted: paths of the predictions.
+        labelled: paths of the labels.
+
+    Returns:
+        For each prediction the index of its line, or None.
+
+    Raises:
+        TableError: a path is there twice on one side; or there are still several lines for a prediction, or
+            several predictions for a line. The text names them.
+    """
+    predictions, lines = [_parts(path) for path in predicted], [_parts(path) for path in labelled]
+    _refuse_twins(predictions, predicted, "predicted twice; keep one of its rows")
+    _refuse_twins(lines, labelled, "labelled twice; keep one of its lines")
+    whole: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    endings: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    lengths = {len(parts) for parts in predictions}
+    for index, parts in enumerate(lines):
+        whole[parts].append(index)
+        for length in lengths:
+            if length < len(parts):
+                endings[parts[-length:]].append(index)
+
+    taken: dict[int, int] = {}
+    partners: list[int | None] = []
+    for number, parts in enumerate(predictions):
+        shorter = (whole[parts[start:]] for start in range(len(parts)) if parts[start:] in whole)
+        found = whole.get(parts) or endings.get(parts) or next(shorter, [])
+        if len(found) > 1:
+            several = " and ".join(labelled[index] for index in found[:2])
+            raise TableError(
+                f"the labels of {predicted[number]} could be those of {several}; name more folders."
+            )
+        if found and found[0] in taken:
+            raise TableError(
+                f"the labels of {labelled[found[0]]} could belong to {predicted[taken[found[0]]]} and to "
+                f"{predicted[number]}; name more folders in the labels."
+            )
+        partners.append(found[0] if found else None)
+        if found:
+            taken[found[0]] = number
+    return partners
+
+
+def _refuse_twins(paths: list[tuple[str, ...]], written: Sequence[str], fault: str) -> None:
+    if len(set(paths)) < len(paths):
+        count = Counter(paths)
+        twice = next(index for index, parts in enumerate(paths) if count[parts] > 1)
+        raise TableError(f"{written[twice]} is {fault}.")
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))

@@ -1,0 +1,148 @@
+"""The layouts in which labelled chest X-rays come: CheXpert's, NIH's, and plain columns of 0 and 1."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from chexscore.errors import TableError
+from chexscore.labels import Policy, read_table, stripped, to_targets
+
+__all__ = ["LabelTable", "read_labels"]
+
+NIH_IMAGE, NIH_FINDINGS = "Image Index", "Finding Labels"
+"""Columns of NIH's Data_Entry_2017.csv; the findings of an image are joined by "|"."""
+
+NIH_VOCABULARY = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Effusion",
+    "Emphysema",
+    "Fibrosis",
+    "Hernia",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pleural_Thickening",
+    "Pneumonia",
+    "Pneumothorax",
+    "No Finding",
+)
+"""What NIH looked for in every image, so that a finding that an extract never names is negative, not unknown
+(Wang et al. 2017, doi:10.1109/CVPR.2017.369)."""
+
+CHEXPERT_PATH = re.compile(r"(patient\d+)(?:[/\\](study\d+))?[/\\]")
+"""CheXpert's paths are `CheXpert-v1.0[-small]/train/patient00001/study1/view1_frontal.jpg`."""
+
+PATIENT_COLUMNS = ("patient", "patientid", "subjectid")
+STUDY_COLUMNS = ("study", "studyid", "studyinstanceuid")
+"""Without capitals, spaces and the like: "Patient ID" is one of them."""
+
+LABEL_CELLS = frozenset({"1", "0", "-1", "1.0", "0.0", "-1.0", ""})
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A CSV of labels, a line for each image.
+
+    Attributes:
+        source: the file.
+        layout: "CheXpert", "NIH" or "plain".
+        cells: the text of the file, and for NIH a column for each finding.
+        paths: of the images.
+        patients: of the images, or None where nothing tells.
+        studies: of the images, or None where nothing tells; unique over patients.
+        labels: columns that hold labels.
+    """
+
+    source: str
+    layout: str
+    cells: pd.DataFrame
+    paths: list[str]
+    patients: list[str] | None
+    studies: list[str] | None
+    labels: tuple[str, ...]
+
+    def targets(self, names: Sequence[str], *, uncertain: Policy, blank: Policy) -> NDArray[np.float32]:
+        """The labels as numbers, [lines, names], 1, 0 or NaN.
+
+        Args:
+            names: columns to read.
+            uncertain: what -1 is taken for.
+            blank: what an empty cell is taken for.
+
+        Raises:
+            TableError: a cell is no label; the text names column and line.
+        """
+        policies = {"uncertain": {"default": uncertain}, "blank": {"default": blank}}
+        return to_targets(self.cells, names, self.source, **policies)
+
+
+def read_labels(source: str) -> LabelTable:
+    """Reads a CSV of labels in whichever layout it has.
+
+    Raises:
+        TableError: it cannot be read, is no table, or has no column of paths.
+    """
+    cells = read_table(source)
+    if {NIH_IMAGE, NIH_FINDINGS} <= set(cells.columns):
+        return _from_nih(cells, source)
+    column = next((name for name in ("path", "Path") if name in cells), None)
+    if column is None:
+        raise TableError(f"{source}: no column path; it has {', '.join(cells.columns)}.")
+    patient, study = _find(cells, PATIENT_COLUMNS), _find(cells, STUDY_COLUMNS)
+    layout = "plain"
+    patients, studies = _filled(cells, patient, source), _filled(cells, study, source)
+    matches = [match for path in cells[column] if (match := CHEXPERT_PATH.search(path))]
+    if len(matches) == len(cells):
+        layout = "CheXpert" if column == "Path" else layout
+        patients = patients or [match[1] for match in matches]
+        if all(match[2] for match in matches):
+            studies = studies or [match[2] for match in matches]
+    if patients and studies:
+        studies = [f"{patient}/{study}" for patient, study in zip(patients, studies, strict=True)]
+    known = {column, patient, study}
+    return LabelTable(
+        source,
+        layout,
+        cells,
+        list(cells[column]),
+        patients,
+        studies,
+        tuple(name for name in map(str, cells) if name not in known and _holds_labels(cells[name])),
+    )
+
+
+def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
+    findings = [{name.strip() for name in cell.split("|")} for cell in cells[NIH_FINDINGS]]
+    empty = next((row for row, found in enumerate(findings) if "" in found), None)
+    if empty is not None:
+        raise TableError(f"{source}: line {empty + 2}: a blank among its findings; NIH writes No Finding.")
+    names = tuple(dict.fromkeys((*NIH_VOCABULARY, *sorted(set().union(*findings)))))
+    columns = {name: ["1" if name in found else "0" for found in findings] for name in names}
+    patients = _filled(cells, _find(cells, PATIENT_COLUMNS), source)
+    return LabelTable(source, "NIH", cells.assign(**columns), list(cells[NIH_IMAGE]), patients, None, names)
+
+
+def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:
+    plain = {"".join(filter(str.isalnum, name)).lower(): name for name in map(str, cells)}
+    return next((plain[name] for name in names if name in plain), None)
+
+
+def _filled(cells: pd.DataFrame, column: str | None, source: str) -> list[str] | None:
+    if column is None:
+        return None
+    text = list(stripped(cells[column]))
+    if "" in text:
+        raise TableError(f"{source}: line {text.index('') + 2} has no {column}.")
+    return text
+
+
+def _holds_labels(column: "pd.Series[str]") -> bool:
+    values = set(stripped(column))
+    return values <= LABEL_CELLS and values != {""}

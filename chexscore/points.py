@@ -1,0 +1,103 @@
+"""What the predictions to evaluate were made with: the model and its operating points."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from chexscore.errors import ModelError, TableError, UsageError
+from chexscore.records import record_path
+from chexscore.spec import ModelSpec
+
+__all__ = ["DEFAULT", "Points", "are_predictions", "points_and_model"]
+
+Points = Mapping[str, Mapping[str, float]]
+"""Label -> name of an operating point -> threshold: a score at or above it reads as positive."""
+
+HEADER = b"path,status,"
+
+DEFAULT = "default"
+"""Name of the point of a model that has only one."""
+
+
+def are_predictions(inputs: Sequence[str]) -> bool:
+    """Whether these name one CSV of predictions, and not images.
+
+    Raises:
+        UsageError: several CSVs, or predictions in a format that is not read back.
+    """
+    if len(inputs) > 1:
+        if all(source.lower().endswith(".csv") for source in inputs):
+            raise UsageError(
+                "one CSV of predictions is evaluated at a time; --against compares with another."
+            )
+        return False
+    source = inputs[0]
+    if source.lower().endswith((".jsonl", ".parquet")):
+        raise UsageError(
+            f"{source}: predictions are evaluated as CSV; give predict an output such as out.csv."
+        )
+    if source.lower().endswith(".csv") or not os.path.isfile(source):
+        return source.lower().endswith(".csv")
+    with suppress(OSError), open(source, "rb") as file:
+        return file.read(len(HEADER)) == HEADER
+    return False
+
+
+def points_and_model(predictions: str, model: str | None = None) -> tuple[Points, dict[str, str]]:
+    """The operating points to evaluate predictions at, and what is known about the model that made them.
+
+    Args:
+        predictions: a CSV; the record beside it says both, if it is there.
+        model: an ONNX file to take the points from instead.
+
+    Raises:
+        TableError: there is a record, and it cannot be read.
+        ModelError: the model cannot be used, or it is another one than the record names.
+    """
+    record = _read_record(predictions)
+    about = {key: str(value) for key, value in (record or {}).get("model", {}).items()}
+    if model is None:
+        return _recorded_points(record, record_path(predictions)), about
+    from chexscore.classifier import Classifier  # noqa: PLC0415, onnxruntime costs start-up time
+
+    classifier = Classifier(model, device="cpu")
+    if about.get("sha256", classifier.sha256) != classifier.sha256:
+        raise ModelError(f"{model} is not the model that made {predictions}: their sha256 differ.")
+    spec = classifier.spec
+    return _points_of(spec), {"name": spec.name, "version": spec.version, "sha256": classifier.sha256}
+
+
+def _points_of(spec: ModelSpec) -> Points:
+    """The operating points that a model carries."""
+    return {label: {DEFAULT: threshold} for label, threshold in spec.operating_points.items()}
+
+
+def _read_record(predictions: str) -> dict[str, Any] | None:
+    source = record_path(predictions)
+    if not os.path.exists(source):
+        return None
+    try:
+        with open(source, encoding="utf-8") as file:
+            record = json.load(file)
+    except (OSError, ValueError) as error:
+        raise TableError(f"{source}: not the record of a run: {error!r}.") from error
+    if not isinstance(record, dict) or not isinstance(record.get("model", {}), dict):
+        raise TableError(f"{source}: not the record of a run.")
+    return record
+
+
+def _recorded_points(record: dict[str, Any] | None, source: str) -> Points:
+    """Those of a record; `thresholds`, the older way to write them, become the point "default"."""
+    if record is None:
+        return {}
+    try:
+        if "operating_points" in record:
+            return {
+                str(label): {str(name): float(threshold) for name, threshold in points.items()}
+                for label, points in record["operating_points"].items()
+            }
+        return {str(label): {DEFAULT: float(threshold)} for label, threshold in record["thresholds"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TableError(f"{source}: not the record of a run: {error!r}.") from error

@@ -1,0 +1,286 @@
+"""An evaluation as a page to be read: one HTML file that needs nothing else, on a screen or on paper."""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from importlib.util import find_spec
+
+import numpy as np
+
+from chexscore.elements import between, cell, change, compared, figure, number, readable, table, text
+from chexscore.errors import UsageError
+from chexscore.evaluation import COMPETITION, HALF, Evaluation
+from chexscore.mistakes import Mistake, mistakes, thumbnail
+from chexscore.samples import MACRO, MICRO
+from chexscore.summary import UNKNOWN
+
+__all__ = ["check_plots", "to_html"]
+
+POINT_MEASURES = {
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "accuracy": "Accuracy",
+    "f1": "F1",
+}
+"""Measure -> heading."""
+
+PARTS = 2
+"""Of a picture's path, those that stand below it; the whole of it shows under the mouse."""
+
+
+def check_plots() -> None:
+    """Raises a UsageError if the library that draws the plots is not installed."""
+    if find_spec("matplotlib") is None:
+        raise UsageError("--report needs matplotlib: pip install 'chexscore[report]'.")
+
+
+def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int = 3) -> str:
+    """The page.
+
+    Args:
+        evaluation: what was found.
+        about: what was evaluated, name -> text; see `chexscore.summary.describe`.
+        pictures: the most confident mistakes to show of each kind and label; images that are not there any
+            more are named.
+    """
+    css = files("chexscore").joinpath("report.css").read_text(encoding="utf-8")
+    unknown = about["model"].startswith(UNKNOWN)
+    title = f"Evaluation of {about['predictions' if unknown else 'model']}"
+    names = evaluation.cases.names
+    contents = "".join(
+        f'<li><a href="#label-{column}">{text(name)}</a></li>' for column, name in enumerate(names)
+    )
+    body = [
+        f"<h1>{text(title)}</h1>",
+        '<p class="warning">Not a medical device: no score may decide about a patient.'
+        + (" The page shows pictures of patients; treat it as you treat those.</p>" if pictures else "</p>"),
+        _cards(evaluation),
+        f"<h2>What was evaluated</h2>{_definitions(about)}",
+        f"<h2>Labels</h2>{_labels(evaluation)}",
+        f"<h2>Operating points</h2>{_points(evaluation)}",
+        _subgroups(evaluation),
+        _against(evaluation, about),
+        f'<h2>Each label</h2><ol class="contents">{contents}</ol>',
+        *(_label(evaluation, column, pictures) for column in range(len(names))),
+        f"<h2>How to read this</h2>{READING}",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{text(title)}</title><style>{css}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+READING = """
+<p><b>AUC</b>: how often a positive case scores above a negative one; 0.5 is a coin. <b>AP</b>: average
+precision; a guess reaches the <b>prevalence</b>, the share of positives. <b>Brier</b>: mean squared distance
+of score and label. <b>ECE</b>: expected calibration error, how far scores are from shares of positives, in
+ten bins. For both of these 0 is best.</p>
+<p><b>Macro</b>: the mean over the labels that define a measure. <b>Micro</b>: all labels of all cases
+together; it flatters, because a model gains by knowing that one label is more frequent than another. That
+much the <b>constant guess</b> reaches, which gives every case the share of positives of each label.</p>
+<p><b>Intervals</b> cover 95 %. They are left out where more than 5 % of the draws lack a class, or
+all draws are equal. Of measures that do not differ 1 in 20 is <b>marked</b> by chance, so look for a pattern
+and not at a single mark.</p>
+"""
+
+
+def _cards(evaluation: Evaluation) -> str:
+    ours, guess = evaluation.everyone, evaluation.guess
+    cards = [("Macro AUC", ours.get("auc", MACRO), "mean over the labels")]
+    if COMPETITION in ours.columns:
+        cards.append(
+            ("CheXpert's five", ours.get("auc", COMPETITION), "mean AUC of the competition findings")
+        )
+    accuracy = f"accuracy@{HALF}"
+    for name, measure in (("Micro AUC", "auc"), (f"Right of all labels at {HALF}", accuracy)):
+        reached = f"a constant guess reaches {number(guess.get(measure, MICRO).value)}"
+        cards.append((name, ours.get(measure, MICRO), reached))
+    return (
+        '<div class="cards">'
+        + "".join(
+            f'<div class="card">{text(name)}<b>{number(found.value)}</b><span>{between(found)}</span>'
+            f"<span>{text(note)}</span></div>"
+            for name, found, note in cards
+        )
+        + "</div>"
+    )
+
+
+def _definitions(about: Mapping[str, str]) -> str:
+    return (
+        "<dl>"
+        + "".join(f"<dt>{text(name)}</dt><dd>{text(said)}</dd>" for name, said in about.items())
+        + "</dl>"
+    )
+
+
+def _labels(evaluation: Evaluation) -> str:
+    from chexscore.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
+
+    group, guess = evaluation.everyone, evaluation.guess
+    measures = ("auc", "average_precision", "prevalence", "brier", "calibration_error")
+    rows = [
+        [
+            text(label),
+            f"{group.known[label]:,}",
+            f"{group.positives[label]:,}",
+            *(cell(group.get(measure, label), bounds=measure != "prevalence") for measure in measures),
+        ]
+        for label in group.columns
+    ]
+    rows.append(
+        ["constant guess, micro", "", "", *(cell(guess.get(measure, MICRO)) for measure in measures[:4]), ""]
+    )
+    whole = table(("", "n", "positive", "AUC", "AP", "prevalence", "Brier", "ECE"), rows, group.columns)
+    areas = [(readable(label), group.get("auc", label)) for label in group.columns]
+    return whole + figure(forest_plot(areas), "AUC of each label with its 95 % interval", "forest")
+
+
+def _points(evaluation: Evaluation) -> str:
+    parts = []
+    for point, thresholds in evaluation.points.items():
+        group = evaluation.everyone
+        known = dict(zip(evaluation.cases.names, thresholds, strict=True))
+        rows = [
+            [
+                text(label),
+                number(known.get(label, math.nan)),
+                *(cell(group.get(f"{measure}@{point}", label)) for measure in POINT_MEASURES),
+            ]
+            for label in group.columns
+        ]
+        parts.append(
+            f"<h3>At {text(point)}</h3>"
+            + table(("", "threshold", *POINT_MEASURES.values()), rows, group.columns)
+        )
+    note = (
+        "A score at or above the threshold reads as positive. PPV and NPV hold for the prevalence of these "
+        "data and no other."
+    )
+    return f"<p>{note}</p>{''.join(parts)}"
+
+
+def _subgroups(evaluation: Evaluation) -> str:
+    from chexscore.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
+
+    if not evaluation.subgroups:
+        return ""
+    note = (
+        "Where the difference to the rest has an interval that excludes zero, a cell is marked and the "
+        "difference stands in it. All measures of all subgroups are in the file that -o writes."
+    )
+    parts = [f"<h2>Subgroups</h2><p>{note}</p>"]
+    point = next(iter(evaluation.points))
+    measures = {"auc": "AUC"} | {
+        f"{measure}@{point}": f"{POINT_MEASURES[measure]} at {point}"
+        for measure in ("sensitivity", "specificity")
+    }
+    for column in dict.fromkeys(subgroup.column for subgroup in evaluation.subgroups):
+        chosen = [subgroup for subgroup in evaluation.subgroups if subgroup.column == column]
+        areas = [(readable(one.value), one.group.get("auc", MACRO)) for one in chosen]
+        plot = forest_plot(areas, evaluation.everyone.get("auc", MACRO).value)
+        parts.append(f"<h3>{text(column)}</h3>")
+        parts.append(figure(plot, f"Macro AUC by {column}", "forest", caption="Macro AUC; dotted: everyone"))
+        headings = ("", *(f"{subgroup.value} ({subgroup.group.cases:,})" for subgroup in chosen))
+        tables = []
+        for measure, heading in measures.items():
+            rows = [
+                [
+                    text(label),
+                    *(
+                        compared(one.group.get(measure, label), one.to_the_rest.get(measure, label))
+                        for one in chosen
+                    ),
+                ]
+                for label in evaluation.everyone.columns
+            ]
+            body = table(headings, rows, evaluation.everyone.columns)
+            tables.append(f"<div><h4>{text(heading)}</h4>{body}</div>")
+        parts.append(f'<div class="tables">{"".join(tables)}</div>')
+    return "".join(parts)
+
+
+def _against(evaluation: Evaluation, about: Mapping[str, str]) -> str:
+    if evaluation.other is None or evaluation.difference is None:
+        return ""
+    ours, other, difference = evaluation.everyone, evaluation.other, evaluation.difference
+    rows = [
+        [
+            text(label),
+            *(
+                each
+                for measure in ("auc", "average_precision")
+                for each in (
+                    cell(ours.get(measure, label), bounds=False),
+                    cell(other.get(measure, label), bounds=False),
+                    change(difference.get(measure, label)),
+                )
+            ),
+        ]
+        for label in ours.columns
+    ]
+    headings = ("", "AUC", "other", "difference", "AP", "other", "difference")
+    who = f"{text(about['compared with'])} ({text(about['its model'])})"
+    note = f"The other is {who}, on the same cases and draws."
+    return f"<h2>Against another model</h2><p>{note} Marked: the interval excludes zero.</p>" + table(
+        headings, rows, ours.columns
+    )
+
+
+def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
+    from chexscore import plots  # noqa: PLC0415, matplotlib is an extra
+
+    cases = evaluation.cases
+    known = ~np.isnan(cases.labels[:, column])
+    labels, scores = cases.labels[known, column], cases.scores[known, column]
+    points = {
+        name: thresholds[column]
+        for name, thresholds in evaluation.points.items()
+        if not math.isnan(thresholds[column])
+    }
+    name = text(cases.names[column])
+    head = (
+        f'<section class="label"><h3 id="label-{column}">{name}</h3>'
+        f"<p>{len(labels):,} cases, {int(labels.sum()):,} positive.</p>"
+    )
+    if not 0 < labels.sum() < len(labels):
+        return f"{head}<p>One class only: there is nothing to draw.</p></section>"
+    drawn = {
+        "ROC with operating points": plots.roc_plot(labels, scores, points),
+        "Precision and recall": plots.precision_recall_plot(labels, scores),
+        "Calibration": plots.calibration_plot(labels, scores),
+        "Scores of either class": plots.histogram(labels, scores, points),
+    }
+    figures = "".join(
+        figure(svg, f"{cases.names[column]}: {what}", caption=what) for what, svg in drawn.items()
+    )
+    point, threshold = next(iter(points.items()))
+    found = mistakes(cases, column, threshold, pictures)
+    shown = [
+        f"<div><h4>{what} at {text(point)} ({number(threshold)}): the worst of {total:,}</h4>"
+        f"{_pictures(some)}</div>"
+        for what, total, some in found
+        if some
+    ]
+    return f'{head}<div class="plots">{figures}</div></section><div class="kinds">{"".join(shown)}</div>'
+
+
+def _pictures(some: Iterable[Mistake]) -> str:
+    figures = []
+    for mistake in some:
+        picture, reason = thumbnail(mistake.path)
+        image = (
+            f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
+            if picture
+            else f'<div class="gone">{text(reason)}</div>'
+        )
+        name = "/".join(mistake.path.split("/")[-PARTS:])
+        figures.append(
+            f'<figure title="{text(mistake.path)}">{image}'
+            f"<figcaption>{number(mistake.score)}<br>{text(name)}</figcaption></figure>"
+        )
+    return f'<div class="pictures">{"".join(figures)}</div>'

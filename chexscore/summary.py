@@ -1,0 +1,148 @@
+"""An evaluation as data: a tidy table, a line for each label, group and metric."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from chexscore import __version__
+from chexscore.evaluation import Evaluation, Group
+from chexscore.samples import MACRO, MICRO
+
+__all__ = ["COLUMNS", "GUESS", "UNKNOWN", "describe", "rows", "to_csv", "to_json"]
+
+COLUMNS = ("label", "group", "metric", "value", "low", "high", "n")
+
+GUESS = "constant guess"
+"""Group of the rows that say what giving every case the frequency of the label reaches."""
+
+
+UNKNOWN = "not known"
+"""How the name of a model begins that no record tells."""
+
+
+def describe(
+    evaluation: Evaluation,
+    predictions: str,
+    model: Mapping[str, str],
+    against: str | None = None,
+    other_model: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """What was evaluated and how, name -> text.
+
+    Args:
+        evaluation: what was found.
+        predictions: the CSV.
+        model: name, version and sha256, as far as they are known.
+        against: the CSV of the other model.
+        other_model: as `model`.
+    """
+    cases, protocol = evaluation.cases, evaluation.protocol
+    several = {"image": "images", "study": "studies", "patient": "patients"}
+    draws = several.get(cases.group, f"values of {cases.group}")
+    count = f"{len(cases.labels):,} {several[protocol.by]}"
+    if cases.group != protocol.by:
+        count += f" of {len(set(cases.groups)):,} {draws}"
+    found = {"predictions": predictions, **_of_model("model", model)}
+    if against is not None:
+        found |= {"compared with": against, **_of_model("its model", other_model or {})}
+    found |= {"labels": f"{cases.table.source} (layout: {cases.table.layout})", "evaluated": count}
+    if cases.left_over:
+        found["left out"] = "; ".join(f"{number:,} {what}" for what, number in cases.left_over.items())
+    if cases.only_predicted:
+        found["only the model has"] = ", ".join(cases.only_predicted)
+    if cases.only_labelled:
+        found["only the labels have"] = ", ".join(cases.only_labelled)
+    if cases.only_ours:
+        found["only the first model has"] = ", ".join(cases.only_ours)
+    words = {"ignore": "left out", "positive": "taken as positive", "negative": "taken as negative"}
+    found["uncertain labels"] = words[protocol.uncertain]
+    found["blank labels"] = words[protocol.blank]
+    if protocol.by == "study":
+        found["score of a study"] = {"max": "the largest of its views", "mean": "the mean of its views"}[
+            protocol.views
+        ]
+    found["intervals"] = (
+        f"95 %, percentiles over {protocol.resamples:,} draws of {draws}" if protocol.resamples else "none"
+    )
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return found | {"made by": f"chexscore {__version__}, {made}"}
+
+
+def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """The table, a dict of COLUMNS for each line; what is not defined is NaN.
+
+    `metric` is a measure such as "auc", one at an operating point such as "sensitivity@youden", "positives"
+    (a count) or "threshold@youden". `group` is "all", a subgroup such as "Sex=F", a difference such as
+    "Sex=F minus the rest", the CSV of the other model, or "constant guess". `n` counts the cases with a known
+    label; for the label "micro" it counts labels.
+    """
+    everyone = evaluation.everyone
+    for name, thresholds in evaluation.points.items():
+        for label, threshold in zip(evaluation.cases.names, thresholds, strict=True):
+            yield _row(
+                label, "all", f"threshold@{name}", (threshold, math.nan, math.nan), everyone.known[label]
+            )
+    yield from _rows_of(everyone, "all")
+    for label in (MACRO, MICRO):
+        for measure in evaluation.guess.measures:
+            yield _row(label, GUESS, measure, evaluation.guess.get(measure, label), everyone.known[label])
+    for subgroup in evaluation.subgroups:
+        yield from _rows_of(subgroup.group, subgroup.group.name)
+        yield from _rows_of(subgroup.to_the_rest, subgroup.to_the_rest.name, counts=False)
+    if evaluation.other is not None and evaluation.difference is not None:
+        yield from _rows_of(evaluation.other, evaluation.other.name)
+        yield from _rows_of(evaluation.difference, evaluation.difference.name, counts=False)
+
+
+def to_csv(evaluation: Evaluation) -> str:
+    """The table as CSV, six decimals; cells that are not defined stay empty."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS)
+    table.writeheader()
+    for row in rows(evaluation):
+        numbers = {name: _cell(row[name]) for name in ("value", "low", "high")}
+        table.writerow(row | numbers)
+    return text.getvalue()
+
+
+def to_json(evaluation: Evaluation, about: Mapping[str, str]) -> str:
+    """The same table as JSON, and in front of it what was evaluated; what is not defined is null."""
+    table = [
+        {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in row.items()
+        }
+        for row in rows(evaluation)
+    ]
+    return json.dumps({"evaluated": dict(about), "table": table}, indent=1) + "\n"
+
+
+def _rows_of(group: Group, name: str, *, counts: bool = True) -> Iterator[dict[str, Any]]:
+    for label in group.columns:
+        if counts:
+            yield _row(
+                label, name, "positives", (group.positives[label], math.nan, math.nan), group.known[label]
+            )
+        for measure in group.measures:
+            yield _row(label, name, measure, group.get(measure, label), group.known[label])
+
+
+def _row(label: str, group: str, metric: str, found: tuple[float, float, float], n: int) -> dict[str, Any]:
+    return dict(zip(COLUMNS, (label, group, metric, *found, n), strict=True))
+
+
+def _cell(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.6f}"
+
+
+def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:
+    if not model:
+        return {what: f"{UNKNOWN}: no record stands beside the predictions"}
+    name = " ".join(model[key] for key in ("name", "version") if model.get(key))
+    return {what: name, f"sha256 of {what}": model.get("sha256", UNKNOWN)}

@@ -1,0 +1,36 @@
+"""CSV files as people keep them: what is wrong with one is said in a sentence."""
+
+from chexscore.errors import TableError
+
+__all__ = ["check_csv"]
+
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+"""Byte order marks that spreadsheets put in front of "Unicode text"."""
+
+LONGEST_HEADER = 2**20
+
+
+def check_csv(source: str, what: str) -> None:
+    """Looks at the first line of a file that is to be read as a CSV.
+
+    Args:
+        source: the file.
+        what: is in it, such as "table of labels", for the error.
+
+    Raises:
+        TableError: it cannot be read, is not UTF-8, or its cells are separated by something else than commas.
+    """
+    try:
+        with open(source, "rb") as file:
+            header = file.readline(LONGEST_HEADER)
+    except OSError as error:
+        raise TableError(f"{source}: the {what} cannot be read: {error.strerror}.") from error
+    if header.startswith(UTF16) or b"\0" in header:
+        raise TableError(f'{source}: not UTF-8 text; save it as "CSV UTF-8".')
+    try:
+        header.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TableError(f'{source}: its first line is not UTF-8; save it as "CSV UTF-8".') from error
+    for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
+        if header.count(separator) > header.count(b","):
+            raise TableError(f"{source}: its cells are separated by {name}; save it with commas.")

@@ -1,0 +1,83 @@
+"""What `chexscore eval` is worth: its intervals, its cost, and another way of measuring.
+
+python -m tests.bench.evaluation coverage                  how often an interval holds the truth
+python -m tests.bench.evaluation size                      time and memory of 200,000 rows by 13 labels
+python -m tests.bench.evaluation keras OUT.csv LABELS.csv  keras.metrics.AUC on the same predictions
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from chexscore import metrics
+from chexscore.cases import Protocol, read_cases
+from tests.test_intervals import covers
+
+SETS, ROWS, LABELS = 500, 200_000, 13
+
+
+def coverage() -> None:
+    held = sum(covers(seed, patients=200, resamples=1000) for seed in range(SETS))
+    print(f"{held} of {SETS} intervals hold the AUC that the sets were drawn with: {held / SETS:.1%}")
+
+
+def size() -> None:
+    random = np.random.default_rng(0)
+    names = ",".join(f"Label {number}" for number in range(LABELS))
+    truth = (random.random((ROWS, LABELS)) < random.uniform(0.02, 0.4, LABELS)).astype(int)
+    scores = 1 / (1 + np.exp(-random.normal(truth - 1.0)))
+    with tempfile.TemporaryDirectory() as folder:
+        out, labels = Path(folder) / "out.csv", Path(folder) / "labels.csv"
+        paths = [f"train/patient{row // 3}/study1/view{row % 3}.jpg" for row in range(ROWS)]
+        rows = zip(paths, scores, strict=True)
+        lines = (f"{path},ok,{','.join(f'{score:.6f}' for score in row)},\n" for path, row in rows)
+        out.write_text(f"path,status,{names},note\n" + "".join(lines))
+        lines = (f"{path},{','.join(map(str, row))}\n" for path, row in zip(paths, truth, strict=True))
+        labels.write_text(f"path,{names}\n" + "".join(lines))
+        for resamples in ("0", "1000"):
+            began = time.monotonic()
+            command = ["eval", str(out), "--labels", str(labels), "--resamples", resamples, "-o", "-"]
+            subprocess.run(
+                [sys.executable, "-m", "chexscore", *command], check=True, stdout=subprocess.DEVNULL
+            )
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            print(
+                f"{ROWS:,} rows x {LABELS} labels, {resamples} draws: {time.monotonic() - began:.1f} s, "
+                f"{used.ru_utime + used.ru_stime:.1f} s of processor so far, {used.ru_maxrss / 1024:.0f} MiB"
+            )
+
+
+def keras(predictions: str, labels: str) -> None:
+    import keras as library
+
+    cases = read_cases(predictions, labels, Protocol(uncertain="negative", blank="negative"))
+    truth, scores = cases.labels.ravel(), cases.scores.ravel()
+    theirs = library.metrics.AUC()
+    theirs.update_state(truth, scores)
+    exact = metrics.auroc_micro(cases.labels, cases.scores)
+    print(f"micro AUC of {len(cases.labels)} images: exact {exact:.6f}, keras {float(theirs.result()):.6f}")
+    print(f"macro AUC: {metrics.auroc_macro(cases.labels, cases.scores):.6f}")
+    guess = np.broadcast_to(cases.labels.mean(axis=0), cases.labels.shape)
+    print(f"micro AUC of a constant guess: {metrics.auroc_micro(cases.labels, guess):.6f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("coverage", "size", "keras"))
+    parser.add_argument("files", nargs="*", metavar="CSV")
+    asked = parser.parse_args()
+    match asked.what:
+        case "coverage":
+            coverage()
+        case "size":
+            size()
+        case "keras":
+            keras(*asked.files)

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chexscore.errors import TableError
+from chexscore.layouts import LabelTable, read_labels
+
+
+def read(tmp_path: Path, text: str) -> LabelTable:
+    (tmp_path / "labels.csv").write_text(text)
+    return read_labels(str(tmp_path / "labels.csv"))
+
+
+def test_chexpert_tells_patients_and_studies_by_its_paths(tmp_path: Path) -> None:
+    start = "CheXpert-v1.0-small/train/patient00001"
+    table = read(
+        tmp_path,
+        "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema\n"
+        f"{start}/study1/view1_frontal.jpg,Female,68,Frontal,AP,1.0,\n"
+        f"{start}/study2/view1_frontal.jpg,Female,68,Frontal,PA,,-1.0\n",
+    )
+    assert table.layout == "CheXpert"
+    assert table.patients == ["patient00001", "patient00001"]
+    assert table.studies == ["patient00001/study1", "patient00001/study2"]
+    assert table.labels == ("No Finding", "Edema")
+    targets = table.targets(["Edema"], uncertain="positive", blank="negative")
+    assert targets.tolist() == [[0], [1]]
+
+
+def test_nih_names_its_findings_in_one_column(tmp_path: Path) -> None:
+    table = read(
+        tmp_path,
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age\n"
+        "1_000.png,Mass|Edema,0,1,058Y\n"
+        "1_001.png,No Finding,1,1,058Y\n"
+        "2_000.png,Mass|Rare Thing,0,2,031Y\n",
+    )
+    assert table.layout == "NIH"
+    assert table.paths == ["1_000.png", "1_001.png", "2_000.png"]
+    assert table.patients == ["1", "1", "2"]
+    assert len(table.labels) == 16
+    names = ["Mass", "Hernia", "No Finding", "Rare Thing"]
+    targets = table.targets(names, uncertain="ignore", blank="ignore")
+    assert targets.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
+    with pytest.raises(TableError, match="line 2: a blank among its findings"):
+        read(tmp_path, "Image Index,Finding Labels\n1_000.png,\n")
+
+
+def test_plain_tables_may_have_patients_and_studies(tmp_path: Path) -> None:
+    table = read(
+        tmp_path, "path,subject_id,StudyInstanceUID,Site,Edema,Nothing\na.png,7,1.2,3,1,\nb.png,8,1.2,4,0,\n"
+    )
+    assert table.layout == "plain"
+    assert table.patients == ["7", "8"]
+    assert table.studies == ["7/1.2", "8/1.2"]
+    assert table.labels == ("Edema",)  # a column that is blank everywhere says nothing
+    table = read(tmp_path, "path,Edema\na.png,1\n")
+    assert table.patients is None
+    assert table.studies is None
+    assert np.isnan(
+        read(tmp_path, "path,Edema\na.png,\n").targets(["Edema"], uncertain="ignore", blank="ignore")
+    )

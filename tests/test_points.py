@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from chexscore.errors import ModelError, TableError, UsageError
+from chexscore.points import are_predictions, points_and_model
+
+
+def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:
+    predictions = str(tmp_path / "out.csv")
+    assert points_and_model(predictions) == ({}, {})
+    record = {"model": {"name": "m", "sha256": "abc"}, "thresholds": {"A": 0.3}}
+    write = Path(f"{predictions}.run.json").write_text
+    write(json.dumps(record))
+    assert points_and_model(predictions) == ({"A": {"default": 0.3}}, {"name": "m", "sha256": "abc"})
+    points = {"A": {"youden": 0.3, "sensitivity90": 0.1}}
+    write(json.dumps(record | {"operating_points": points}))
+    assert points_and_model(predictions)[0] == points
+    for content in (
+        "[]",
+        "{",
+        "{}",
+        '{"thresholds": 1}',
+        '{"operating_points": {"A": 0.5}}',
+        '{"model": "m"}',
+    ):
+        write(content)
+        with pytest.raises(TableError, match="not the record of a run"):
+            points_and_model(predictions)
+
+
+def test_points_come_from_the_model_that_made_the_predictions(tmp_path: Path, model: Path) -> None:
+    predictions = str(tmp_path / "out.csv")
+    points, about = points_and_model(predictions, str(model))
+    assert points == {"Bright": {"default": 0.5}, "Dark": {"default": 0.25}}
+    assert about["name"] == "brightness"
+    record = {"model": {"sha256": about["sha256"]}, "thresholds": {"Bright": 0.9}}
+    Path(f"{predictions}.run.json").write_text(json.dumps(record))
+    assert points_and_model(predictions, str(model))[0] == points
+    Path(f"{predictions}.run.json").write_text(json.dumps(record | {"model": {"sha256": "another"}}))
+    with pytest.raises(ModelError, match="is not the model that made"):
+        points_and_model(predictions, str(model))
+
+
+def test_predictions_are_told_from_images(tmp_path: Path) -> None:
+    for name, content in (("scores.txt", "path,status,A,note\n"), ("film.txt", "no table")):
+        (tmp_path / name).write_text(content)
+    assert are_predictions([str(tmp_path / "scores.txt")])
+    assert are_predictions(["not/there.csv"])
+    for inputs in ([str(tmp_path / "film.txt")], [str(tmp_path)], ["not/there"], ["a.png", "b.csv"]):
+        assert not are_predictions(inputs)
+    with pytest.raises(UsageError, match="evaluated as CSV"):
+        are_predictions(["out.parquet"])
+    with pytest.raises(UsageError, match="one CSV of predictions"):
+        are_predictions(["a.csv", "b.csv"])

@@ -1,0 +1,166 @@
+"""The report, read as a browser reads it."""
+
+import base64
+import io
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET  # of our own page
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chexscore.cases import Protocol
+from chexscore.errors import UsageError
+from chexscore.evaluation import Evaluation, evaluate
+from chexscore.mistakes import mistakes
+from chexscore.report import check_plots, to_html
+from chexscore.summary import describe
+from tests.phantoms import draw
+
+ABOUT = {"name": "m", "version": "1", "sha256": "abc"}
+
+
+class Page(HTMLParser):
+    """What is on it: text, images, and elements that are open."""
+
+    VOID = ("meta", "br", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.sources, self.open, self.tags = "", list[str](), list[str](), set[str]()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.sources.append(dict(attrs)["src"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn films with scores, one of them deleted afterwards; the label Empty has one class only."""
+    folder = tmp_path_factory.mktemp("films")
+    random = np.random.default_rng(0)
+    rows, labels = [], ["path,patient,Sex,<b>Finding</b>,Empty"]
+    for number in range(40):
+        name = f"p{number}/film <&>.png"
+        (folder / name).parent.mkdir()
+        Image.fromarray(draw(number, size=32)).save(folder / name)
+        finding = int(random.random() < 0.5)
+        score = 1 / (1 + np.exp(-random.normal(2 * finding - 1)))
+        rows.append(f"{folder / name},ok,{score:.6f},0.5,\n")
+        labels.append(f"{name},p{number},{'FM'[number % 2]},{finding},0")
+    (folder / "out.csv").write_text("path,status,<b>Finding</b>,Empty,note\n" + "".join(rows))
+    (folder / "labels.csv").write_text("\n".join(labels) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluation(folder: Path) -> Evaluation:
+    predictions = str(folder / "out.csv")
+    points = {"<b>Finding</b>": {"youden": 0.4, "sensitivity90": 0.2}}
+    protocol = Protocol(subgroups=("Sex",), resamples=50)
+    return evaluate(predictions, str(folder / "labels.csv"), points, protocol, against=predictions)
+
+
+def page(evaluation: Evaluation, **options: int) -> Page:
+    about = describe(evaluation, "out.csv", ABOUT, "out.csv" if evaluation.other else None, {})
+    html = to_html(evaluation, about, **options)
+    assert not re.search(r"(src|href)=.(?!data:|#)", html), "a page that needs nothing else"
+    return Page(html)
+
+
+def test_the_page_says_what_was_evaluated_and_found(evaluation: Evaluation) -> None:
+    found = page(evaluation)
+    assert not found.open
+    assert "script" not in found.tags
+    assert "<b>Finding</b>" in found.text
+    for words in (
+        "m 1",
+        "abc",
+        "40 images of 40 patients",
+        "Not a medical device",
+        "youden",
+        "Sex",
+        "F (20)",
+    ):
+        assert words in found.text, words
+    auc = evaluation.everyone.get("auc", "<b>Finding</b>")
+    assert f"{auc.value:.3f}{auc.low:.3f} to {auc.high:.3f}" in found.text
+    assert "One class only" in found.text
+    assert "Against another model" in found.text
+
+
+def test_its_plots_and_pictures_are_inside(evaluation: Evaluation) -> None:
+    sources = page(evaluation).sources
+    content = [(source.split(",")[0], base64.b64decode(source.split(",")[1])) for source in sources]
+    plots = [ET.fromstring(data) for kind, data in content if "svg" in kind]  # noqa: S314, our own
+    assert len(plots) == 2 + 4  # labels, subgroups, and four of the one label that has both classes
+    assert all(plot.tag.endswith("svg") for plot in plots)
+    pictures = [Image.open(io.BytesIO(data)) for kind, data in content if "jpeg" in kind]
+    wrong = mistakes(evaluation.cases, 0, 0.4, 3)
+    assert len(pictures) == sum(len(some) for _, _, some in wrong) > 3
+    assert {picture.size for picture in pictures} == {(32, 32)}
+    assert not [source for source in page(evaluation, pictures=0).sources if "jpeg" in source]
+
+
+def test_mistakes_are_the_most_confident(evaluation: Evaluation) -> None:
+    (what, total, some), (_, missed, others) = mistakes(evaluation.cases, 0, 0.4, 2)
+    labels, scores = evaluation.cases.labels[:, 0], evaluation.cases.scores[:, 0]
+    negatives = np.sort(scores[(labels == 0) & (scores >= 0.4)])[::-1]
+    positives = np.sort(scores[(labels == 1) & (scores < 0.4)])
+    assert what == "False positives"
+    assert (total, missed) == (len(negatives), len(positives))
+    assert [mistake.score for mistake in some] == negatives[:2].tolist()
+    assert [mistake.score for mistake in others] == positives[:2].tolist()
+    row = int(np.flatnonzero(scores == some[0].score)[0])
+    assert some[0].path == evaluation.cases.images[row]
+
+
+def test_a_picture_that_is_gone_is_named(evaluation: Evaluation) -> None:
+    from chexscore.mistakes import thumbnail
+
+    thumbnail.cache_clear()
+    (_, _, some), _ = mistakes(evaluation.cases, 0, 0.4, 1)
+    Path(some[0].path).unlink()
+    found = page(evaluation, pictures=1)
+    assert "there is no such file (any more)" in found.text
+    assert "film <&>.png" in found.text
+
+
+def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_plots()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=re.escape("pip install 'chexscore[report]'")):
+        check_plots()
+
+
+def test_cells_that_are_no_utf_8_and_dollar_signs_are_survived(tmp_path: Path) -> None:
+    rows = [f"{i}.png,ok,{i / 10},{i / 10},\n" for i in range(10)]
+    (tmp_path / "out.csv").write_text("path,status,A,$B$,note\n" + "".join(rows))
+    cells = b"".join(b"%d.png,M\xe4nnlich $x_,%d,%d\n" % (i, i % 2, i % 2) for i in range(10))
+    (tmp_path / "labels.csv").write_bytes(b"path,Sex,A,$B$\n" + cells)
+    protocol = Protocol(subgroups=("Sex",), resamples=10)
+    found = page(evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), {}, protocol), pictures=0)
+    assert r"M\xe4nnlich $x_ (10)" in found.text
+
+
+def test_matplotlib_is_loaded_for_plots_alone() -> None:
+    code = (
+        "import sys\nfrom chexscore import cli, evaluation, report, summary, tabulate\n"
+        "print(*sorted({'matplotlib', 'sklearn', 'scipy', 'onnxruntime'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
