@@ -144,9 +144,9 @@ class TrainConfig(_Section):
     """The cosine's rate rises from zero for so long."""
     clip_norm: float = Field(0.0, ge=0)
     """Largest norm of all gradients together; 0 for any."""
-    average: float = Field(0.0, ge=0, lt=1)
-    """Momentum of a running average of the weights, taken each step; validation and export see the average
-    alone. 0 for none."""
+    average: float = Field(0.0, ge=0)
+    """Half-life in epochs of a running average of the weights, taken each step; validation and export see the
+    average alone. 0 for none."""
     patience: int = Field(0, ge=0)
     """Stop after so many epochs without a better validation AUC; 0 never stops early."""
     class_weights: bool = False

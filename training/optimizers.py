@@ -32,7 +32,7 @@ def build(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
         "learning_rate": rate,
         "global_clipnorm": config.clip_norm or None,
         "use_ema": config.average > 0,
-        "ema_momentum": config.average,
+        "ema_momentum": 0.5 ** (1 / (config.average * steps)) if config.average else 0.0,
     }
     if config.optimizer == "adam":
         return keras.optimizers.Adam(**settings)
