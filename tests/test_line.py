@@ -29,9 +29,9 @@ ROOT = Path(__file__).parents[1]
 
 RECIPE = """
 name = "line"
-epochs = 12
-batch_size = 8
-average = 0.9
+epochs = 8
+batch_size = 16
+average = 0.25
 
 [data]
 layout = "chexpert"
@@ -57,25 +57,28 @@ l2 = 1e-5
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of CheXpert's shape, and its recipe."""
     folder = tmp_path_factory.mktemp("films")
-    write_chexpert(folder, 150)
+    write_chexpert(folder, 300)
     (folder / "recipe.toml").write_text(RECIPE)
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(films: Path) -> Path:
-    """Trained on it; killed after the first epoch and called again."""
+    """Prepared, and trained on it; killed after the first epoch and called again."""
+    from training import __main__ as training
     from training.fit import fit
 
-    folder, recipe = films / "run", films / "recipe.toml"
+    folder, recipe, cache = films / "run", films / "recipe.toml", films / "cache"
+    training.prepare(recipe, films, cache)
     command = [sys.executable, "-m", "training", "fit", recipe, "--data", films, "--out", folder]
+    command += ["--cache", cache]
     with subprocess.Popen(list(map(str, command)), cwd=ROOT) as process:
         while process.poll() is None and not (folder / "checkpoint.npz").exists():
             time.sleep(0.05)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     said: list[str] = []
-    fit(TrainConfig.from_toml(recipe), films, folder, report=said.append)
+    fit(TrainConfig.from_toml(recipe), films, folder, cache=cache, report=said.append)
     assert any(line.startswith("continuing after epoch") for line in said)
     assert any("unreadable and left out" in line for line in said)
     return folder
@@ -96,7 +99,7 @@ def test_the_planted_findings_are_found_on_patients_never_seen(
     classifier = Classifier(exported, device="cpu")
     output = str(run / "out.csv")
     record = runs.run([str(films / "train"), str(films / "valid")], output, classifier)
-    assert record.scored > 250
+    assert record.scored > 500
     assert record.not_scored == record.failed["unreadable"] > 2
     points, _ = points_and_model(output)
     for side in ("validation", "test"):
@@ -251,7 +254,7 @@ def test_another_backend_trains_on_two_devices_as_on_one_and_the_export_agrees(t
         np.load(tmp_path / "one" / "checkpoint.npz") as one,
         np.load(tmp_path / "all" / "checkpoint.npz") as two,
     ):
-        for name in one:
+        for name in set(one) - {"history"}:
             np.testing.assert_allclose(one[name], two[name], atol=1e-4)
 
     publish(tmp_path / "all", tmp_path / "model.onnx")

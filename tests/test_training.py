@@ -1,5 +1,7 @@
+import errno
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,9 @@ import pytest
 from chexscore.errors import ChexscoreError, TableError, UsageError
 from chexscore.images import load_image
 from chexscore.labels import Policy, to_targets
+from chexscore.lock import locked
 from chexscore.spec import ImageSpec, ModelSpec
+from chexscore.stopping import Stop
 from tests.phantoms import write_chexpert, write_dataset
 from training import __main__ as command
 from training import labels
@@ -19,7 +23,7 @@ from training import prepare as prepare_module
 from training.config import DataConfig, NetworkConfig, TrainConfig
 from training.datasets import read_table
 from training.prepare import prepare
-from training.splits import by_patient, split
+from training.splits import by_patient, divide, write
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 SMOKE = CONFIGS / "smoke.toml"
@@ -37,13 +41,14 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
         ("name = ", "not a TOML file"),
         ('name = "x"', "data: Field required"),
         ('name = "x"\nlearning_rates = 1\n[data]\nlabels = ["A"]', "learning_rates: Extra inputs"),
-        ('name = "x"\n[data]\nlabels = []', "data.labels"),
+        ('name = "x"\n[data]\nlabels = []', "data: .* needs at least one label"),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = "maybe"}', "data.uncertain.A"),
         ('name = "x"\n[data]\nlabels = ["A", "A"]', "is named twice"),
         ('name = "x"\n[data]\nlabels = ["status"]', "cannot be called 'status'"),
         ('name = "x"\n[data]\nlabels = ["A"]\nblank = {B = "ignore"}', "a policy for 'B'"),
         ('name = "x"\n[data]\nlabels = ["A"]\n[network]\nname = "resnet"', "network.name"),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 1.5]}', "data.uncertain.A"),
+        ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 0.2]}', "ends before it begins"),
         ('name = "x"\nweight_decay = 0.1\n[data]\nlabels = ["A"]', "weight_decay is for optimizer"),
         ('name = "x"\nepochs = 2\nwarmup_epochs = 2\n[data]\nlabels = ["A"]', "leaves no epoch"),
         ('name = "x"\nlearning_rate = 1e-6\n[data]\nlabels = ["A"]', "final_learning_rate is above"),
@@ -118,7 +123,7 @@ def test_nihs_own_table_and_its_images_in_several_folders(tmp_path: Path) -> Non
     (tmp_path / "Data_Entry_2017.csv").write_text(NIH)
     (tmp_path / "images_002" / "images").mkdir(parents=True)
     (tmp_path / "images_002" / "images" / "00000002_000.png").touch()
-    data = DataConfig(layout="nih", table="Data_Entry_2017.csv", labels=("Effusion", "No Finding"))
+    data = DataConfig(layout="nih", labels=("Effusion", "No Finding"))
     table = read_table(tmp_path, data)
     assert list(table["path"]) == [
         "images/00000001_000.png",
@@ -132,6 +137,9 @@ def test_nihs_own_table_and_its_images_in_several_folders(tmp_path: Path) -> Non
     ]
     with pytest.raises(TableError, match="no image has the finding 'Pneumonia'; there are Cardiomegaly, "):
         read_table(tmp_path, data.model_copy(update={"labels": ("Pneumonia",)}))
+    (tmp_path / "Data_Entry_2017_v2020.csv").write_text(NIH)
+    with pytest.raises(TableError, match=r"is to be Data_Entry_2017\*\.csv, and there are Data_Entry"):
+        read_table(tmp_path, data)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +182,8 @@ def test_chexperts_own_validation_images_are_the_test_side(tmp_path: Path) -> No
     data = DataConfig(
         layout="chexpert", table="train.csv", labels=("Lung Opacity",), test_list="valid.csv", validation=0.2
     )
-    table, sides = split(tmp_path, data, tmp_path / "run")
+    table, sides = divide(tmp_path, data)
+    write(table, sides, tmp_path / "run")
     own = table["path"].str.startswith("valid/").to_numpy()
     np.testing.assert_array_equal(own, sides == "test")
     assert own.sum() == len(pd.read_csv(tmp_path / "valid.csv"))
@@ -187,13 +196,14 @@ def test_chexperts_own_validation_images_are_the_test_side(tmp_path: Path) -> No
 def test_a_list_of_names_is_honoured_and_so_is_an_earlier_split(tmp_path: Path) -> None:
     write_dataset(tmp_path, 6, size=8)
     data = DataConfig(labels=("Opacity",), validation=0.5)
-    table, sides = split(tmp_path, data, tmp_path / "run")
+    table, sides = divide(tmp_path, data)
+    write(table, sides, tmp_path / "run")
     again = DataConfig(labels=("Opacity",), validation_list="run/validation.csv", split_seed=9)
-    np.testing.assert_array_equal(split(tmp_path, again, tmp_path / "again")[1], sides)
+    np.testing.assert_array_equal(divide(tmp_path, again)[1], sides)
     held_out = table["path"][table["patient"] == "p0002"]
     (tmp_path / "test.txt").write_text("\n".join(held_out) + "\n")
     listed = DataConfig(labels=("Opacity",), test_list="test.txt", validation=0.5)
-    _, sides = split(tmp_path, listed, tmp_path / "listed")
+    _, sides = divide(tmp_path, listed)
     np.testing.assert_array_equal(sides == "test", table["patient"] == "p0002")
     assert (sides == "validation").any()
 
@@ -202,7 +212,8 @@ def test_a_list_of_names_is_honoured_and_so_is_an_earlier_split(tmp_path: Path) 
     ("line", "said"),
     [
         ("p0000/view0.png", "patient p0000 has images for .*; a patient belongs to one side"),
-        ("other.png", "names no image"),
+        ("other.png", "names 1 images that labels.csv has not, such as other.png"),
+        ("", "names no image"),
     ],
 )
 def test_a_list_that_cannot_be_honoured_is_refused(tmp_path: Path, line: str, said: str) -> None:
@@ -210,9 +221,43 @@ def test_a_list_that_cannot_be_honoured_is_refused(tmp_path: Path, line: str, sa
     (tmp_path / "list.txt").write_text(line)
     data = DataConfig(labels=("Opacity",), validation_list="list.txt")
     with pytest.raises(TableError, match=said):
-        split(tmp_path, data, tmp_path / "run")
+        divide(tmp_path, data)
     with pytest.raises(TableError, match="cannot be read"):
-        split(tmp_path, data.model_copy(update={"validation_list": "none.txt"}), tmp_path / "run")
+        divide(tmp_path, data.model_copy(update={"validation_list": "none.txt"}))
+
+
+def test_a_list_adds_what_the_table_lacks_and_may_have_chexperts_prefix(tmp_path: Path) -> None:
+    write_chexpert(tmp_path, 30, size=8)
+    train, valid = ((tmp_path / f"{side}.csv").read_text().splitlines() for side in ("train", "valid"))
+    own = [line for line in train if "patient00001/" in line]
+    (tmp_path / "mixed.csv").write_text("\n".join([*valid, *own]) + "\n")
+    data = DataConfig(layout="chexpert", test_list="mixed.csv")
+    table, sides = divide(tmp_path, data)
+    assert (sides == "test").sum() == len(valid) - 1 + len(own)
+    (tmp_path / "list.txt").write_text("\n".join(line.split(",")[0] for line in own))
+    table, sides = divide(tmp_path, data.model_copy(update={"test_list": "list.txt"}))
+    assert set(table["patient"][sides == "test"]) == {"patient00001"}
+    both = data.model_copy(update={"test_list": "list.txt", "validation_list": "mixed.csv"})
+    with pytest.raises(TableError, match=r"patient00001/.* is in mixed\.csv too"):
+        divide(tmp_path, both)
+
+
+def test_a_run_keeps_to_the_split_that_it_began_with(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 12, size=8)
+    data = DataConfig(labels=("Opacity",), validation=0.5)
+    for _ in range(2):
+        write(*divide(tmp_path, data), tmp_path / "run")
+    csv = tmp_path / "labels.csv"
+    csv.write_text(csv.read_text().replace("p0003,", "p0100,"))
+    with pytest.raises(TableError, match="gives another split now than this run has begun with"):
+        write(*divide(tmp_path, data), tmp_path / "run")
+
+
+def test_layouts_bring_their_findings_and_tables() -> None:
+    chexpert, nih = DataConfig(layout="chexpert"), DataConfig(layout="nih")
+    assert (len(chexpert.labels), chexpert.table) == (13, "train.csv")
+    assert (len(nih.labels), nih.table) == (14, "Data_Entry_2017*.csv")
+    assert DataConfig(layout="chexpert", labels=("No Finding",)).labels == ("No Finding",)
 
 
 def paths_of(folder: Path) -> list[str]:
@@ -237,8 +282,42 @@ def test_prepare_leaves_out_what_cannot_be_read_and_does_nothing_twice(tmp_path:
         prepare(tmp_path, paths, ImageSpec(16, 17), cache, 2, said.append)
     with pytest.raises(TableError, match="another table"):
         prepare(tmp_path, paths[1:], image, cache, 2, said.append)
-    with pytest.raises(TableError, match="not one of 1 images could be read"):
-        prepare(tmp_path, paths[1:2], image, tmp_path / "none", 2, said.append)
+    for _ in range(2):
+        with pytest.raises(TableError, match="not one of 1 images could be read"):
+            prepare(tmp_path, paths[1:2], image, tmp_path / "none", 2, said.append)
+    with locked(str(cache / "pixels.npy"), 0, Stop()):
+        prepare(tmp_path, paths, image, cache, 2, said.append)  # a finished one is only read
+    (tmp_path / "busy").mkdir()
+    with (
+        locked(str(tmp_path / "busy" / "pixels.npy"), 0, Stop()),
+        pytest.raises(UsageError, match="another process prepares it"),
+    ):
+        prepare(tmp_path, paths[1:], image, tmp_path / "busy", 2, said.append)
+    (cache / "pixels.npy").write_bytes((cache / "pixels.npy").read_bytes()[:200])
+    with pytest.raises(TableError, match=r"pixels\.npy: damaged"):
+        prepare(tmp_path, paths, image, cache, 2, said.append)
+
+
+def test_images_that_go_away_while_they_are_prepared_are_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "share", 10, size=16)
+    paths, image = paths_of(tmp_path / "share"), ImageSpec(16, 16)
+    monkeypatch.setattr(prepare_module, "KEEP_EVERY", 4)
+
+    def unmount(path: str, image: ImageSpec) -> object:
+        if path.endswith(paths[10]):
+            (tmp_path / "share").rename(tmp_path / "gone")
+        return load_image(path, image)
+
+    monkeypatch.setattr(prepare_module, "load_image", unmount)
+    with pytest.raises(TableError, match="was there a while ago"):
+        prepare(tmp_path / "share", paths, image, tmp_path / "cache", 1, print)
+    monkeypatch.setattr(prepare_module, "load_image", load_image)
+    with pytest.raises(TableError, match="more than 1%; check --data"):
+        prepare(tmp_path / "share", paths, image, tmp_path / "cache", 1, print)
+    (tmp_path / "gone").rename(tmp_path / "share")
+    assert prepare(tmp_path / "share", paths, image, tmp_path / "cache", 1, print).usable.all()
 
 
 def test_a_stopped_prepare_goes_on_behind_what_it_has_kept(
@@ -262,7 +341,7 @@ def test_a_stopped_prepare_goes_on_behind_what_it_has_kept(
     with (cache / "images.csv").open("a") as file:
         file.write(paths[8] + ",")  # the beginning of a block that power cut off
     monkeypatch.setattr(prepare_module, "load_image", load_image)
-    (tmp_path / paths[0]).unlink()  # is not looked at again
+    (tmp_path / paths[0]).write_text("no image")  # is not looked at again
     said: list[str] = []
     found = prepare(tmp_path, paths, image, cache, 1, said.append)
     assert any(line.startswith(f"going on after 8 of {len(paths)}") for line in said)
@@ -288,7 +367,7 @@ def test_a_disk_without_room_is_told_before_anything_is_decoded(
     with pytest.raises(OSError, match="No space left on device"):
         prepare(tmp_path, paths, ImageSpec(16, 16), tmp_path / "cache", 2, print)
     assert f"{len(paths)} images need" in capsys.readouterr().out
-    assert not list((tmp_path / "cache").iterdir())
+    assert not (tmp_path / "cache" / "pixels.npy").exists()
 
 
 def test_the_split_command_writes_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -464,7 +543,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     assert second["learning_rate"].iloc[-1] == pytest.approx(1e-5)
     np.testing.assert_allclose(first["loss"], second["loss"], rtol=1e-4)
     with np.load(whole / "checkpoint.npz") as ours, np.load(run / "checkpoint.npz") as theirs:
-        for name in ours:
+        for name in set(ours) - {"history"}:
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4)
 
     measured = json.loads((run / "metrics.json").read_text())
@@ -476,6 +555,12 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
         assert arrays["scores"].shape == (len(validation), 2)
         assert np.load(run / "samples.npy").shape == (len(arrays["samples"]), 64, 64, 1)
     assert set(measured) == {"training", "validation"}
+    assert measured["validation"]["images"] == len(validation)
+    assert measured["validation"]["patients"] == validation["patient"].nunique()
+    assert measured["validation"]["labels_with_both_classes"] == 2
+    for key in ("auc/macro", "accuracy/micro", "accuracy_at_0.5/micro", "prevalence/Device"):
+        assert set(measured["training"][key]) == {"value", "low", "high"}
+        assert 0 <= measured["validation"][key]["value"] <= 1
     interval = measured["validation"]["auc/macro"]
     assert interval["low"] <= interval["value"] <= interval["high"]
     assert {"average_precision/Device", "accuracy/Opacity", "auc/micro"} <= set(measured["training"])
@@ -506,8 +591,8 @@ def test_the_network_that_is_kept_is_the_average_of_the_weights(tmp_path: Path) 
     kernel = np.asarray(network.layers[-1].kernel)
     with np.load(tmp_path / "run" / "checkpoint.npz") as arrays:
         alike = [arrays[name] for name in arrays if arrays[name].shape == kernel.shape]
-    # The weights, their running average, and two moments of Adam.
-    assert [bool(np.allclose(array, kernel)) for array in alike] == [False, True, False, False]
+    # The weights, their running average, two moments of Adam, and the best network.
+    assert [bool(np.allclose(array, kernel)) for array in alike] == [False, True, False, False, True]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path: Path) -> None:
@@ -531,10 +616,44 @@ def test_what_is_asked_for_and_not_there_is_one_sentence(
         module.fit(recipe(devices="all"), tmp_path, tmp_path / "run", report=lambda _: None)
     monkeypatch.setattr(devices, "_gpus", list)
     with pytest.raises(UsageError, match="no GPU: Keras on tensorflow sees none"):
-        devices.demand_gpu()
+        module.fit(recipe(), tmp_path, tmp_path / "run", gpu=True, report=lambda _: None)
+    large = recipe().network.model_copy(update={"name": "reference"})
+    with pytest.raises(UsageError, match="needs images of at least 508 x 508"):
+        module.fit(recipe(network=large), tmp_path, tmp_path / "run", report=lambda _: None)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UsageError, match="tensorboard = true needs the extra"):
         module.fit(recipe(tensorboard=True), tmp_path, tmp_path / "run", report=lambda _: None)
+    assert not (tmp_path / "run").exists()  # the folder is still free for a recipe that can be run
+    (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.npz").write_bytes(b"PK")
     with pytest.raises(UsageError, match=r"checkpoint\.npz: cannot be continued from"):
-        module.fit(recipe(tensorboard=True), tmp_path, tmp_path / "run", report=lambda _: None)
+        module.fit(recipe(), tmp_path, tmp_path / "run", report=lambda _: None)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    from training.checkpoints import replace
+
+    def fill(partial: Path) -> None:
+        partial.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").write_text("before")
+    with pytest.raises(OSError, match="No space left") as caught:
+        replace(tmp_path / "file", fill)
+    assert caught.value.filename == str(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "before"
+
+
+def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 4, size=16)
+    command = [sys.executable, "-m", "training", "prepare", str(SMOKE), "--data"]
+    for data, out, code, said in (
+        (tmp_path / "none", tmp_path / "cache", 1, "labels.csv: the table of labels cannot be read"),
+        (tmp_path, tmp_path / "labels.csv", 1, "labels.csv"),
+        (tmp_path, tmp_path / "cache", 0, "images in "),
+    ):
+        done = subprocess.run(
+            [*command, str(data), "--out", str(out)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False)

@@ -35,10 +35,10 @@ def split(
 
     For example: python -m training split training/configs/kermany.toml --data kermany224 --out runs/split
     """
-    from training.splits import SIDES  # noqa: PLC0415, pandas takes a second to import
-    from training.splits import split as run  # noqa: PLC0415
+    from training.splits import SIDES, divide, write  # noqa: PLC0415, pandas takes a second to import
 
-    _, sides = run(data, TrainConfig.from_toml(recipe).data, out)
+    table, sides = divide(data, TrainConfig.from_toml(recipe).data)
+    write(table, sides, out)
     counts = {side: int((sides == side).sum()) for side in SIDES}
     _report(
         ", ".join(f"{count} images for {side}" for side, count in counts.items() if count) + f", in {out}"
@@ -56,11 +56,12 @@ def prepare(
 
     For example: python -m training prepare training/configs/kermany.toml --data kermany224 --out runs/pixels
     """
-    from training.datasets import read_table  # noqa: PLC0415, as above
-    from training.prepare import prepare as run  # noqa: PLC0415
+    from training.prepare import prepare as run  # noqa: PLC0415, as above
+    from training.splits import divide  # noqa: PLC0415
 
     config = TrainConfig.from_toml(recipe)
-    run(data, list(read_table(data, config.data)["path"]), config.image.spec, out, workers, _report)
+    table, _ = divide(data, config.data)  # the same images as fit takes
+    run(data, list(table["path"]), config.image.spec, out, workers, _report)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -82,11 +83,7 @@ def fit(
     config = TrainConfig.from_toml(recipe)
     from training.fit import fit as run  # noqa: PLC0415, Keras takes seconds to import
 
-    if gpu:
-        from training.devices import demand_gpu  # noqa: PLC0415, as above
-
-        demand_gpu()
-    run(config, data, out, cache=cache, workers=workers, report=_report)
+    run(config, data, out, cache=cache, workers=workers, gpu=gpu, report=_report)
 
 
 def _report(line: str) -> None:
@@ -100,5 +97,7 @@ if __name__ == "__main__":
         _report(f"training: error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder that is not ours
-        _report(f"training: error: {error.filename or ''} {error.strerror}.")
+        _report(
+            f"training: error: {': '.join(str(each) for each in (error.filename, error.strerror) if each)}."
+        )
         sys.exit(1)

@@ -32,6 +32,11 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras carries no 
         self.pixels, self.order, self.batch_size, self.devices = pixels, order, batch_size, devices
         self.targets = np.nan_to_num(targets, nan=IGNORED)
 
+    @property
+    def images(self) -> int:
+        """Of the epoch."""
+        return min(len(self) * self.batch_size, len(self.order))
+
     def __len__(self) -> int:
         return steps_per_epoch(len(self.order), self.batch_size)
 

@@ -1,39 +1,61 @@
 """Files that a stop leaves whole: the old one or the new one, never a part."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from chexscore.errors import UsageError
 
-__all__ = ["replace", "restore", "save"]
+__all__ = ["Progress", "replace", "restore", "save"]
+
+Weights = Sequence[NDArray[Any]]
+
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        history: a line of history.csv for each epoch done.
+        best: weights of the network of the best of them.
+    """
+
+    history: list[dict[str, Any]]
+    best: Weights
 
 
 def replace(target: Path, write: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-    """Calls `write` with a path beside the target, and gives the file its name when it is complete."""
+    """Calls `write` with a path beside the target, and gives the file its name when it is complete.
+
+    Raises:
+        OSError: it cannot be written, on a full disk, say; names the target and leaves nothing beside it.
+    """
     partial = target.with_name(f"partial-{target.name}")
-    write(partial, *arguments, **options)
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, target)
+    try:
+        write(partial, *arguments, **options)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def save(file: Path, trainer: keras.Model, epoch: int) -> None:
-    """Writes all variables of a trainer, its optimizer and its random layers, and the epochs done."""
-    values = [ops.convert_to_numpy(variable) for variable in _variables(trainer)]
-    np.savez(file, *values, epoch=np.int64(epoch))
+def save(file: Path, trainer: keras.Model, progress: Progress) -> None:
+    """Writes all variables of a trainer, its optimizer and its random layers, and how far it is."""
+    arrays = [ops.convert_to_numpy(variable) for variable in _variables(trainer)]
+    np.savez(file, *arrays, *progress.best, history=np.array(json.dumps(progress.history)))
 
 
-def restore(file: Path, trainer: keras.Model) -> int:
+def restore(file: Path, trainer: keras.Model) -> Progress:
     """Puts back what `save` wrote, into a trainer built in the same way.
-
-    Returns:
-        The epochs done.
 
     Raises:
         UsageError: the file is damaged, or does not belong to such a trainer.
@@ -41,14 +63,15 @@ def restore(file: Path, trainer: keras.Model) -> int:
     variables = _variables(trainer)
     try:
         with np.load(file) as arrays:
-            values = [arrays[name] for name in arrays if name != "epoch"]
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-            return int(arrays["epoch"])
-    except (OSError, ValueError, KeyError) as error:
+            history = json.loads(str(arrays["history"]))
+            values = [arrays[name] for name in arrays if name != "history"]
+        for variable, value in zip(variables, values[: len(variables)], strict=True):
+            variable.assign(value)
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise UsageError(
             f"{file}: cannot be continued from: {error}; delete it to train from the first epoch."
         ) from error
+    return Progress(history, values[len(variables) :])
 
 
 def _variables(trainer: keras.Model) -> list[keras.Variable]:

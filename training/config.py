@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,44 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+CHEXPERT_FINDINGS = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+"""The columns of CheXpert's CSV but for No Finding: Irvin et al. 2019, arXiv:1901.07031."""
+
+NIH_FINDINGS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+"""The findings of ChestX-ray14: Wang et al. 2017, arXiv:1705.02315."""
+
+FINDINGS = {"chexpert": CHEXPERT_FINDINGS, "nih": NIH_FINDINGS}
+TABLES = {"plain": "labels.csv", "chexpert": "train.csv", "nih": "Data_Entry_2017*.csv"}
+
 Share = Annotated[float, Field(ge=0, le=1)]
 SmoothedPolicy = Policy | tuple[Share, Share]
 """A policy, or a range that a target is drawn from for each image: label smoothing as in Pham et al. 2019
@@ -29,10 +67,12 @@ class DataConfig(_Section):
     layout: Literal["plain", "chexpert", "nih"] = "plain"
     """plain: columns path and patient; chexpert: CheXpert's own CSV, patients read from the paths; nih: that
     of ChestX-ray14, findings joined by |, images found by name in folders that begin with images."""
-    table: str = "labels.csv"
-    """The CSV, relative to the data folder, as are the paths in it."""
-    labels: tuple[str, ...] = Field(min_length=1)
-    """Columns to learn, in the order of the model's scores."""
+    table: str = ""
+    """The CSV, or a pattern for its name, relative to the data folder, as are the paths in it. By default
+    labels.csv, train.csv or Data_Entry_2017*.csv, by the layout."""
+    labels: tuple[str, ...] = Field(default=(), validate_default=True)
+    """Columns or findings to learn, in the order of the model's scores; by default all 13 findings of
+    CheXpert, or all 14 of ChestX-ray14."""
     uncertain: dict[str, SmoothedPolicy] = {}
     """What -1 is taken for: label -> policy; "default" serves the other labels, and is negative if absent."""
     blank: dict[str, Policy] = {}
@@ -50,6 +90,13 @@ class DataConfig(_Section):
     test_list: str = ""
     """The same for images that training never looks at; they are measured once, at the end."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_layout(cls, given: dict[str, Any]) -> dict[str, Any]:
+        layout = given.get("layout", "plain")
+        known = {"table": TABLES.get(layout, ""), "labels": FINDINGS.get(layout, ())}
+        return {**known, **given}
+
     @model_validator(mode="after")
     def _labels_are_labels(self) -> Self:
         """Now, not after days of training."""
@@ -60,6 +107,9 @@ class DataConfig(_Section):
         for policies in (self.uncertain, self.blank):
             if unknown := sorted(set(policies) - {*self.labels, "default"}):
                 raise ValueError(f"a policy for {unknown[0]!r}, which is no label of the recipe")
+        for label, policy in self.uncertain.items():
+            if not isinstance(policy, str) and policy[0] > policy[1]:
+                raise ValueError(f"the range for {label!r} ends before it begins")
         return self
 
 
@@ -151,7 +201,7 @@ class TrainConfig(_Section):
     """Stop after so many epochs without a better validation AUC; 0 never stops early."""
     class_weights: bool = False
     """Whether positives weigh as much as negatives, for each label."""
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """What the layers compute in; weights, the best network and its export are float32."""
     devices: Literal["one", "all"] = "one"
     """all: each step's batch is shared out over all devices of this host, or of all hosts that a launcher

@@ -9,13 +9,14 @@ from chexscore import labels
 from chexscore.errors import TableError
 from training.config import DataConfig
 
-__all__ = ["PATH_COLUMNS", "read_table"]
+__all__ = ["PATH_COLUMNS", "find_table", "read_table", "without_prefix"]
 
 PATH_COLUMNS = {"plain": "path", "chexpert": "Path", "nih": "Image Index"}
 """Layout -> the column that names the image."""
 
 CHEXPERT_PREFIX = re.compile(r"^CheXpert-v1\.0[^/]*/")
 """Of the folder that CheXpert is unpacked into, which may have another name here."""
+
 
 IGNORE: dict[str, labels.Policy] = {"default": "ignore"}
 
@@ -36,7 +37,7 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
         TableError: the CSV is not there or is none, lacks a column or a finding, has no rows, names a path
             twice, leaves a path or patient empty, or has a label that is not 1, 0, -1 or blank.
     """
-    source = root / (table or data.table)
+    source = find_table(root, table or data.table)
     frame = labels.read_table(str(source))
     _demand(source, frame, (PATH_COLUMNS[data.layout], *data.only))
     if data.layout == "chexpert":
@@ -63,6 +64,22 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
     return frame[["path", "patient", *data.labels]].reset_index(drop=True)
 
 
+def find_table(root: Path, name: str) -> Path:
+    """The one file of a data set that a name or pattern stands for."""
+    found = sorted(root.glob(name)) if "*" in name else [root / name]
+    if len(found) != 1:
+        which = f"there are {found[0].name} and {found[1].name}" if found else "there is none"
+        raise TableError(
+            f"{root}: the table is to be {name}, and {which}; name one in the recipe's data.table."
+        )
+    return found[0]
+
+
+def without_prefix(paths: pd.Series) -> pd.Series:
+    """CheXpert's paths as they are below its own folder."""
+    return paths.str.replace(CHEXPERT_PREFIX, "", regex=True)
+
+
 def _demand(source: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
     if missing := [name for name in columns if name not in frame]:
         raise TableError(f"{source}: no column {missing[0]!r}; it has {', '.join(frame.columns)}.")
@@ -70,7 +87,7 @@ def _demand(source: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> None
 
 def _from_chexpert(frame: pd.DataFrame) -> pd.DataFrame:
     """CheXpert's paths are `CheXpert-v1.0[-small]/train/patient00001/study1/view1_frontal.jpg`."""
-    path = frame["Path"].str.replace(CHEXPERT_PREFIX, "", regex=True)
+    path = without_prefix(frame["Path"])
     patient = path.str.extract(r"(patient\d+)", expand=False).fillna("")
     return frame.assign(path=path, patient=patient)
 

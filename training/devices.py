@@ -9,7 +9,7 @@ import keras
 from chexscore.errors import UsageError
 from training.config import TrainConfig
 
-__all__ = ["Devices", "demand_gpu"]
+__all__ = ["Devices"]
 
 LAUNCHER_VARIABLE = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 """Set, with KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID, where several hosts train
@@ -25,22 +25,35 @@ class Devices:
         host: the number of this one, from 0; host 0 alone writes the run folder.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, *, gpu: bool = False) -> None:
         """Takes the devices that the recipe asks for.
 
+        Args:
+            config: the recipe.
+            gpu: whether to refuse the CPU.
+
         Raises:
-            UsageError: Keras cannot share batches on its present backend, or they cannot be shared evenly.
+            UsageError: Keras cannot share batches on its present backend, they cannot be shared evenly, or
+                there is no GPU.
         """
-        self.count, self.hosts, self.host, self._parallel = 1, 1, 0, None
-        if config.devices == "one":
-            return
+        self.count, self.hosts, self.host = 1, 1, 0
+        self._parallel: Any = None
+        if config.devices == "all":
+            self._share(config)
+        if gpu and not _gpus():
+            raise UsageError(
+                f"no GPU: Keras on {keras.backend.backend()} sees none; look at the driver and at the "
+                "backend's CUDA packages, or leave out --gpu to train on the CPU."
+            )
+
+    def _share(self, config: TrainConfig) -> None:
         if keras.backend.backend() != "jax":
             raise UsageError(
                 'devices = "all" needs Keras on JAX: install jax and set KERAS_BACKEND=jax; what it trains '
                 "is exported under TensorFlow as ever."
             )
         if os.environ.get(LAUNCHER_VARIABLE):
-            keras.distribution.initialize()
+            keras.distribution.initialize()  # before JAX is asked for anything
         # Each host reads its own share of a batch: see Batches.
         self._parallel = keras.distribution.DataParallel(auto_shard_dataset=False)
         self.count = self._parallel.num_model_replicas
@@ -55,26 +68,17 @@ class Devices:
         """A context in which networks are built on, and trained by, all the devices together."""
         return nullcontext() if self._parallel is None else self._parallel.scope()
 
-    def wait(self) -> None:
-        """Waits until all hosts are here; they must not leave while one is still at work."""
+    def wait(self, moment: str) -> None:
+        """Waits until all hosts have come to the same moment."""
         if self.hosts > 1:
             from jax.experimental import multihost_utils  # noqa: PLC0415, hosts are JAX's alone
 
-            multihost_utils.sync_global_devices("end")
+            multihost_utils.sync_global_devices(moment)
 
     def __str__(self) -> str:
         name = f"{len(_gpus())} GPU" if _gpus() else "the CPU"
         shared = f", batches shared by {self.count} devices on {self.hosts} hosts" if self._parallel else ""
         return f"Keras {keras.__version__} on {keras.backend.backend()}, {name}{shared}"
-
-
-def demand_gpu() -> None:
-    """Raises a UsageError where Keras's backend has no GPU."""
-    if not _gpus():
-        raise UsageError(
-            f"no GPU: Keras on {keras.backend.backend()} sees none; look at the driver and at the backend's "
-            "CUDA packages, or leave out --gpu to train on the CPU."
-        )
 
 
 def _gpus() -> list[str]:

@@ -8,7 +8,7 @@ The run folder that comes out holds all that export and a reader need:
     test.csv         the same, if the recipe    validation.npz  paths, patients, targets and scores of the
                      names a test list                          validation images; samples: rows of them whose
     history.csv      one line an epoch          samples.npy     pixels these are, for export
-    checkpoint.npz   all variables after the last whole epoch, to continue from
+    checkpoint.npz   all variables after the last whole epoch, and the best weights, to continue from
     *.png            plots of the labels, the epochs, the ROC curves and some samples
 """
 
@@ -17,10 +17,8 @@ import math
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +27,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from chexscore import metrics
-from chexscore.errors import ChexscoreError, TableError, UsageError
+from chexscore.errors import TableError, UsageError
 from chexscore.spec import ModelSpec
 from training import checkpoints, labels, networks, optimizers, plots
 from training.augment import with_augmentation
@@ -40,8 +38,9 @@ from training.loss import MaskedCrossentropy, positive_weights
 from training.measures import flat, measure
 from training.prepare import prepare
 from training.progress import bar
-from training.splits import SIDES, split
+from training.splits import SIDES, divide, write
 from training.tensorboard import Logs
+from training.watch import Watch
 
 __all__ = ["fit"]
 
@@ -59,6 +58,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     *,
     cache: Path | None = None,
     workers: int = 2,
+    gpu: bool = False,
     report: Callable[[str], None] = print,
 ) -> None:
     """Trains the recipe on the data below `root` and fills the run folder.
@@ -72,6 +72,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         run: folder to fill; created where it is missing.
         cache: folder for the prepared pixels; None means one inside the run folder.
         workers: threads that decode images and fill batches.
+        gpu: whether to refuse to train on a CPU.
         report: called with lines for the user.
 
     Raises:
@@ -90,16 +91,29 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         return
 
     commit = _commit()  # now: the checkout may move on while this trains
-    devices = Devices(config)
+    devices = Devices(config, gpu=gpu)
     report(str(devices))
+    logs = Logs(run / "tensorboard") if config.tensorboard and not devices.host else None
+
+    # The trainer is augmentation in front of the network. The same network in float32, on one device and
+    # with averaged weights, is what is measured, kept and exported.
+    keras.utils.set_random_seed(config.seed)
+    plan = (config.network.located(root), config.image.spec, len(config.data.labels))
+    network = networks.build(*plan)
+    with devices.shared():
+        trained = networks.build(*plan, precision=config.precision)
+        trainer = with_augmentation(trained, config.augment)
 
     # Data: who is held out, targets, pixels.
-    table, sides = split(root, config.data, run)
-    recipe_file.write_text(recipe)
+    table, sides = divide(root, config.data)
     targets, truth = labels.learned(table, config.data, config.seed), labels.measured(table, config.data)
+    if devices.host:
+        devices.wait("prepared")
     pixels, usable = prepare(
         root, list(table["path"]), config.image.spec, cache or run / "cache", workers, report
     )
+    if not devices.host:
+        devices.wait("prepared")
     rows = {side: np.flatnonzero((sides == side) & usable) for side in SIDES}
     for side in SIDES[:2]:
         if not len(rows[side]):
@@ -107,79 +121,74 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     report(", ".join(f"{len(each)} images for {side}" for side, each in rows.items() if len(each)))
     train_rows, held_out = rows["training"], rows["validation"]
 
-    # The trainer is augmentation in front of the network. The same network in float32, on one device and
-    # with averaged weights, is what is measured, kept and exported.
-    keras.utils.set_random_seed(config.seed)
-    plan = (config.network.located(root), config.image.spec, len(config.data.labels))
-    network = networks.build(*plan)
     steps = steps_per_epoch(len(train_rows), config.batch_size)
     with devices.shared():
-        trained = networks.build(*plan, precision=config.precision)
-        trainer = with_augmentation(trained, config.augment)
         weights = positive_weights(targets[train_rows]) if config.class_weights else None
         trainer.compile(optimizers.build(config, steps), loss=MaskedCrossentropy(weights))
         trainer.optimizer.build(trainer.trainable_variables)
 
-    history: list[dict[str, Any]] = []
-    history_file, checkpoint = run / "history.csv", run / "checkpoint.npz"
+    done = checkpoints.Progress([], [])
+    checkpoint = run / "checkpoint.npz"
     if checkpoint.exists():
         done = checkpoints.restore(checkpoint, trainer)
-        history = [
-            {str(k): v for k, v in row.items()} for row in pd.read_csv(history_file).to_dict("records")
-        ]
-        del history[done:]
-        report(f"continuing after epoch {done}")
+        report(f"continuing after epoch {len(done.history)}")
+    history, best_weights = done
+    if devices.host == 0:
+        write(table, sides, run)
+        checkpoints.replace(recipe_file, Path.write_text, recipe)  # all is well: the folder is this recipe's
 
-    with ExitStack() as closing:
-        logs = closing.enter_context(Logs(run / "tensorboard")) if config.tensorboard else None
-        for epoch in range(len(history), config.epochs):
-            if optimizers.out_of_patience(history, config.patience):
-                report(f"no better AUC in {config.patience} epochs: stopped early")
-                break
-            if config.schedule == "plateau":
-                trainer.optimizer.learning_rate = optimizers.plateau_rate(history, config)
-            name, started = f"epoch {epoch + 1}/{config.epochs}", time.monotonic()
-            order = np.random.default_rng(config.seed + epoch).permutation(train_rows)
-            batches = Batches(pixels, targets, order, config.batch_size, workers, devices)
-            with bar(name, steps) as show, devices.shared():
-                watch = _Watch(show, config.batch_size)
-                trainer.fit(batches, verbose=0, shuffle=False, callbacks=[watch])
-            seconds = time.monotonic() - started
-            network.set_weights(trained.get_weights())
-            watch.put_back()
-            scores = _score(network, pixels, held_out, config.batch_size)
-            row = {
-                "epoch": epoch + 1,
-                "learning_rate": float(ops.convert_to_numpy(trainer.optimizer.learning_rate)),
-                "loss": watch.loss,
-                "auc_macro": metrics.auroc_macro(truth[held_out], scores),
-                "auc_micro": metrics.auroc_micro(truth[held_out], scores),
-                "seconds": round(seconds, 1),
-                "images_per_second": round(steps * config.batch_size / seconds, 1),
-            }
-            history.append(row)
-            if devices.host == 0:
-                if optimizers.best_epoch(history) == epoch + 1:
-                    checkpoints.replace(run / "network.keras", network.save)
-                checkpoints.replace(history_file, pd.DataFrame(history).to_csv, index=False)
-                # Last: an epoch that it does not know of is trained again.
-                checkpoints.replace(checkpoint, checkpoints.save, trainer, epoch + 1)
-            if logs:
-                logs.write(row)
-            left = (config.epochs - epoch - 1) * (time.monotonic() - started)
-            report(
-                f"{name}: loss {watch.loss:.4f}, AUC macro {row['auc_macro']:.4f} micro "
-                f"{row['auc_micro']:.4f}, {row['images_per_second']} images/s, {row['seconds']} s, "
-                f"{timedelta(seconds=round(left))} left"
-            )
+    for epoch in range(len(history), config.epochs):
+        if optimizers.out_of_patience(history, config.patience):
+            report(f"no better AUC in {config.patience} epochs: stopped early")
+            break
+        if config.schedule == "plateau":
+            trainer.optimizer.learning_rate = optimizers.plateau_rate(history, config)
+        name, started = f"epoch {epoch + 1}/{config.epochs}", time.monotonic()
+        order = np.random.default_rng(config.seed + epoch).permutation(train_rows)
+        batches = Batches(pixels, targets, order, config.batch_size, workers, devices)
+        with bar(name, steps) as show, devices.shared():
+            watch = Watch(name, show, batches.images, report)
+            # The order is ours: Keras would shuffle by a state that no checkpoint knows.
+            trainer.fit(batches, verbose=0, shuffle=False, callbacks=[watch])
+        seconds = time.monotonic() - started
+        network.set_weights(trained.get_weights())
+        watch.put_back()
+        scores = _score(network, pixels, held_out, config.batch_size)
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": float(ops.convert_to_numpy(trainer.optimizer.learning_rate)),
+            "loss": watch.loss,
+            "auc_macro": metrics.auroc_macro(truth[held_out], scores),
+            "auc_micro": metrics.auroc_micro(truth[held_out], scores),
+            "seconds": round(seconds, 1),
+            "images_per_second": round(batches.images / seconds, 1),
+        }
+        history.append(row)
+        if optimizers.best_epoch(history) == epoch + 1:
+            best_weights = network.get_weights()
+        if devices.host == 0:
+            progress = checkpoints.Progress(history, best_weights)
+            checkpoints.replace(checkpoint, checkpoints.save, trainer, progress)
+            checkpoints.replace(run / "history.csv", pd.DataFrame(history).to_csv, index=False)
+        if logs:
+            logs.write(row)
+        left = (config.epochs - epoch - 1) * (time.monotonic() - started)
+        report(
+            f"{name}: loss {watch.loss:.4f}, AUC macro {row['auc_macro']:.4f} micro "
+            f"{row['auc_micro']:.4f}, {row['images_per_second']} images/s, {row['seconds']} s, "
+            f"{timedelta(seconds=round(left))} left"
+        )
+    if logs:
+        logs.close()
 
     # Measure the best epoch's network and let it describe itself.
     if devices.host:
-        devices.wait()
+        devices.wait("finished")
         return
     best = optimizers.best_epoch(history)
+    network.set_weights(best_weights)
+    checkpoints.replace(run / "network.keras", network.save)
     report(f"measuring the network of epoch {best} on all images")
-    network = keras.saving.load_model(run / "network.keras", compile=False)
     scores = np.full(truth.shape, np.nan, dtype=np.float32)
     patients = table["patient"].to_numpy(dtype=str)
     for each in rows.values():
@@ -230,42 +239,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     )
     checkpoints.replace(spec_file, Path.write_text, spec.to_json(), encoding="utf-8")
     report(f"finished: {run}")
-    devices.wait()
-
-
-class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras carries no types
-    """Looks at the steps of an epoch, and keeps the weights that training goes on from.
-
-    At the end of `fit` Keras replaces them by their running average, where there is one.
-    """
-
-    async_safe = True  # it only reads; otherwise JAX would wait for each step's end
-
-    def __init__(self, show: Callable[[int, str], None], batch_size: int) -> None:
-        super().__init__()
-        self.loss = math.nan
-        self._show, self._batch_size, self._started = show, batch_size, time.monotonic()
-        self._weights: list[NDArray[np.floating]] = []
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Raises a ChexscoreError once the loss is no number."""
-        self.loss = float((logs or {})["loss"])
-        if not math.isfinite(self.loss):
-            raise ChexscoreError(
-                f"step {batch + 1}: the loss is {self.loss}; lower learning_rate or set clip_norm, and start "
-                "a new run."
-            )
-        rate = (batch + 1) * self._batch_size / (time.monotonic() - self._started)
-        self._show(batch + 1, f"loss {self.loss:.4f}, {rate:.0f} images/s")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002, Keras's
-        self.loss = float((logs or {})["loss"])
-        self._weights = [ops.convert_to_numpy(variable) for variable in self.model.trainable_variables]
-
-    def put_back(self) -> None:
-        """Undoes the replacement."""
-        for variable, value in zip(self.model.trainable_variables, self._weights, strict=True):
-            variable.assign(value)
+    devices.wait("finished")
 
 
 def _score(
@@ -275,8 +249,11 @@ def _score(
     if not len(rows):
         return np.empty((0, network.output_shape[-1]), dtype=np.float32)
     padded = np.resize(rows, math.ceil(len(rows) / batch_size) * batch_size)
-    batches = (pixels[chunk] for chunk in padded.reshape(-1, batch_size))
-    scores = [np.asarray(network.predict_on_batch(batch)) for batch in batches]
+    scores = []
+    with bar("scoring", len(rows)) as show:
+        for chunk in padded.reshape(-1, batch_size):
+            scores.append(np.asarray(network.predict_on_batch(pixels[chunk])))
+            show(min(len(scores) * batch_size, len(rows)), "")
     return np.concatenate(scores)[: len(rows)]
 
 

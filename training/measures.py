@@ -2,16 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.intervals import estimate
+from chexscore.intervals import bootstrap, interval, number
+from chexscore.samples import Sample
 
 __all__ = ["flat", "measure"]
 
-KEPT = ("auc", "average_precision", "accuracy")
-"""Of what `chexscore.intervals.estimate` measures."""
+KEPT = {
+    "auc": "auc",
+    "average_precision": "average_precision",
+    "prevalence": "prevalence",
+    "accuracy@youden": "accuracy",
+    "accuracy@half": "accuracy_at_0.5",
+}
+"""Of what a Sample measures, and under which name. Accuracy is that at the default threshold, by Youden's
+index; that at 0.5 is what frequencies of rare findings have to be compared with: 1 - prevalence."""
 
 
 def measure(
@@ -20,7 +29,7 @@ def measure(
     patients: NDArray[np.str_],
     names: Sequence[str],
     thresholds: Sequence[float],
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Any]:
     """Measures for each label, as macro mean and as micro value.
 
     Args:
@@ -28,20 +37,33 @@ def measure(
         scores: float32 [N, L], 0..1.
         patients: [N], drawn with replacement for the intervals.
         names: of the L labels.
-        thresholds: of the L labels, for accuracy.
+        thresholds: of the L labels, by Youden's index.
 
     Returns:
-        "auc/Edema" and so on -> value, low and high, the ends of its 95 % interval; what the data do not
-        define is left out.
+        images, patients and labels_with_both_classes, which the macro AUC is over; and "auc/Edema" and so on
+        -> value, low and high, the ends of its 95 % interval. What the data do not define is left out.
     """
-    found = estimate(truth, scores, patients, names, thresholds)
-    return {
-        key: {name: round(number, 6) for name, number in interval._asdict().items() if math.isfinite(number)}
-        for key, interval in found.items()
-        if key.partition("/")[0] in KEPT and math.isfinite(interval.value)
+    points = {"youden": thresholds, "half": [0.5] * len(names)}
+    sample = Sample(truth, scores, number(patients), names, points)
+    (found,) = bootstrap([sample])
+    both = ((truth == 1).any(axis=0) & (truth == 0).any(axis=0)).sum()
+    counts = {
+        "images": len(truth),
+        "patients": len(np.unique(patients)),
+        "labels_with_both_classes": int(both),
+    }
+    measures = {
+        f"{key}/{name}": dict(zip(("value", "low", "high"), map(float, row.round(6)), strict=True))
+        for measure, key in KEPT.items()
+        for name, row in zip(sample.names, interval(found[measure]), strict=True)
+    }
+    return counts | {
+        key: {end: value for end, value in each.items() if math.isfinite(value)}
+        for key, each in measures.items()
+        if math.isfinite(each["value"])
     }
 
 
-def flat(measures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The values alone: "auc/Edema" -> value."""
-    return {key: interval["value"] for key, interval in measures.items()}
+def flat(measures: Mapping[str, Any]) -> dict[str, float]:
+    """The values alone: "auc/Edema" -> value; and the counts."""
+    return {key: each["value"] if isinstance(each, dict) else each for key, each in measures.items()}

@@ -4,6 +4,7 @@ Each takes `image`, float32 [N, H, W, 1] in 0..255, scales it inside, and gives 
 """
 
 import os
+from collections.abc import Sequence
 
 import keras
 from keras import layers
@@ -12,7 +13,10 @@ from chexscore.errors import UsageError
 from chexscore.spec import ImageSpec
 from training.config import NetworkConfig
 
-__all__ = ["build"]
+__all__ = ["build", "reference_blocks"]
+
+REFERENCE_KERNELS = (5, 5, 5, 5, 5, 5, 3)
+"""Of the convolutions of the reference, a block each."""
 
 
 def build(config: NetworkConfig, image: ImageSpec, labels: int, *, precision: str = "float32") -> keras.Model:
@@ -44,7 +48,7 @@ def _reference(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTe
     """The plain CNN to beat: 44,790,413 parameters for 512 x 512 pixels, 13 labels and all seven blocks."""
     penalty = keras.regularizers.L2(config.l2)
     filters = [config.width * 2**block for block in range(config.blocks)]
-    kernels = ([5] * 6 + [3])[: config.blocks]
+    kernels = REFERENCE_KERNELS[: config.blocks]
     x = layers.Rescaling(1 / 255)(image)
     for count, kernel in zip(filters, kernels, strict=True):
         if min(x.shape[1:3]) <= kernel:
@@ -64,7 +68,19 @@ def _reference(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTe
     return x
 
 
-def _smallest(kernels: list[int]) -> int:
+def reference_blocks(side: int) -> int:
+    """As many blocks of the reference as images of this shorter side, in pixels, have room for."""
+    return max(
+        (
+            blocks
+            for blocks in range(1, len(REFERENCE_KERNELS) + 1)
+            if _smallest(REFERENCE_KERNELS[:blocks]) <= side
+        ),
+        default=1,
+    )
+
+
+def _smallest(kernels: Sequence[int]) -> int:
     """The shortest side that is left with a pixel after a convolution and a halving for each kernel."""
     side = 1
     for kernel in reversed(kernels):
@@ -107,7 +123,10 @@ def _efficientnet(image: keras.KerasTensor, config: NetworkConfig) -> keras.Kera
             'machine that may; or leave imagenet = "" to begin with random weights.'
         )
     x = layers.Concatenate()([image, image, image])
-    body = keras.applications.EfficientNetV2B0(
-        include_top=False, weights=config.imagenet or None, input_tensor=x, pooling="avg"
-    )
+    try:
+        body = keras.applications.EfficientNetV2B0(
+            include_top=False, weights=config.imagenet or None, input_tensor=x, pooling="avg"
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{config.imagenet}: not weights of EfficientNetV2-B0: {error}") from error
     return layers.Dropout(config.dropout)(body.output)

@@ -5,20 +5,24 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.ahead import load_ahead
-from chexscore.errors import ImageError, TableError
+from chexscore.errors import ImageError, LockedError, MissingImageError, TableError, UsageError
 from chexscore.images import load_image
+from chexscore.lock import locked
+from chexscore.outputs import replacing
 from chexscore.spec import ImageSpec
+from chexscore.stopping import Stop
 from training.progress import bar, on_terminal
 
 __all__ = ["PixelCache", "prepare"]
@@ -28,6 +32,12 @@ MISSING_ALLOWED = 0.01
 
 KEEP_EVERY = 1000
 """Images between two moments that a stop cannot undo."""
+
+SHOW_EVERY = 20
+"""Images between two looks at the bar: each costs as much as a tenth of an image."""
+
+
+Pixels = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
 
 class PixelCache(NamedTuple):
@@ -59,49 +69,63 @@ def prepare(
         report: called with lines for the user.
 
     Raises:
+        UsageError: another process prepares the folder.
         TableError: the folder holds other images, or the same ones in another shape or by another rule; too
             many of the images are not there; or not one could be read.
         OSError: the disk has no room for the pixels; nothing was decoded.
     """
     rule_file, pixels_file, index_file = (folder / n for n in ("image.json", "pixels.npy", "images.csv"))
-    if rule_file.exists():
-        if json.loads(rule_file.read_text()) != asdict(image):
-            raise TableError(
-                f"{folder}: prepared with another image size or resize rule; use another folder."
-            )
-        notes = _done(index_file, paths)
-        if len(notes) == len(paths):
-            report(f"prepared before: {_summary(notes)} in {folder}")
-            return PixelCache(np.load(pixels_file, mmap_mode="r"), np.array([not note for note in notes]))
-        report(f"going on after {len(notes)} of {len(paths)} images in {folder}")
-        pixels = np.load(pixels_file, mmap_mode="r+")
-    else:
-        _check_present(root, paths)
-        notes, pixels = [], _reserve(pixels_file, (len(paths), image.height, image.width, 1), report)
-        _table([], []).to_csv(index_file, index=False)
-        rule_file.write_text(json.dumps(asdict(image)))  # last: a folder without it is begun anew
+    shape = (len(paths), image.height, image.width, 1)
+    notes = _done(folder, paths, image)
+    if len(notes) == len(paths):
+        return _finish(_open(pixels_file, shape, "r"), notes, f"prepared before: {{}} in {folder}", report)
+    missing = _missing(root, paths)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        notes = _done(folder, paths, image)  # by now
+        if rule_file.exists():
+            report(f"going on after {len(notes)} of {len(paths)} images in {folder}")
+            pixels = _open(pixels_file, shape, "r+")
+        else:
+            pixels = _reserve(pixels_file, shape, report)
+        _table(paths[: len(notes)], notes).to_csv(index_file, index=False, errors="surrogateescape")
+        # Last: a folder without it is begun anew.
+        with replacing(str(rule_file)) as file:
+            file.write(json.dumps(asdict(image)).encode())
 
-    left = (str(root / path) for path in paths[len(notes) :])
-    with bar("decoding", len(paths), len(notes)) as show:
-        for _, result in load_ahead(left, partial(_load, image), workers=workers, ahead=4 * workers):
-            if isinstance(result, ImageError):
-                report(f"left out: {result}")
-                notes.append(result.reason)
-            else:
-                pixels[len(notes)] = result
-                notes.append("")
-            show(len(notes), "")
-            if len(notes) % KEEP_EVERY == 0 or len(notes) == len(paths):
-                pixels.flush()  # before the index, which is what a later call believes
-                block = slice((len(notes) - 1) // KEEP_EVERY * KEEP_EVERY, len(notes))
-                done = _table(paths[block], notes[block])
-                done.to_csv(index_file, index=False, header=False, mode="a", errors="surrogateescape")
-                if not on_terminal():
-                    report(f"prepared {len(notes)} of {len(paths)}")
-    if all(notes):
-        raise TableError(f"not one of {len(paths)} images could be read, the first because: {notes[0]}.")
-    report(f"prepared {_summary(notes)} in {folder}")
-    return PixelCache(pixels, np.array([not note for note in notes]))
+        left = (str(root / path) for path in paths[len(notes) :])
+        loaded = load_ahead(left, partial(_load, image), workers=workers, ahead=4 * workers)
+        with bar("decoding", len(paths), len(notes)) as show:
+            for path, result in loaded:
+                if isinstance(result, MissingImageError) and path not in missing:
+                    raise TableError(
+                        f"{path} was there a while ago; when it is back, the same command goes on."
+                    )
+                if isinstance(result, ImageError):
+                    report(f"left out: {result}")
+                    notes.append(result.reason)
+                else:
+                    pixels[len(notes)] = result
+                    notes.append("")
+                if len(notes) % SHOW_EVERY == 0:
+                    show(len(notes), "")
+                if len(notes) % KEEP_EVERY == 0 or len(notes) == len(paths):
+                    pixels.flush()  # before the index, which is what a later call believes
+                    block = slice((len(notes) - 1) // KEEP_EVERY * KEEP_EVERY, len(notes))
+                    done = _table(paths[block], notes[block])
+                    done.to_csv(index_file, index=False, header=False, mode="a", errors="surrogateescape")
+                    if not on_terminal():
+                        report(f"prepared {len(notes)} of {len(paths)}")
+    return _finish(pixels, notes, f"prepared {{}} in {folder}", report)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        with locked(str(folder / "pixels.npy"), 0, Stop()):
+            yield
+    except LockedError as error:
+        raise UsageError(f"{folder}: another process prepares it; wait for its end.") from error
 
 
 def _load(image: ImageSpec, path: str) -> NDArray[np.uint8] | ImageError:
@@ -115,30 +139,55 @@ def _table(paths: list[str], notes: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "note": notes}, dtype=object)
 
 
-def _done(index_file: Path, paths: list[str]) -> list[str]:
+def _done(folder: Path, paths: list[str], image: ImageSpec) -> list[str]:
     """The notes of the images that are done, whole blocks of them; a torn last block is done again."""
+    rule_file, index_file = folder / "image.json", folder / "images.csv"
+    if not rule_file.exists():
+        return []
+    if json.loads(rule_file.read_text()) != asdict(image):
+        raise TableError(f"{folder}: prepared with another image size or resize rule; use another folder.")
+    _open(folder / "pixels.npy", (len(paths), image.height, image.width, 1), "r")
     index = pd.read_csv(index_file, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
-    if len(index) < len(paths):
-        index = index[: len(index) // KEEP_EVERY * KEEP_EVERY]
-        index.to_csv(index_file, index=False, errors="surrogateescape")
-    if list(index["path"]) != paths[: len(index)] or len(index) > len(paths):
-        raise TableError(f"{index_file.parent}: prepared from another table of images; use another folder.")
-    return list(index["note"])
+    done = len(index) if len(index) == len(paths) else len(index) // KEEP_EVERY * KEEP_EVERY
+    if list(index["path"][:done]) != paths[:done]:
+        raise TableError(f"{folder}: prepared from another table of images; use another folder.")
+    return list(index["note"][:done])
 
 
-def _check_present(root: Path, paths: list[str]) -> None:
-    """Looks before hours of decoding."""
+def _missing(root: Path, paths: list[str]) -> set[str]:
+    """The files that are not there; looks before hours of decoding."""
     missing = [path for path in paths if not (root / path).exists()]
     if len(missing) > MISSING_ALLOWED * len(paths):
         raise TableError(
             f"{len(missing)} of {len(paths)} images of the table are not in {root}, "
             f"such as {missing[0]}: more than {MISSING_ALLOWED:.0%}; check --data."
         )
+    return {str(root / path) for path in missing}
 
 
-def _reserve(file: Path, shape: tuple[int, ...], report: Callable[[str], None]) -> NDArray[np.uint8]:
+def _open(file: Path, shape: tuple[int, ...], mode: Literal["r", "r+"]) -> Pixels:
+    try:
+        pixels: Pixels = np.load(file, mmap_mode=mode)
+    except (OSError, ValueError, EOFError) as error:
+        raise TableError(f"{file}: damaged: {error}; delete {file.parent} to prepare again.") from error
+    if pixels.shape != shape:
+        raise TableError(f"{file.parent}: prepared from another table of images; use another folder.")
+    return pixels
+
+
+def _finish(
+    pixels: NDArray[np.uint8], notes: list[str], words: str, report: Callable[[str], None]
+) -> PixelCache:
+    left_out = sum(bool(note) for note in notes)
+    if left_out == len(notes):
+        raise TableError(f"not one of {len(notes)} images could be read, the first because: {notes[0]}.")
+    some = f" ({left_out} of them unreadable and left out)" if left_out else ""
+    report(words.format(f"{len(notes)} images{some}"))
+    return PixelCache(pixels, np.array([not note for note in notes]))
+
+
+def _reserve(file: Path, shape: tuple[int, ...], report: Callable[[str], None]) -> Pixels:
     """Makes the array with all its room on disk: a full disk under a mapped file would kill the process."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     needed, free = math.prod(shape), shutil.disk_usage(file.parent).free
     report(
         f"{shape[0]} images need {needed / 1e9:.2f} GB in {file.parent}, where {free / 1e9:.2f} GB are free"
@@ -150,8 +199,3 @@ def _reserve(file: Path, shape: tuple[int, ...], report: Callable[[str], None]) 
         with file.open("r+b") as handle:
             os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
     return pixels
-
-
-def _summary(notes: list[str]) -> str:
-    left_out = sum(bool(note) for note in notes)
-    return f"{len(notes)} images" + (f" ({left_out} of them unreadable and left out)" if left_out else "")

@@ -10,24 +10,23 @@ from numpy.typing import NDArray
 from chexscore import labels
 from chexscore.errors import TableError
 from training.config import DataConfig
-from training.datasets import CHEXPERT_PREFIX, PATH_COLUMNS, read_table
+from training.datasets import PATH_COLUMNS, read_table, without_prefix
 
-__all__ = ["SIDES", "Side", "by_patient", "split"]
+__all__ = ["SIDES", "Side", "by_patient", "divide", "write"]
 
 Side = Literal["training", "validation", "test"]
 SIDES: tuple[Side, ...] = ("training", "validation", "test")
 
 
-def split(root: Path, data: DataConfig, run: Path) -> tuple[pd.DataFrame, NDArray[np.str_]]:
-    """Splits a data set as its recipe says and writes training.csv, validation.csv and, if any, test.csv.
+def divide(root: Path, data: DataConfig) -> tuple[pd.DataFrame, NDArray[np.str_]]:
+    """Splits a data set as its recipe says.
 
     Args:
         root: folder of the data set.
         data: the recipe's share or lists.
-        run: folder for the tables; created where it is missing. Label columns are written as they were.
 
     Returns:
-        The table of the data set, and for each row one of SIDES.
+        The table of the data set with what the lists add to it, and for each row one of SIDES.
 
     Raises:
         TableError: the data set or a list cannot be used, or a patient is on two sides.
@@ -37,9 +36,8 @@ def split(root: Path, data: DataConfig, run: Path) -> tuple[pd.DataFrame, NDArra
     for side, name in (("validation", data.validation_list), ("test", data.test_list)):
         if name:
             table, rows = _listed(root, data, name, table)
-            sides = np.append(sides, np.full(len(table) - len(sides), side))
-            taken = rows & (sides == "validation")
-            if side == "test" and taken.any():
+            sides = np.append(sides, np.full(len(table) - len(sides), "training"))
+            if (taken := rows & (sides != "training")).any():
                 raise TableError(
                     f"{root / name}: {table['path'][taken].iloc[0]} is in {data.validation_list} too."
                 )
@@ -47,15 +45,32 @@ def split(root: Path, data: DataConfig, run: Path) -> tuple[pd.DataFrame, NDArra
     patients = table["patient"].to_numpy(dtype=str)
     if not data.validation_list:
         left = sides == "training"
-        sides[np.flatnonzero(left)[by_patient(patients[left], data.validation, data.split_seed)]] = (
-            "validation"
-        )
-    check_disjoint(patients, sides)
-    run.mkdir(parents=True, exist_ok=True)
-    for side in SIDES:
-        if side != "test" or (sides == side).any():
-            table[sides == side].to_csv(run / f"{side}.csv", index=False, errors="surrogateescape")
+        held_out = by_patient(patients[left], data.validation, data.split_seed)
+        sides[np.flatnonzero(left)[held_out]] = "validation"
+    _check_disjoint(patients, sides)
     return table, sides
+
+
+def write(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
+    """Writes training.csv, validation.csv and, if there is such a side, test.csv; labels as they were.
+
+    Raises:
+        TableError: the folder holds another split, by which its run has begun.
+    """
+    texts = {
+        run / f"{side}.csv": table[sides == side].to_csv(index=False)
+        for side in SIDES
+        if side != "test" or (sides == side).any()
+    }
+    for file, text in texts.items():
+        if file.exists() and file.read_text(encoding="utf-8", errors="surrogateescape") != text:
+            raise TableError(
+                f"{file}: the data set gives another split now than this run has begun with; give another "
+                "--out, or bring the table back."
+            )
+    run.mkdir(parents=True, exist_ok=True)
+    for file, text in texts.items():
+        file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def by_patient(patients: NDArray[np.str_], share: float, seed: int) -> NDArray[np.bool_]:
@@ -80,7 +95,7 @@ def by_patient(patients: NDArray[np.str_], share: float, seed: int) -> NDArray[n
     return np.isin(patients, held_out)
 
 
-def check_disjoint(patients: NDArray[np.str_], sides: NDArray[np.str_]) -> None:
+def _check_disjoint(patients: NDArray[np.str_], sides: NDArray[np.str_]) -> None:
     """Raises a TableError that names a patient who is on two sides. Both [N]."""
     pairs = pd.DataFrame({"patient": patients, "side": sides}).drop_duplicates()
     if (twice := pairs["patient"].duplicated()).any():
@@ -94,27 +109,30 @@ def _listed(
 ) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
     """The table, with what the list adds to it, and which of its rows are listed."""
     source = root / name
-    if source.suffix == ".csv":
+    is_table = source.suffix == ".csv"
+    if is_table:
         frame = labels.read_table(str(source))
         column = next((key for key in ("path", PATH_COLUMNS[data.layout]) if key in frame), None)
         if column is None:
             raise TableError(f"{source}: no column 'path'; it has {', '.join(frame.columns)}.")
-        named = set(frame[column].str.replace(CHEXPERT_PREFIX, "", regex=True))
+        cells = frame[column]
+        if set(data.labels) <= set(frame.columns):
+            more = read_table(root, data, name)
+            table = pd.concat([table, more[~more["path"].isin(table["path"])]], ignore_index=True)
     else:
         try:
-            named = {line.strip() for line in source.read_text(encoding="utf-8").splitlines()} - {""}
+            cells = pd.Series(source.read_text(encoding="utf-8").splitlines(), dtype=object).str.strip()
         except (OSError, UnicodeDecodeError) as error:
             raise TableError(f"{source}: the list of images cannot be read: {error}.") from error
-    by_name = {PurePosixPath(path).name for path in named} == named
-
-    def listed(paths: pd.Series) -> NDArray[np.bool_]:
-        keys = paths.map(lambda path: PurePosixPath(path).name) if by_name else paths
-        return keys.isin(named).to_numpy()
-
-    rows = listed(table["path"])
-    if not rows.any() and source.suffix == ".csv":
-        table = pd.concat([table, read_table(root, data, name)], ignore_index=True)
-        rows = listed(table["path"])
+    named = set(without_prefix(cells)) - {""}
+    by_name = all("/" not in path for path in named)
+    keys = table["path"].map(lambda path: PurePosixPath(path).name) if by_name else table["path"]
+    rows = keys.isin(named).to_numpy()
+    # Views that the recipe leaves out may be named all the same.
+    if not data.only and (unknown := sorted(named - set(keys))):
+        raise TableError(
+            f"{source}: names {len(unknown)} images that {data.table} has not, such as {unknown[0]}."
+        )
     if not rows.any():
-        raise TableError(f"{source}: names no image of {root / data.table}.")
+        raise TableError(f"{source}: names no image of {data.table}.")
     return table, rows

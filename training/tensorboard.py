@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 from chexscore.errors import UsageError
 
@@ -23,17 +23,18 @@ class Logs:
             raise UsageError(
                 "tensorboard = true needs the extra: pip install 'chexscore[tensorboard]'."
             ) from error
-        self._writer = SummaryWriter(str(folder))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self._open, self._folder = SummaryWriter, str(folder)
+        self._writer: Any = None
 
     def write(self, row: Mapping[str, float]) -> None:
         """Takes a line of history.csv."""
+        self._writer = self._writer or self._open(self._folder)  # which makes the folder
         for name, value in row.items():
             if name != "epoch":
                 self._writer.add_scalar(name, value, int(row["epoch"]))
         self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._writer:
+            self._writer.close()

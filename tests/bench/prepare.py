@@ -82,7 +82,7 @@ def main() -> None:
 
         rates = _in_turn(
             {"reading the cache": read, "training steps": lambda: trainer.fit(batches, verbose=0)},
-            len(batches) * config.batch_size,
+            batches.images,
             arguments.rounds,
         )
     reading, training = rates.values()

@@ -14,6 +14,7 @@ import numpy as np
 from chexscore.intervals import compare, estimate
 from training.config import TrainConfig
 from training.fit import fit
+from training.networks import reference_blocks
 
 
 def main() -> None:
@@ -35,11 +36,13 @@ def main() -> None:
         config = TrainConfig.from_toml(recipe)
         changes = {"data": data, "image": image, "epochs": arguments.epochs, "devices": "one"}
         if config.network.name == "reference":
-            changes["network"] = config.network.model_copy(update={"blocks": _blocks(arguments.size)})
+            changes["network"] = config.network.model_copy(
+                update={"blocks": reference_blocks(arguments.size)}
+            )
         run = arguments.out / recipe.stem
         fit(config.model_copy(update=changes), arguments.data, run, cache=arguments.out / "cache")
         with np.load(run / "validation.npz") as arrays:
-            found.append({name: arrays[name] for name in ("targets", "scores", "patients")})
+            found.append({name: arrays[name] for name in ("paths", "targets", "scores", "patients")})
 
     first = found[0]
     patients = first["patients"]
@@ -50,6 +53,7 @@ def main() -> None:
         for key in ("macro", "micro"):
             line += " {} {:.4f} ({:.4f} to {:.4f})".format(key, *alone[f"auc/{key}"])
         if each is not first:
+            assert np.array_equal(each["paths"], first["paths"])
             differences = compare(
                 each["targets"], each["scores"], first["scores"], each["patients"], data.labels
             )
@@ -57,16 +61,6 @@ def main() -> None:
                 arguments.recipes[0].stem, *differences["auc/macro"]
             )
         print(line)
-
-
-def _blocks(size: int) -> int:
-    """As many blocks of the reference as fit."""
-    smallest = 1
-    for blocks in range(1, 8):
-        smallest = 2 * smallest + 4
-        if smallest > size:
-            return blocks - 1
-    return 7
 
 
 if __name__ == "__main__":
