@@ -207,7 +207,7 @@ def evaluate(
     else:
         from chexscore.classifier import Classifier
 
-        thresholds = Classifier(model, device="cpu").spec.operating_points
+        thresholds = Classifier(model, device="cpu").spec.default_thresholds
     table = evaluation.evaluate(predictions, labels, thresholds)
     if output == STDOUT:
         typer.echo(evaluation.to_csv(table), nl=False)

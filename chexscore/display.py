@@ -61,7 +61,7 @@ def info(classifier: Classifier, devices: list[str]) -> None:
     labels.add_column("label", overflow="fold")
     for heading in ("threshold", "validation AUC"):
         labels.add_column(heading, justify="right")
-    for label, threshold in spec.operating_points.items():
+    for label, threshold in spec.default_thresholds.items():
         labels.add_row(escape(label), _number(threshold), _number(spec.metrics.get(f"auc/{label}", math.nan)))
     console.print(labels)
     console.print("Not a medical device: no score may decide about a patient.")

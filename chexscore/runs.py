@@ -94,7 +94,7 @@ def run(
     options, stop = options or Options(), stop or Stop()
     columns = Columns(
         classifier.spec.labels,
-        thresholds=classifier.spec.operating_points if options.thresholds else {},
+        thresholds=classifier.spec.default_thresholds if options.thresholds else {},
         tags=options.tags,
     )
     paths = paths if isinstance(paths, Iterator) else list(paths)
@@ -177,7 +177,11 @@ class _Run:
                 "version": spec.version,
                 "sha256": classifier.sha256,
             },
-            thresholds=spec.operating_points,
+            thresholds=spec.default_thresholds,
+            operating_points={
+                label: {point.name: point.threshold for point in points}
+                for label, points in spec.operating_points.items()
+            },
             arguments={"paths": paths if isinstance(paths, list) else "a list", **_in_force(options)},
             device=classifier.device,
             started=_now(),
