@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from chexscore.errors import ModelError
 
@@ -16,6 +16,7 @@ __all__ = [
     "ImageSpec",
     "ModelSpec",
     "OperatingPoint",
+    "Precision",
     "Resize",
     "check_labels",
 ]
@@ -28,6 +29,9 @@ OUTPUT_NAME = "scores"
 
 SPEC_KEY = "chexscore.spec"
 """Key of the JSON in the ONNX file's `metadata_props`."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""Arithmetic of a graph: 32 or 16 bit floating point, or 8 bit integers in its convolutions."""
 
 RESERVED_COLUMNS = frozenset({"path", "status", "note"})
 
@@ -109,7 +113,7 @@ class ModelSpec:
         operating_points: label -> the thresholds to choose from, the default one first; labels whose
             validation patients were all positive or all negative have none.
         calibration: how scores were calibrated; "none" means plain sigmoid outputs.
-        precision: arithmetic of the graph: "fp32", "fp16" or "int8".
+        precision: arithmetic of the graph; input and output are the same for each.
         training_data: what the network was trained on.
         licence: terms under which the model may be used.
         metrics: figures measured on patients that the network was not trained on, such as "auc/macro" or
@@ -124,7 +128,7 @@ class ModelSpec:
     thresholds: tuple[float, ...]
     operating_points: Mapping[str, tuple[OperatingPoint, ...]] = field(default_factory=dict)
     calibration: str = "none"
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     training_data: str = "not stated"
     licence: str = "not stated"
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -138,6 +142,8 @@ class ModelSpec:
             )
         if not all(0 <= threshold <= 1 for threshold in self.thresholds):
             raise ModelError("a threshold lies outside 0..1.")
+        if self.precision not in get_args(Precision):
+            raise ModelError(f"{self.precision!r} is no precision; {', '.join(get_args(Precision))} are.")
         if unknown := sorted(set(self.operating_points) - set(self.labels)):
             raise ModelError(f"the model has operating points for {unknown[0]!r}, which is no label of it.")
         for name, value in self.metrics.items():
