@@ -8,13 +8,25 @@ from numpy.typing import NDArray
 
 from chexscore.spec import OperatingPoint
 
-__all__ = ["MIN_CASES", "Platt", "calibration_error", "cross_calibrated", "fit", "logit", "operating_points"]
+__all__ = [
+    "MIN_CASES",
+    "Platt",
+    "calibrate",
+    "calibration_error",
+    "cross_calibrated",
+    "fit",
+    "logit",
+    "operating_points",
+]
 
 Array = NDArray[np.floating]
 
 MIN_CASES = 20
 """Positives and negatives that a label needs to be calibrated: ten for each of the two parameters that are
 fitted (Peduzzi et al. 1996, doi:10.1016/S0895-4356(96)00236-3)."""
+
+GOAL = 0.9
+"""Of the operating points at a given sensitivity or specificity."""
 
 FOLDS = 5
 BINS = 10
@@ -47,7 +59,7 @@ class Platt:
 
 
 def fit(targets: Array, scores: Array) -> Platt:
-    """Fits slope and intercept of each label by maximum likelihood.
+    """Fits slope and intercept of each label by maximum likelihood, where it has MIN_CASES of both kinds.
 
     With Platt's own targets, (P + 1) / (P + 2) for the P positives and 1 / (N + 2) for the N negatives, which
     keep the fit finite where a threshold separates the classes (Platt 1999, "Probabilistic outputs for
@@ -73,6 +85,32 @@ def fit(targets: Array, scores: Array) -> Platt:
         slopes.append(float(slope))
         intercepts.append(float(intercept))
     return Platt(tuple(slopes), tuple(intercepts), left_out)
+
+
+def calibrate(targets: Array, scores: Array, patients: NDArray[np.str_]) -> tuple[Platt, NDArray[np.float64]]:
+    """Fits a calibration, and keeps it for the labels where it helps patients that it was not fitted on.
+
+    What helps is a higher likelihood: a label that is calibrated already would only get the noise of the fit.
+
+    Args:
+        targets: [N, L], 0, 1 or NaN for unknown.
+        scores: [N, L], sigmoid outputs in 0..1.
+        patients: str [N], the patient of each image.
+
+    Returns:
+        The calibration fitted on all patients, and for an honest measure the scores [N, L] that each patient
+        has from one fitted on others.
+    """
+    platt, held_out = fit(targets, scores), cross_calibrated(targets, scores, patients)
+    slopes, intercepts, left_out = list(platt.slopes), list(platt.intercepts), dict(platt.left_out)
+    for column in range(targets.shape[1]):
+        truth = targets[:, column]
+        if column not in left_out and _loss(truth, held_out[:, column]) >= _loss(truth, scores[:, column]):
+            left_out[column] = "no gain"
+        if column in left_out:
+            slopes[column], intercepts[column] = 1.0, 0.0
+            held_out[:, column] = scores[:, column]
+    return Platt(tuple(slopes), tuple(intercepts), left_out), held_out
 
 
 def cross_calibrated(targets: Array, scores: Array, patients: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -142,14 +180,16 @@ def operating_points(truth: Array, scores: Array) -> tuple[OperatingPoint, ...]:
     )
 
 
-GOAL = 0.9
-"""Of the operating points at a given sensitivity or specificity."""
-
-
 def logit(scores: Array) -> NDArray[np.float64]:
     """The inverse of the sigmoid, within what float32 can tell apart."""
     scores = np.clip(np.asarray(scores, np.float64), CLIP, 1 - CLIP)
     return np.log(scores) - np.log1p(-scores)
+
+
+def _loss(truth: Array, scores: Array) -> float:
+    """Mean negative log likelihood of the known labels."""
+    known, logits = ~np.isnan(truth), logit(scores)
+    return float(np.mean(np.logaddexp(0, logits[known]) - truth[known] * logits[known]))
 
 
 def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from chexscore import metrics
 from chexscore.errors import ModelError, UsageError
 from chexscore.outputs import check_target, replacing
 from chexscore.spec import ModelSpec, Precision
-from export.calibrate import Platt, calibration_error, cross_calibrated, fit, logit, operating_points
+from export.calibrate import Platt, calibrate, calibration_error, logit, operating_points
 from export.convert import convert, tools, without_sigmoid
 from export.files import candidate, place
 from export.quantize import reduce
@@ -66,6 +66,11 @@ def publish(
     """
     check_target(str(output))
     _check_backend()
+    if precision != "fp32" and trained.samples.truth is None and not allow_loss:
+        raise ModelError(
+            f"{output} was not published: what {precision} loses cannot be measured without the run's "
+            "validation images and scores; train again with this version, or give --allow-loss."
+        )
     platt, spec = _calibrate(trained.spec, trained.validation)
     model = convert(trained.network, spec, platt)
     expected = platt.scores(_predict(without_sigmoid(trained.network), trained.samples.images))
@@ -78,8 +83,12 @@ def publish(
             model = reduce(model, precision, trained.samples.images)
             onnx.save(model, file)
             proof = compare(expected, file, trained.samples)
-            if not allow_loss:
-                _check_loss(proof, precision, output)
+            if not proof.loss <= MAX_LOSS and not allow_loss:
+                raise ModelError(
+                    f"{output} was not published: {precision} loses {proof.loss:.4f} macro AUC "
+                    f"({proof.auc_expected:.4f} -> {proof.auc:.4f}), above {MAX_LOSS}; --allow-loss publishes "
+                    "it all the same."
+                )
     spec = replace(
         spec, precision=precision, provenance={**spec.provenance, **tools(), **_facts(exact, proof)}
     )
@@ -98,9 +107,8 @@ def _calibrate(spec: ModelSpec, validation: Validation | None) -> tuple[Platt, M
         platt = Platt.none(len(spec.labels), "no validation scores")
         return platt, replace(spec, calibration="none: the run has no validation scores")
     truth = validation.targets
-    platt = fit(truth, validation.scores)
+    platt, held_out = calibrate(truth, validation.scores, validation.patients)
     scores = platt.scores(logit(validation.scores))
-    held_out = cross_calibrated(truth, validation.scores, validation.patients)
     found: dict[str, float] = {}
     points = {}
     for column, label in enumerate(spec.labels):
@@ -115,7 +123,7 @@ def _calibrate(spec: ModelSpec, validation: Validation | None) -> tuple[Platt, M
         found[f"{name}/macro"] = metrics.mean_of_known([found[f"{name}/{label}"] for label in spec.labels])
     left_out = [f"{spec.labels[column]} ({reason})" for column, reason in platt.left_out.items()]
     if len(left_out) == len(spec.labels):
-        calibration = "none: too little to fit it on: "
+        calibration = "none: "
     else:
         calibration = f"Platt scaling of each label's logit, fitted on {validation}"
         calibration += "; left as they are: " if left_out else ""
@@ -133,20 +141,6 @@ def _predict(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.floa
     rows = np.resize(np.arange(len(images)), (-(-len(images) // 8), 8))
     batches = [np.asarray(network.predict_on_batch(images[chunk])) for chunk in rows]
     return np.concatenate(batches)[: len(images)]
-
-
-def _check_loss(proof: Proof, precision: Precision, output: Path) -> None:
-    if math.isnan(proof.loss):
-        raise ModelError(
-            f"{output} was not published: what {precision} loses cannot be measured without the run's "
-            "validation images and scores; train again with this version, or give --allow-loss."
-        )
-    if proof.loss > MAX_LOSS:
-        raise ModelError(
-            f"{output} was not published: {precision} loses {proof.loss:.4f} macro AUC "
-            f"({proof.auc_expected:.4f} -> {proof.auc:.4f}), above {MAX_LOSS}; --allow-loss publishes it all "
-            "the same."
-        )
 
 
 def _facts(exact: Proof, proof: Proof) -> dict[str, str]:

@@ -87,7 +87,7 @@ def _read_validation(file: Path, labels: int) -> tuple[Validation | None, NDArra
     if not file.exists():
         return None, np.empty(0, np.intp)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             validation = Validation(arrays["patients"], arrays["targets"], arrays["scores"])
             rows = arrays["samples"].astype(np.intp)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

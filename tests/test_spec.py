@@ -47,7 +47,11 @@ def test_fields_of_later_versions_are_passed_over() -> None:
         ({"operating_points": {"Cat": []}}, "operating points for 'Cat'"),
         ({"operating_points": {"Dark": [[0.5]]}}, "cannot be read"),
         (
-            {"operating_points": {"Dark": [{"name": "x", "threshold": 2, "sensitivity": 1, "specificity": 1}]}},
+            {
+                "operating_points": {
+                    "Dark": [{"name": "x", "threshold": 2, "sensitivity": 1, "specificity": 1}]
+                }
+            },
             "'x' has a value outside 0..1",
         ),
         ({"image": {"height": 8, "width": 0}}, "cannot be scored"),
