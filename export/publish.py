@@ -86,8 +86,8 @@ def publish(
             if not proof.loss <= MAX_LOSS and not allow_loss:
                 raise ModelError(
                     f"{output} was not published: {precision} loses {proof.loss:.4f} macro AUC "
-                    f"({proof.auc_expected:.4f} -> {proof.auc:.4f}), above {MAX_LOSS}; --allow-loss publishes "
-                    "it all the same."
+                    f"({proof.auc_expected:.4f} -> {proof.auc:.4f}), above {MAX_LOSS}; --allow-loss "
+                    "publishes it all the same."
                 )
     spec = replace(
         spec, precision=precision, provenance={**spec.provenance, **tools(), **_facts(exact, proof)}

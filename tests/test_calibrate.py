@@ -66,7 +66,8 @@ def test_calibration_helps_patients_that_it_was_not_fitted_on() -> None:
     before = calibration_error(targets[:, 0], scores[:, 0])
     after = calibration_error(targets[:, 0], held_out[:, 0])
     assert not platt.left_out
-    assert (before, after) == (pytest.approx(0.35, abs=0.05), pytest.approx(0.02, abs=0.02))
+    assert before == pytest.approx(0.35, abs=0.05)
+    assert after < 0.03
 
 
 def test_no_patient_takes_part_in_its_own_calibration() -> None:

@@ -77,7 +77,7 @@ def test_weights_of_something_else_are_refused(
 ) -> None:
     from export.weights import publish_weights
 
-    arguments = {"network": "reference", "labels": "chexpert", "size": 512} | change
+    arguments: dict[str, Any] = {"network": "reference", "labels": "chexpert", "size": 512} | change
     with pytest.raises(ChexscoreError, match=said):
         publish_weights(old[1], tmp_path / "model.onnx", **arguments)
     assert not (tmp_path / "model.onnx").exists()
@@ -85,6 +85,7 @@ def test_weights_of_something_else_are_refused(
 
 def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
     import h5py
+
     from export.weights import publish_weights
 
     (tmp_path / "text.h5").write_text("no weights")

@@ -1,5 +1,8 @@
-"""A run folder as `python -m training fit` leaves it, made in a second: the network is not trained, the labels
-are drawn from its scores instead, so that the right calibration is known."""
+"""A run folder as `python -m training fit` leaves it, made in seconds.
+
+The network is not trained; the labels are drawn from its scores instead, so that the right calibration is
+known.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,7 @@ def write_run(folder: Path, images: int = 300) -> Path:
     spec = ModelSpec("made", "1", LABELS, IMAGE, (0.5,) * 3, metrics={"auc/macro": 0.5})
     (folder / "spec.json").write_text(spec.to_json())
     (folder / "metrics.json").write_text('{"auc/macro": 0.5}')
-    samples = np.arange(0, images, 2)
+    samples = np.arange(0, images, 3)
     np.savez(
         folder / "validation.npz",
         paths=np.array([f"{row}.png" for row in range(images)]),
@@ -89,4 +92,5 @@ def _spread(network: Any, films: NDArray[np.uint8]) -> NDArray[np.float64]:
     scale = 1.5 / logits.std(axis=0)
     assert scale.max() < 50, "differences of rounding would be blown up"
     last.set_weights([kernel * scale, (bias - logits.mean(axis=0)) * scale])
-    return (logits - logits.mean(axis=0)) * scale
+    spread: NDArray[np.float64] = (logits - logits.mean(axis=0)) * scale
+    return spread
