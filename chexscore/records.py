@@ -33,7 +33,8 @@ class RunRecord:
         waiting: images left for the next run because they are younger than the least age.
         gone: rows of an earlier run whose files were not found any more, and are not in the output.
         examples: other statuses -> the first such path, and its note.
-        operating_points: label -> name of each of the model's operating points -> threshold.
+        operating_points: label -> name of each of the model's operating points -> threshold; "default" for a
+            label that has none.
     """
 
     chexscore: str

@@ -178,10 +178,7 @@ class _Run:
                 "sha256": classifier.sha256,
             },
             thresholds=spec.default_thresholds,
-            operating_points={
-                label: {point.name: point.threshold for point in points}
-                for label, points in spec.operating_points.items()
-            },
+            operating_points=spec.named_thresholds,
             arguments={"paths": paths if isinstance(paths, list) else "a list", **_in_force(options)},
             device=classifier.device,
             started=_now(),

@@ -155,6 +155,15 @@ class ModelSpec:
         """Label -> threshold of its default operating point."""
         return dict(zip(self.labels, self.thresholds, strict=True))
 
+    @property
+    def named_thresholds(self) -> dict[str, dict[str, float]]:
+        """Label -> name of each of its operating points -> threshold; a label without any has "default"."""
+        return {
+            label: {point.name: point.threshold for point in self.operating_points.get(label, ())}
+            or {"default": threshold}
+            for label, threshold in self.default_thresholds.items()
+        }
+
     def to_json(self) -> str:
         """The spec as JSON, keys in the order of the attributes."""
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, indent=1)

@@ -73,4 +73,9 @@ def test_what_is_no_spec_is_a_model_error(text: str) -> None:
 
 def test_thresholds_are_found_by_label() -> None:
     assert brightness_spec().default_thresholds == {"Bright": 0.5, "Dark": 0.25}
+    points = {"Dark": (OperatingPoint("youden", 0.25, 1, 1), OperatingPoint("best accuracy", 0.75, 0, 1))}
+    assert replace(brightness_spec(), operating_points=points).named_thresholds == {
+        "Bright": {"default": 0.5},
+        "Dark": {"youden": 0.25, "best accuracy": 0.75},
+    }
     assert ImageSpec(2, 3).resize is Resize.STRETCH
