@@ -124,7 +124,7 @@ def cross_calibrated(targets: Array, scores: Array, patients: NDArray[np.str_]) 
 
 
 def calibration_error(truth: Array, scores: Array) -> float:
-    """Expected calibration error: mean distance between score and share of positives, over ten bins of scores.
+    """Expected calibration error: mean distance of score and share of positives, over ten bins of scores.
 
     Bins of equal width, as in `chexscore eval` (Guo et al. 2017, arXiv:1706.04599, section 2).
 

@@ -23,7 +23,7 @@ from chexscore import Classifier, ImageSpec, ModelSpec, load_image, metrics
 from chexscore.spec import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-BATCH, ROUNDS = 8, 10
+BATCH, ROUNDS = 8, 20
 FITTED, HELD_OUT = 240, 120
 """Images that the reference's last layer is fitted on, and that it is measured on; of other patients."""
 
