@@ -26,6 +26,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = _Graph(onnx.shape_inference.infer_shapes(model).graph)
     while any(rule(graph, node) for node in graph.nodes for rule in RULES):
         pass
+    graph.drop_unused()
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(graph.nodes)
     used = {name for node in graph.nodes for name in node.input}
@@ -111,6 +112,13 @@ class _Graph:
             other.input[:] = [node.input[0] if name == node.output[0] else name for name in other.input]
         return True
 
+    def drop_unused(self) -> None:
+        """Takes out the nodes whose outputs nobody takes."""
+        for node in reversed(self.nodes):
+            taken = self.outputs.union(*(other.input for other in self.nodes))
+            if not taken.intersection(node.output):
+                self.nodes = [other for other in self.nodes if other is not node]
+
 
 def _neutral(graph: _Graph, node: NodeProto) -> bool:
     """Times one, plus zero."""
@@ -127,6 +135,17 @@ def _gemm(graph: _Graph, node: NodeProto) -> bool:
         return False
     bias = graph.constant(np.zeros(weights.shape[1], np.float32))
     node.CopyFrom(helper.make_node("Gemm", [*node.input, bias], node.output, name=node.name))
+    return True
+
+
+def _flat(graph: _Graph, node: NodeProto) -> bool:
+    """What a matrix multiplies has as many columns as that has rows: tf2onnx may work it out in the graph."""
+    matrix = (
+        graph.behind(node) if node.op_type == "Reshape" and node.input[1] not in graph.constants else None
+    )
+    if matrix is None or matrix.op_type != "Gemm" or not graph.can_fold(matrix):
+        return False
+    node.input[1] = graph.constant(np.array([-1, graph.weights(matrix)[0].shape[1]]))
     return True
 
 
@@ -211,7 +230,7 @@ def _mean(graph: _Graph, node: NodeProto) -> bool:
     return graph.remove(node)
 
 
-RULES = (_neutral, _gemm, _after, _ahead, _past, _mean)
+RULES = (_neutral, _gemm, _flat, _after, _ahead, _past, _mean)
 
 
 def _channels(constant: NDArray[np.float64], count: int, weighted: NodeProto) -> Channels | None:

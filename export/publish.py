@@ -26,6 +26,9 @@ __all__ = ["MAX_LOSS", "publish", "publish_run"]
 MAX_LOSS = 0.002
 """Macro AUC that fp16 and int8 may lose."""
 
+SAME_NETWORK = 0.05
+"""Largest difference of a score between export, in float32, and training, perhaps in 16 bits on a GPU."""
+
 
 def publish_run(
     folder: Path, output: Path, precision: Precision = "fp32", *, allow_loss: bool = False
@@ -73,7 +76,9 @@ def publish(
         )
     platt, spec = _calibrate(trained.spec, trained.validation)
     model = convert(trained.network, spec, platt)
-    expected = platt.scores(_predict(without_sigmoid(trained.network), trained.samples.images))
+    logits = _predict(without_sigmoid(trained.network), trained.samples.images)
+    _check_same_network(logits, trained)
+    expected = platt.scores(logits)
     with candidate(output) as file:
         onnx.save(model, file)
         exact = proof = compare(expected, file, trained.samples)
@@ -99,6 +104,19 @@ def publish(
 def _check_backend() -> None:
     if keras.backend.backend() != "tensorflow":
         raise UsageError(f"Keras runs on {keras.backend.backend()}; export with KERAS_BACKEND=tensorflow.")
+
+
+def _check_same_network(logits: NDArray[np.floating], trained: TrainedNetwork) -> None:
+    """Raises a ModelError if the validation scores, which calibration rests on, are another network's."""
+    if trained.validation is None or trained.samples.truth is None:
+        return
+    given = trained.validation.scores[trained.validation.samples]
+    raw = Platt.none(given.shape[1], "").scores(logits)
+    if not (difference := float(np.abs(raw - given).max())) <= SAME_NETWORK:
+        raise ModelError(
+            f"the network does not give the scores that validation.npz holds: they differ by "
+            f"{difference:.2f}; the two are of different runs."
+        )
 
 
 def _calibrate(spec: ModelSpec, validation: Validation | None) -> tuple[Platt, ModelSpec]:

@@ -1,5 +1,6 @@
 """fp32 -> fp16 or int8: smaller, and faster where the chip has the arithmetic."""
 
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,13 +53,23 @@ def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
         def get_next(self) -> Any:
             return next(self.batches, None)
 
+    logging.disable(logging.WARNING)  # it advises to fold constants first, which export.fold has done
+    try:
+        return _quantize(model, Reader())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _quantize(model: onnx.ModelProto, images: Any) -> onnx.ModelProto:
+    from onnxruntime import quantization as ort  # noqa: PLC0415, as above
+
     matrices = [node.name for node in model.graph.node if node.op_type == "Gemm"]
     with TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
         ort.quantize_static(
             model,
             target,
-            Reader(),
+            images,
             quant_format=ort.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Gemm"],
             nodes_to_exclude=matrices[-1:],

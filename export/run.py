@@ -23,11 +23,13 @@ class Validation:
         patients: str [N], the patient of each image.
         targets: float32 [N, L], 0, 1 or NaN for unknown.
         scores: float32 [N, L] in 0..1, as the network gave them.
+        samples: intp [S], the rows of them whose pixels are kept.
     """
 
     patients: NDArray[np.str_]
     targets: NDArray[np.float32]
     scores: NDArray[np.float32]
+    samples: NDArray[np.intp]
 
     def __str__(self) -> str:
         return f"{len(self.patients)} images of {np.unique(self.patients).size} validation patients"
@@ -66,15 +68,19 @@ def open_run(folder: Path) -> TrainedNetwork:
     except (ModelError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / 'spec.json'}: {error}") from error
     network = load_network(folder / "network.keras")
-    validation, rows = _read_validation(folder / "validation.npz", len(spec.labels))
-    truth = validation.targets[rows] if validation is not None else None
+    validation = _read_validation(folder / "validation.npz", len(spec.labels))
+    truth = validation.targets[validation.samples] if validation is not None else None
     return TrainedNetwork(network, spec, _read_samples(folder / "samples.npy", spec, truth), validation)
 
 
 def load_network(file: Path) -> keras.Model:
-    """Opens a .keras file, or raises a ModelError."""
+    """Opens a .keras file, in float32 whatever it was trained in.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
     try:
-        return keras.saving.load_model(file, compile=False)
+        return _in_float32(keras.saving.load_model(file, compile=False))
     except Exception as error:  # Keras raises what it happens to meet
         reason = (str(error).splitlines() or [""])[0][:200]
         raise ModelError(
@@ -82,20 +88,30 @@ def load_network(file: Path) -> keras.Model:
         ) from error
 
 
-def _read_validation(file: Path, labels: int) -> tuple[Validation | None, NDArray[np.intp]]:
-    """The scores, and the rows of them whose pixels samples.npy holds."""
+def _in_float32(network: keras.Model) -> keras.Model:
+    layers = network.to_json()
+    if "mixed_" not in layers:
+        return network
+    for policy in ("mixed_bfloat16", "mixed_float16"):
+        layers = layers.replace(policy, "float32")
+    exact = keras.models.model_from_json(layers)
+    exact.set_weights(network.get_weights())
+    return exact
+
+
+def _read_validation(file: Path, labels: int) -> Validation | None:
     if not file.exists():
-        return None, np.empty(0, np.intp)
+        return None
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
-            validation = Validation(arrays["patients"], arrays["targets"], arrays["scores"])
-            rows = arrays["samples"].astype(np.intp)
+            samples = arrays["samples"].astype(np.intp)
+            validation = Validation(arrays["patients"], arrays["targets"], arrays["scores"], samples)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"{file}: damaged, or not written by this version of training: {error}.") from error
     shape = (len(validation.patients), labels)
-    if validation.targets.shape != shape or validation.scores.shape != shape or not len(rows) <= shape[0]:
+    if validation.targets.shape != shape or validation.scores.shape != shape or not len(samples) <= shape[0]:
         raise ModelError(f"{file}: has scores of shape {validation.scores.shape}, the run promises {shape}.")
-    return validation, rows
+    return validation
 
 
 def _read_samples(file: Path, spec: ModelSpec, truth: NDArray[np.float32] | None) -> Samples:

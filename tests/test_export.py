@@ -236,6 +236,11 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
     (tmp_path / "labels" / "validation.npz").write_bytes((run / "validation.npz").read_bytes())
     with pytest.raises(ModelError, match=r"has scores of shape \(300, 3\)"):
         publish_run(tmp_path / "labels", tmp_path / "model.onnx")
+    mixed_up = copy_of(run, tmp_path / "mixed-up")
+    arrays = dict(np.load(run / "validation.npz"))
+    np.savez(mixed_up / "validation.npz", **{**arrays, "scores": arrays["scores"][:, [1, 0, 2]]})
+    with pytest.raises(ModelError, match="the two are of different runs"):
+        publish_run(mixed_up, tmp_path / "model.onnx")
     for name, said in (
         ("network.keras", "cannot load the network"),
         ("validation.npz", "damaged"),
@@ -246,6 +251,54 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
         with pytest.raises(ModelError, match=said):
             publish_run(torn, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_network_trained_in_mixed_precision_is_published_in_float32(tmp_path: Path) -> None:
+    import keras
+
+    from export.run import load_network
+    from training.networks import build
+
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 2)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    network.save(tmp_path / "network.keras")
+    exact = load_network(tmp_path / "network.keras")
+    assert {layer.compute_dtype for layer in exact.layers} == {"float32"}
+    films = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 1)).astype(np.float32)
+    difference = np.abs(np.asarray(exact(films)) - np.asarray(network(films), np.float32)).max()
+    assert 0 < difference < 0.05
+
+
+def test_a_flattening_whose_shape_is_worked_out_in_the_graph_is_written_out() -> None:
+    """tf2onnx writes it this way now and then."""
+    from export.fold import fold
+
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Slice", ["shape", "zero", "one", "zero"], ["count"]),
+        helper.make_node("Concat", ["count", "rest"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "flatten",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 2, 2])],
+        [helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["N", 5])],
+        [
+            numpy_helper.from_array(np.array([0]), "zero"),
+            numpy_helper.from_array(np.array([1]), "one"),
+            numpy_helper.from_array(np.array([12]), "rest"),
+            numpy_helper.from_array(np.ones((12, 5), np.float32), "weights"),
+        ],
+    )
+    folded = fold(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])).graph
+    assert [node.op_type for node in folded.node] == ["Reshape", "Gemm"]
+    shape = next(item for item in folded.initializer if item.name == folded.node[0].input[1])
+    assert numpy_helper.to_array(shape).tolist() == [-1, 12]
 
 
 def test_networks_that_are_none_of_ours_are_refused() -> None:
