@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chexscore.spec import ImageSpec, ModelSpec
 from tests.phantoms import draw
 
-__all__ = ["INTERCEPT", "LABELS", "SLOPE", "shake", "write_run"]
+__all__ = ["INTERCEPT", "LABELS", "SLOPE", "shake", "spread", "write_run"]
 
 LABELS = ("Opacity", "Device", "Rare")
 IMAGE = ImageSpec(64, 64)
@@ -28,6 +28,7 @@ def write_run(folder: Path, images: int = 300) -> Path:
     """
     import keras
 
+    from export.convert import without_sigmoid
     from training.config import NetworkConfig
     from training.networks import build
 
@@ -37,7 +38,7 @@ def write_run(folder: Path, images: int = 300) -> Path:
     films = np.stack([draw(seed, size=64, opacity=seed % 2 == 0) for seed in range(images)])[..., np.newaxis]
     for _ in range(20):  # batch norms learn what their inputs are like
         network(films[:32].astype(np.float32), training=True)
-    logits = _spread(network, films)
+    logits = spread(without_sigmoid(network), network.layers[-1], films)
     scores = np.asarray(network.predict(films, verbose=0))
     chances = 1 / (1 + np.exp(-(SLOPE * logits + INTERCEPT)))
     targets = (np.random.default_rng(1).random(chances.shape) < chances).astype(np.float32)
@@ -83,11 +84,9 @@ def shake(network: Any, seed: int = 0) -> None:
             layer.set_weights([weights[0], random.normal(0, 0.1, weights[1].shape)])
 
 
-def _spread(network: Any, films: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Makes the logits of the films have mean 0 and deviation 1.5, and gives them."""
-    last = network.layers[-1]
-    scores = np.asarray(network.predict(films, verbose=0), np.float64)
-    logits = np.log(scores / (1 - scores))
+def spread(to_logits: Any, last: Any, films: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Changes the last layer until the logits of the films have mean 0 and deviation 1.5, and gives them."""
+    logits = np.asarray(to_logits.predict(films, batch_size=4, verbose=0), np.float64)
     kernel, bias = last.get_weights()
     scale = 1.5 / logits.std(axis=0)
     assert scale.max() < 50, "differences of rounding would be blown up"

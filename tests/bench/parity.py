@@ -18,15 +18,15 @@ import numpy as np
 import onnx
 
 from chexscore import ImageSpec, ModelSpec
-from export.convert import convert
+from export.convert import convert, without_sigmoid
 from export.verify import TOLERANCE, compare, draw_samples
-from tests.trained import shake
+from tests.trained import shake, spread
 from training.config import NetworkConfig
 from training.networks import build
 
 SIDES = {"reference": 512, "compact": 192}
-SCALED_INSIDE = {"EfficientNetB0"}
-NETWORKS = ("compact", "reference", "MobileNetV2", "DenseNet121", "EfficientNetB0")
+SCALED_INSIDE = {"EfficientNetV2B0"}
+NETWORKS = ("compact", "reference", "MobileNetV2", "DenseNet121", "EfficientNetV2B0")
 LABELS = tuple(f"Finding {number}" for number in range(13))
 
 
@@ -42,6 +42,7 @@ def main(names: list[str]) -> None:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = 0.0
         network(films[:4].astype(np.float32), training=True)  # batch norms take their statistics from these
+        spread(without_sigmoid(network), network.layers[-1], films)
         samples = replace(draw_samples(image), images=films)
         expected = np.asarray(network.predict(films, batch_size=4, verbose=0))
         spec = ModelSpec(name, "0", LABELS, image, (0.5,) * len(LABELS))
