@@ -3,6 +3,7 @@
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from chexscore.errors import ModelError, UsageError
 from chexscore.spec import ModelSpec
 from export.verify import Samples, draw_samples
 
-__all__ = ["TrainedNetwork", "Validation", "load_network", "open_run"]
+__all__ = ["TrainedNetwork", "Validation", "in_precision", "load_network", "open_run"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def load_network(file: Path) -> keras.Model:
         ModelError: it cannot be opened.
     """
     try:
-        return _in_float32(keras.saving.load_model(file, compile=False))
+        network = keras.saving.load_model(file, compile=False)
+        return in_precision(network, "float32") if "mixed_" in network.to_json() else network
     except Exception as error:  # Keras raises what it happens to meet
         reason = (str(error).splitlines() or [""])[0][:200]
         raise ModelError(
@@ -88,15 +90,14 @@ def load_network(file: Path) -> keras.Model:
         ) from error
 
 
-def _in_float32(network: keras.Model) -> keras.Model:
+def in_precision(network: keras.Model, dtype: Literal["float32", "float64"]) -> keras.Model:
+    """The same network with the same weights, each layer computing in `dtype`."""
     layers = network.to_json()
-    if "mixed_" not in layers:
-        return network
-    for policy in ("mixed_bfloat16", "mixed_float16"):
-        layers = layers.replace(policy, "float32")
-    exact = keras.models.model_from_json(layers)
-    exact.set_weights(network.get_weights())
-    return exact
+    for policy in ("mixed_bfloat16", "mixed_float16", "float32"):
+        layers = layers.replace(policy, dtype)
+    cast = keras.models.model_from_json(layers)
+    cast.set_weights(network.get_weights())
+    return cast
 
 
 def _read_validation(file: Path, labels: int) -> Validation | None:

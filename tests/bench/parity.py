@@ -2,8 +2,8 @@
 
     python -m tests.bench.parity [compact reference MobileNetV2 ...]
 
-Weights are random, batch norms as after training; compared on drawn radiographs. The full reference takes a
-minute or two.
+Weights are random, batch norms as after training; compared on drawn radiographs, with Keras in float64, so
+that what shows is the file's own rounding. The full reference takes minutes.
 """
 
 import sys
@@ -19,6 +19,7 @@ import onnx
 
 from chexscore import ImageSpec, ModelSpec
 from export.convert import convert, without_sigmoid
+from export.run import in_precision
 from export.verify import TOLERANCE, compare, draw_samples
 from tests.trained import shake
 from training.config import NetworkConfig
@@ -49,7 +50,8 @@ def main(names: list[str]) -> None:
         scale = min(1.0, LARGEST_LOGIT / np.abs(logits).max())
         network.layers[-1].set_weights([scale * values for values in network.layers[-1].get_weights()])
         samples = replace(draw_samples(image), images=films)
-        expected = np.asarray(network.predict(films, batch_size=4, verbose=0))
+        precise = in_precision(network, "float64")
+        expected = np.asarray(precise.predict(films, batch_size=4, verbose=0))
         spec = ModelSpec(name, "0", LABELS, image, (0.5,) * len(LABELS))
         with TemporaryDirectory() as place:
             file = Path(place) / "model.onnx"
