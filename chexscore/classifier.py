@@ -18,7 +18,7 @@ from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
 
 onnxruntime.disable_telemetry_events()  # in case that an application has loaded it before
 
-__all__ = ["BUNDLED_MODEL", "Classifier", "Device", "usable_devices"]
+__all__ = ["BUNDLED_MODEL", "Classifier", "Device", "open_session", "usable_devices"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -66,7 +66,7 @@ class Classifier:
         if ELSEWHERE in content:  # it could name any file, and its sha256 would not be that of the model
             raise ModelError(f"{self.path}: its weights are in other files; store the model in one.")
         try:
-            self._session = _open(content, device, os.path.dirname(os.path.abspath(self.path)))
+            self._session = open_session(content, device, os.path.dirname(os.path.abspath(self.path)))
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -124,12 +124,18 @@ def usable_devices(classifier: Classifier) -> list[str]:
     return ["cpu"] if Classifier(classifier.path, device="auto").device == "cpu" else ["cpu", "cuda"]
 
 
-def _open(content: bytes, device: Device, folder: str) -> onnxruntime.InferenceSession:
+def open_session(content: bytes, device: Device, folder: str = "") -> onnxruntime.InferenceSession:
     """Opens a session; onnxruntime falls back to the CPU in silence, so what it took is looked up.
 
     Its own fallbacks are switched off: they tell standard output, and a fault in the night is to be heard.
+
+    Raises:
+        DeviceError: CUDA was asked for and does not work here.
+        Exception: of onnxruntime, which has no common base for them: the content is no model that it can run.
     """
     options = onnxruntime.SessionOptions()
+    # Without it x86 chips that lack VNNI cut off sums of 8 bit products: int8 models would score otherwise.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = SILENT  # what is wrong with a model is in the exception
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
+from chexscore.spec import ModelSpec
 
 __all__ = ["info"]
 
@@ -22,6 +23,7 @@ def info(classifier: Classifier, devices: list[str]) -> None:
         "file": classifier.path,
         "sha256": classifier.sha256,
         "image": f"{spec.image.height} x {spec.image.width} grey, resize: {spec.image.resize.value}",
+        "precision": spec.precision,
         "calibration": spec.calibration,
         "training data": spec.training_data,
         "licence": spec.licence,
@@ -30,14 +32,43 @@ def info(classifier: Classifier, devices: list[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for name, value in rows.items():
         console.print(f"[bold]{name:20}[/bold] {escape(value)}")
-    labels = Table()
-    labels.add_column("label", overflow="fold")
-    for heading in ("threshold", "validation AUC"):
-        labels.add_column(heading, justify="right")
-    for label, threshold in spec.operating_points.items():
-        labels.add_row(escape(label), _number(threshold), _number(spec.metrics.get(f"auc/{label}", math.nan)))
-    console.print(labels)
+    console.print(_measures(spec))
+    if spec.operating_points:
+        console.print(_operating_points(spec))
     console.print("Not a medical device: no score may decide about a patient.")
+
+
+def _measures(spec: ModelSpec) -> Table:
+    """What was measured on the validation patients, a row for each label."""
+    columns = {"AUC": "auc", "calibration error": "ece", "before calibration": "ece_before"}
+    table = Table(caption="on the validation patients", caption_justify="left")
+    table.add_column("label", overflow="fold")
+    shown = {
+        heading: name
+        for heading, name in columns.items()
+        if any(f"{name}/{label}" in spec.metrics for label in spec.labels)
+    }
+    for heading in (*shown, "threshold"):
+        table.add_column(heading, justify="right")
+    for label, threshold in spec.default_thresholds.items():
+        found = (spec.metrics.get(f"{name}/{label}", math.nan) for name in shown.values())
+        table.add_row(escape(label), *map(_number, found), _number(threshold))
+    return table
+
+
+def _operating_points(spec: ModelSpec) -> Table:
+    """The thresholds that a user can choose from; the first of each label is the default."""
+    table = Table(caption="the first of each label is the default", caption_justify="left")
+    table.add_column("label", overflow="fold")
+    table.add_column("operating point")
+    for heading in ("threshold", "sensitivity", "specificity"):
+        table.add_column(heading, justify="right")
+    for label, points in spec.operating_points.items():
+        table.add_section()
+        for number, point in enumerate(points):
+            values = (_number(value) for value in (point.threshold, point.sensitivity, point.specificity))
+            table.add_row("" if number else escape(label), point.name, *values)
+    return table
 
 
 def _number(value: float) -> str:

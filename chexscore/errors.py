@@ -18,6 +18,9 @@ ChexscoreError                  anything below; `exit_code` is what the command 
 During a run an ImageError never stops anything: it becomes the row of its image.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "UnreadableImageError",
     "UnsupportedImageError",
     "UsageError",
+    "exit_on_error",
 ]
 
 
@@ -121,3 +125,23 @@ class TooLargeImageError(ImageError):
     """The image has more pixels than the limit."""
 
     status = "too_large"
+
+
+@contextmanager
+def exit_on_error(program: str) -> Iterator[None]:
+    """Ends the process with one sentence and the right exit code if what it encloses fails.
+
+    Args:
+        program: how the sentence begins.
+    """
+    try:
+        yield
+    except ChexscoreError as error:
+        _end(f"{program}: error: {error}", error.exit_code)
+    except OSError as error:  # a full disk, a folder that is not ours
+        _end(f"{program}: error: {' '.join(filter(None, (str(error.filename or ''), error.strerror)))}.", 1)
+
+
+def _end(sentence: str, code: int) -> None:
+    print(sentence, file=sys.stderr, flush=True)  # noqa: T201, this is the command's output for people
+    sys.exit(code)

@@ -8,7 +8,6 @@ from typing import Any
 
 from chexscore.errors import ModelError, TableError, UsageError
 from chexscore.records import record_path
-from chexscore.spec import ModelSpec
 
 __all__ = ["DEFAULT", "Points", "are_predictions", "points_and_model"]
 
@@ -66,12 +65,7 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
     if about.get("sha256", classifier.sha256) != classifier.sha256:
         raise ModelError(f"{model} is not the model that made {predictions}: their sha256 differ.")
     spec = classifier.spec
-    return _points_of(spec), {"name": spec.name, "version": spec.version, "sha256": classifier.sha256}
-
-
-def _points_of(spec: ModelSpec) -> Points:
-    """The operating points that a model carries."""
-    return {label: {DEFAULT: threshold} for label, threshold in spec.operating_points.items()}
+    return spec.named_thresholds, {"name": spec.name, "version": spec.version, "sha256": classifier.sha256}
 
 
 def _read_record(predictions: str) -> dict[str, Any] | None:

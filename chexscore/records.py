@@ -33,6 +33,8 @@ class RunRecord:
         waiting: images left for the next run because they are younger than the least age.
         gone: rows of an earlier run whose files were not found any more, and are not in the output.
         examples: other statuses -> the first such path, and its note.
+        operating_points: label -> name of each of the model's operating points -> threshold; "default" for a
+            label that has none.
     """
 
     chexscore: str
@@ -52,6 +54,7 @@ class RunRecord:
     waiting: int = 0
     gone: int = 0
     examples: dict[str, str] = field(default_factory=dict)
+    operating_points: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def count(self, prediction: Prediction) -> None:
         """Takes the row of an image that this run tried into the counts."""

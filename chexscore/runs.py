@@ -95,7 +95,7 @@ def run(
         stop.deadline = time.monotonic() + options.max_duration
     columns = Columns(
         classifier.spec.labels,
-        thresholds=classifier.spec.operating_points if options.thresholds else {},
+        thresholds=classifier.spec.default_thresholds if options.thresholds else {},
         tags=options.tags,
     )
     run = _Run(paths if isinstance(paths, Iterator) else list(paths), classifier, options, stop, watch)
@@ -192,7 +192,8 @@ class _Run:
                 "version": spec.version,
                 "sha256": classifier.sha256,
             },
-            thresholds=spec.operating_points,
+            thresholds=spec.default_thresholds,
+            operating_points=spec.named_thresholds,
             arguments={"paths": paths if isinstance(paths, list) else "a list", **_in_force(options)},
             device=classifier.device,
             batch_size=options.batch_size or BATCH_SIZE,

@@ -5,11 +5,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from chexscore.errors import ModelError
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "SPEC_KEY", "ImageSpec", "ModelSpec", "Resize", "check_labels"]
+__all__ = [
+    "INPUT_NAME",
+    "OUTPUT_NAME",
+    "SPEC_KEY",
+    "ImageSpec",
+    "ModelSpec",
+    "OperatingPoint",
+    "Precision",
+    "Resize",
+    "check_labels",
+]
 
 INPUT_NAME = "image"
 """Name of the graph's input: uint8 [N, H, W, 1]."""
@@ -19,6 +29,9 @@ OUTPUT_NAME = "scores"
 
 SPEC_KEY = "chexscore.spec"
 """Key of the JSON in the ONNX file's `metadata_props`."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""Arithmetic of a graph: 32 or 16 bit floating point, or 8 bit integers in its convolutions."""
 
 RESERVED_COLUMNS = frozenset({"path", "status", "note"})
 
@@ -67,6 +80,27 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A threshold for one label, and how it did on the validation patients.
+
+    Attributes:
+        name: what it was chosen for: "youden", "sensitivity 90 %", "specificity 90 %" or "best accuracy".
+        threshold: a score at or above it reads as positive.
+        sensitivity: share of the positives that did, 0..1.
+        specificity: share of the negatives that did not, 0..1.
+    """
+
+    name: str
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value <= 1 for value in (self.threshold, self.sensitivity, self.specificity)):
+            raise ModelError(f"the operating point {self.name!r} has a value outside 0..1.")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Everything that a user of a model has to know, and all that chexscore knows about it.
 
@@ -76,10 +110,14 @@ class ModelSpec:
         labels: the findings, in the order of the scores; none may be called path, status or note.
         image: the image that the network expects.
         thresholds: for each label the default operating point: a score at or above it reads as positive.
+        operating_points: label -> the thresholds to choose from, the default one first; labels whose
+            validation patients were all positive or all negative have none.
         calibration: how scores were calibrated; "none" means plain sigmoid outputs.
+        precision: arithmetic of the graph; input and output are the same for each.
         training_data: what the network was trained on.
         licence: terms under which the model may be used.
-        metrics: figures measured on patients that the network was not trained on, such as "auc/macro".
+        metrics: figures measured on patients that the network was not trained on, such as "auc/macro" or
+            "ece/macro".
         provenance: how the file came to be: recipe, commit, tool versions, largest difference to Keras.
     """
 
@@ -88,7 +126,9 @@ class ModelSpec:
     labels: tuple[str, ...]
     image: ImageSpec
     thresholds: tuple[float, ...]
+    operating_points: Mapping[str, tuple[OperatingPoint, ...]] = field(default_factory=dict)
     calibration: str = "none"
+    precision: Precision = "fp32"
     training_data: str = "not stated"
     licence: str = "not stated"
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -102,14 +142,27 @@ class ModelSpec:
             )
         if not all(0 <= threshold <= 1 for threshold in self.thresholds):
             raise ModelError("a threshold lies outside 0..1.")
+        if self.precision not in get_args(Precision):
+            raise ModelError(f"{self.precision!r} is no precision; {', '.join(get_args(Precision))} are.")
+        if unknown := sorted(set(self.operating_points) - set(self.labels)):
+            raise ModelError(f"the model has operating points for {unknown[0]!r}, which is no label of it.")
         for name, value in self.metrics.items():
             if not math.isfinite(value):
                 raise ModelError(f"the metric {name} is no number; leave out what is not defined.")
 
     @property
-    def operating_points(self) -> dict[str, float]:
-        """Label -> threshold."""
+    def default_thresholds(self) -> dict[str, float]:
+        """Label -> threshold of its default operating point."""
         return dict(zip(self.labels, self.thresholds, strict=True))
+
+    @property
+    def named_thresholds(self) -> dict[str, dict[str, float]]:
+        """Label -> name of each of its operating points -> threshold; a label without any has "default"."""
+        return {
+            label: {point.name: point.threshold for point in self.operating_points.get(label, ())}
+            or {"default": threshold}
+            for label, threshold in self.default_thresholds.items()
+        }
 
     def to_json(self) -> str:
         """The spec as JSON, keys in the order of the attributes."""
@@ -128,6 +181,10 @@ class ModelSpec:
             known["image"] = ImageSpec(**known["image"])
             known["labels"] = tuple(str(label) for label in known["labels"])
             known["thresholds"] = tuple(float(threshold) for threshold in known["thresholds"])
+            known["operating_points"] = {
+                str(label): tuple(OperatingPoint(**point) for point in points)
+                for label, points in known.get("operating_points", {}).items()
+            }
             known["metrics"] = {str(key): float(value) for key, value in known.get("metrics", {}).items()}
             known["provenance"] = {str(key): str(value) for key, value in known.get("provenance", {}).items()}
             return cls(**known)

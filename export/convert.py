@@ -1,4 +1,4 @@
-"""Keras -> ONNX by tf2onnx, with the ModelSpec inside the file."""
+"""Keras -> ONNX by tf2onnx, with calibration and the ModelSpec inside the file."""
 
 import contextlib
 import io
@@ -10,26 +10,31 @@ import tensorflow as tf
 import tf2onnx
 
 from chexscore.errors import ModelError
-from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
+from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
+from export.calibrate import Platt
+from export.files import describe
+from export.fold import fold
 
-__all__ = ["OPSET", "convert", "describe", "tools"]
+__all__ = ["OPSET", "convert", "tools", "without_sigmoid"]
 
 OPSET = 18
 """ONNX operator set of the graph; onnxruntime has supported it since 1.14."""
 
 
-def convert(network: keras.Model, spec: ModelSpec) -> onnx.ModelProto:
+def convert(network: keras.Model, spec: ModelSpec, platt: Platt | None = None) -> onnx.ModelProto:
     """Converts a network and wraps it into the contract of chexscore's models.
 
     Args:
-        network: float32 [N, H, W, 1] in 0..255 -> scores [N, L].
+        network: float32 [N, H, W, 1] in 0..255 -> scores [N, L], each the sigmoid of a logit.
         spec: what to write into the file.
+        platt: the calibration to put between logits and sigmoid.
 
     Returns:
         A graph from `image`, uint8 [N, H, W, 1], to `scores`, float32 [N, L].
 
     Raises:
-        ModelError: the network's shapes are not those of the spec.
+        ModelError: the network's shapes are not those of the spec, it does not end in a sigmoid, or it has an
+            operation that ONNX does not have.
     """
     promised = ((None, spec.image.height, spec.image.width, 1), (None, len(spec.labels)))
     if (network.input_shape, network.output_shape) != promised:
@@ -38,13 +43,36 @@ def convert(network: keras.Model, spec: ModelSpec) -> onnx.ModelProto:
             f"{promised[0]} to {promised[1]}."
         )
     image = keras.Input(promised[0][1:], dtype="uint8", name=INPUT_NAME)
-    scores = keras.layers.Identity(name=OUTPUT_NAME)(network(keras.ops.cast(image, "float32")))
-    wrapped = keras.Model(image, scores)
+    logits = without_sigmoid(network)(keras.ops.cast(image, "float32"))
+    if platt is not None:
+        logits = keras.layers.Rescaling(list(platt.slopes), list(platt.intercepts))(logits)
+    wrapped = keras.Model(image, keras.layers.Activation("sigmoid", name=OUTPUT_NAME)(logits))
     signature = [tf.TensorSpec(promised[0], tf.uint8, name=INPUT_NAME)]
-    with contextlib.redirect_stderr(io.StringIO()):  # tf2onnx talks about rewriting that succeeded
-        model, _ = tf2onnx.convert.from_keras(wrapped, input_signature=signature, opset=OPSET)
+    words = io.StringIO()  # tf2onnx talks about rewriting that succeeded
+    try:
+        with contextlib.redirect_stderr(words):
+            model, _ = tf2onnx.convert.from_keras(wrapped, input_signature=signature, opset=OPSET)
+    except Exception as error:  # tf2onnx raises what it happens to meet
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ModelError(f"tf2onnx cannot convert the network: {type(error).__name__} {reason}.") from error
+    _check_operators(model)
     _name_axes(model)
-    return describe(model, spec)
+    return describe(fold(model), spec)
+
+
+def without_sigmoid(network: keras.Model) -> keras.Model:
+    """The same network up to its logits, float [N, L]; weights are shared with `network`, not copied back.
+
+    Raises:
+        ModelError: the last layer does not apply a sigmoid, so the scores are no probabilities.
+    """
+    last = network.layers[-1]
+    if getattr(last, "activation", None) is not keras.activations.sigmoid:
+        raise ModelError(f"the network ends in the layer {last.name}, which is no sigmoid for each label.")
+    plain = type(last).from_config({**last.get_config(), "activation": "linear"})
+    logits = keras.Model(network.inputs, plain(last.input))
+    plain.set_weights(last.get_weights())
+    return logits
 
 
 def tools() -> dict[str, str]:
@@ -52,10 +80,13 @@ def tools() -> dict[str, str]:
     return {"opset": str(OPSET), "tf2onnx": version("tf2onnx")}
 
 
-def describe(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
-    """Writes the spec into the file's metadata, in place of an earlier one; changes and returns `model`."""
-    onnx.helper.set_model_props(model, {SPEC_KEY: spec.to_json()})
-    return model
+def _check_operators(model: onnx.ModelProto) -> None:
+    """tf2onnx leaves what it does not know in the graph, under TensorFlow's name."""
+    for operator in sorted({node.op_type for node in model.graph.node if not node.domain}):
+        if not onnx.defs.has(operator):
+            raise ModelError(
+                f"the network uses {operator}, which ONNX has no operator for; replace that layer."
+            )
 
 
 def _name_axes(model: onnx.ModelProto) -> None:

@@ -1,23 +1,39 @@
-"""A run folder -> an ONNX file under its final name, if and only if it scores as Keras does."""
+"""A trained network -> an ONNX file under its final name, if and only if it scores as the network does."""
 
-import os
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import keras
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
+from chexscore import metrics
 from chexscore.errors import ModelError, UsageError
-from chexscore.outputs import check_target
-from chexscore.spec import ModelSpec
-from export.convert import convert, describe, tools
-from export.verify import BATCH_SIZES, TOLERANCE, compare, radiographs
+from chexscore.outputs import check_target, replacing
+from chexscore.spec import ModelSpec, Precision
+from export.calibrate import Platt, calibrate, calibration_error, logit, operating_points
+from export.convert import convert, tools, without_sigmoid
+from export.files import candidate, place
+from export.quantize import reduce
+from export.run import TrainedNetwork, Validation, in_precision, open_run
+from export.verify import TOLERANCE, Proof, compare
 
-__all__ = ["publish"]
+__all__ = ["MAX_LOSS", "publish", "publish_run"]
+
+MAX_LOSS = 0.002
+"""Macro AUC that fp16 and int8 may lose."""
+
+SAME_NETWORK = 0.05
+"""Largest difference of a score between export, in float32, and training, perhaps in 16 bits on a GPU."""
 
 
-def publish(run: Path, output: Path) -> str:
-    """Converts, compares, and gives the file its name only if the comparison passed.
+def publish_run(
+    folder: Path, output: Path, precision: Precision = "fp32", *, allow_loss: bool = False
+) -> str:
+    """Publishes the network of a run folder, and notes its calibration error in the run's metrics.json.
 
     Returns:
         One line for the user: what was published, and how it compares.
@@ -25,35 +41,141 @@ def publish(run: Path, output: Path) -> str:
     Raises:
         UsageError: not a finished run folder, the output's folder is missing, or Keras runs on another
             backend than TensorFlow, whose graphs are all that tf2onnx reads.
-        ModelError: the network cannot be converted, or scores differently.
+        ModelError: the network cannot be converted, scores differently, or loses too much in `precision`.
     """
-    if not (run / "spec.json").is_file() or not (run / "network.keras").is_file():
-        raise UsageError(f"{run} is not the folder of a finished run: no spec.json and network.keras in it.")
     check_target(str(output))
+    _check_backend()
+    trained = open_run(folder)
+    line, spec = publish(trained, output, precision, allow_loss=allow_loss)
+    found = {name: value for name, value in spec.metrics.items() if name.startswith("ece")}
+    if found and (folder / "metrics.json").is_file():
+        known = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        with replacing(str(folder / "metrics.json")) as file:
+            file.write(json.dumps(known | found, indent=1).encode())
+    return line
+
+
+def publish(
+    trained: TrainedNetwork, output: Path, precision: Precision, *, allow_loss: bool
+) -> tuple[str, ModelSpec]:
+    """Calibrates, converts, compares, and gives the file its name only if the comparison passed.
+
+    Returns:
+        One line for the user, and the spec of the file.
+
+    Raises:
+        UsageError: the output cannot be written there.
+        ModelError: as for `publish_run`.
+    """
+    check_target(str(output))
+    _check_backend()
+    if precision != "fp32" and trained.samples.truth is None and not allow_loss:
+        raise ModelError(
+            f"{output} was not published: what {precision} loses cannot be measured without the run's "
+            "validation images and scores; train again with this version, or give --allow-loss."
+        )
+    platt, spec = _calibrate(trained.spec, trained.validation)
+    model = convert(trained.network, spec, platt)
+    logits = _predict(without_sigmoid(trained.network), trained.samples.images)
+    _check_same_network(logits, trained)
+    expected = platt.scores(logits)
+    with candidate(output) as file:
+        onnx.save(model, file)
+        exact = compare(expected, file, trained.samples)
+        if exact.difference > TOLERANCE:  # Keras rounds too: compare with it in float64
+            precise = without_sigmoid(in_precision(trained.network, "float64"))
+            expected = platt.scores(_predict(precise, trained.samples.images))
+            exact = compare(expected, file, trained.samples)
+        proof = exact
+        if proof.difference > TOLERANCE:
+            raise ModelError(f"{output} was not published: {proof}, above {TOLERANCE:.0e}.")
+        if precision != "fp32":
+            model = reduce(model, precision, trained.samples.images)
+            onnx.save(model, file)
+            proof = compare(expected, file, trained.samples)
+            if not proof.loss <= MAX_LOSS and not allow_loss:
+                raise ModelError(
+                    f"{output} was not published: {precision} loses {proof.loss:.4f} macro AUC "
+                    f"({proof.auc_expected:.4f} -> {proof.auc:.4f}), above {MAX_LOSS}; --allow-loss "
+                    "publishes it all the same."
+                )
+    spec = replace(
+        spec, precision=precision, provenance={**spec.provenance, **tools(), **_facts(exact, proof)}
+    )
+    place(model, spec, output)
+    return f"published {output}, {output.stat().st_size / 1e6:.1f} MB: {proof}{_in_words(proof)}", spec
+
+
+def _check_backend() -> None:
     if keras.backend.backend() != "tensorflow":
         raise UsageError(f"Keras runs on {keras.backend.backend()}; export with KERAS_BACKEND=tensorflow.")
 
-    try:
-        spec = ModelSpec.from_json((run / "spec.json").read_text(encoding="utf-8"))
-    except ModelError as error:
-        raise ModelError(f"{run / 'spec.json'}: {error}") from error
-    try:
-        network = keras.saving.load_model(run / "network.keras", compile=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{run / 'network.keras'}: Keras cannot load the network: {error}.") from error
-    images, what = radiographs(run, spec.image)
-    model = convert(network, spec)
-    candidate = output.with_name(f"{output.name}.candidate")
-    try:
-        onnx.save(model, candidate)
-        difference = compare(network, candidate, images)
-        sizes = " and ".join(map(str, BATCH_SIZES))
-        found = f"the scores of {what} at batch sizes {sizes} differ by {difference:.1e} at most"
-        if difference > TOLERANCE:
-            raise ModelError(f"{output} was not published: {found}, above {TOLERANCE:.0e}.")
-        provenance = {**spec.provenance, **tools(), "difference_to_keras": f"{difference:.1e}"}
-        onnx.save(describe(model, replace(spec, provenance=provenance)), candidate)
-        os.replace(candidate, output)
-    finally:
-        candidate.unlink(missing_ok=True)
-    return f"published {output}, {output.stat().st_size / 1e6:.1f} MB: {found}"
+
+def _check_same_network(logits: NDArray[np.floating], trained: TrainedNetwork) -> None:
+    """Raises a ModelError if the validation scores, which calibration rests on, are another network's."""
+    if trained.validation is None or trained.samples.truth is None:
+        return
+    given = trained.validation.scores[trained.validation.samples]
+    raw = Platt.none(given.shape[1], "").scores(logits)
+    if not (difference := float(np.abs(raw - given).max())) <= SAME_NETWORK:
+        raise ModelError(
+            f"the network does not give the scores that validation.npz holds: they differ by "
+            f"{difference:.2f}; the two are of different runs."
+        )
+
+
+def _calibrate(spec: ModelSpec, validation: Validation | None) -> tuple[Platt, ModelSpec]:
+    """Calibration and operating points, and the spec that tells of them."""
+    if validation is None:
+        platt = Platt.none(len(spec.labels), "no validation scores")
+        return platt, replace(spec, calibration="none: the run has no validation scores")
+    truth = validation.targets
+    platt, held_out = calibrate(truth, validation.scores, validation.patients)
+    scores = platt.scores(logit(validation.scores))
+    found: dict[str, float] = {}
+    points = {}
+    for column, label in enumerate(spec.labels):
+        found[f"ece_before/{label}"] = calibration_error(truth[:, column], validation.scores[:, column])
+        found[f"ece/{label}"] = calibration_error(truth[:, column], held_out[:, column])
+        if column not in platt.left_out:
+            found[f"calibration_slope/{label}"] = platt.slopes[column]
+            found[f"calibration_intercept/{label}"] = platt.intercepts[column]
+        if chosen := operating_points(truth[:, column], scores[:, column]):
+            points[label] = chosen
+    for name in ("ece_before", "ece"):
+        found[f"{name}/macro"] = metrics.mean_of_known([found[f"{name}/{label}"] for label in spec.labels])
+    left_out = [f"{spec.labels[column]} ({reason})" for column, reason in platt.left_out.items()]
+    if len(left_out) == len(spec.labels):
+        calibration = "none: "
+    else:
+        calibration = f"Platt scaling of each label's logit, fitted on {validation}"
+        calibration += "; left as they are: " if left_out else ""
+    return platt, replace(
+        spec,
+        calibration=calibration + ", ".join(left_out),
+        thresholds=tuple(points[label][0].threshold if label in points else 0.5 for label in spec.labels),
+        operating_points=points,
+        metrics={**spec.metrics, **{name: value for name, value in found.items() if math.isfinite(value)}},
+    )
+
+
+def _predict(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.floating]:
+    """What Keras gives for images [S, H, W, 1], 8 at a time; the first images fill up the last batch."""
+    rows = np.resize(np.arange(len(images)), (-(-len(images) // 8), 8))
+    batches = [np.asarray(network.predict_on_batch(images[chunk])) for chunk in rows]
+    return np.concatenate(batches)[: len(images)]
+
+
+def _facts(exact: Proof, proof: Proof) -> dict[str, str]:
+    """What the comparison found, for the provenance: as fp32, and in the precision that was asked for."""
+    facts = {"compared_on": exact.what, "difference_to_keras": f"{exact.difference:.1e}"}
+    if not math.isnan(exact.auc):
+        facts |= {"auc_keras": f"{exact.auc_expected:.6f}", "auc_onnx": f"{exact.auc:.6f}"}
+    if proof is not exact:
+        facts["difference_after_reduction"] = f"{proof.difference:.1e}"
+        facts["auc_lost"] = "not measured" if math.isnan(proof.loss) else f"{proof.loss:.6f}"
+    return facts
+
+
+def _in_words(proof: Proof) -> str:
+    return "" if math.isnan(proof.auc) else f", macro AUC {proof.auc_expected:.4f} -> {proof.auc:.4f}"

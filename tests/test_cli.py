@@ -54,6 +54,7 @@ def test_predict_writes_csv_and_record_and_exits_0(model: Path, images: Path, tm
     record = json.loads((tmp_path / "out.csv.run.json").read_text())
     assert (record["found"], record["scored"], record["failed"], record["ignored"]) == (3, 3, {}, 0)
     assert record["thresholds"] == {"Bright": 0.5, "Dark": 0.25}
+    assert record["operating_points"] == {"Bright": {"default": 0.5}, "Dark": {"default": 0.25}}
     assert record["device"] == "cpu"
     assert not list(tmp_path.glob("*.partial"))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from chexscore.errors import ModelError
-from chexscore.spec import ImageSpec, ModelSpec, Resize
+from chexscore.spec import ImageSpec, ModelSpec, OperatingPoint, Resize
 from tests.networks import brightness_spec
 
 
@@ -14,6 +14,15 @@ def test_json_round_trip_keeps_everything() -> None:
         brightness_spec(resize=Resize.PAD), labels=("Édema", "Lung, left"), provenance={"commit": "abc"}
     )
     assert ModelSpec.from_json(spec.to_json()) == spec
+    points = {"Édema": (OperatingPoint("youden", 0.5, 0.75, 1.0), OperatingPoint("b", 0.1, 1.0, 0.0))}
+    spec = replace(spec, operating_points=points, precision="int8", calibration="Platt scaling")
+    assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+def test_files_without_operating_points_can_be_read() -> None:
+    content = json.loads(brightness_spec().to_json())
+    del content["operating_points"], content["precision"]
+    assert ModelSpec.from_json(json.dumps(content)) == brightness_spec()
 
 
 def test_metrics_are_numbers() -> None:
@@ -35,6 +44,16 @@ def test_fields_of_later_versions_are_passed_over() -> None:
         ({"labels": ["Bright", "=1+1"]}, "for a formula"),
         ({"labels": ["Bright", " "]}, "none may be blank"),
         ({"thresholds": [0.5, 1.5]}, "outside 0..1"),
+        ({"operating_points": {"Cat": []}}, "operating points for 'Cat'"),
+        ({"operating_points": {"Dark": [[0.5]]}}, "cannot be read"),
+        (
+            {
+                "operating_points": {
+                    "Dark": [{"name": "x", "threshold": 2, "sensitivity": 1, "specificity": 1}]
+                }
+            },
+            "'x' has a value outside 0..1",
+        ),
         ({"image": {"height": 8, "width": 0}}, "cannot be scored"),
         ({"image": {"height": 8, "width": 8, "resize": "squeeze"}}, "squeeze"),
         ({"image": 8}, "cannot be read"),
@@ -52,6 +71,11 @@ def test_what_is_no_spec_is_a_model_error(text: str) -> None:
         ModelSpec.from_json(text)
 
 
-def test_operating_points_are_named() -> None:
-    assert brightness_spec().operating_points == {"Bright": 0.5, "Dark": 0.25}
+def test_thresholds_are_found_by_label() -> None:
+    assert brightness_spec().default_thresholds == {"Bright": 0.5, "Dark": 0.25}
+    points = {"Dark": (OperatingPoint("youden", 0.25, 1, 1), OperatingPoint("best accuracy", 0.75, 0, 1))}
+    assert replace(brightness_spec(), operating_points=points).named_thresholds == {
+        "Bright": {"default": 0.5},
+        "Dark": {"youden": 0.25, "best accuracy": 0.75},
+    }
     assert ImageSpec(2, 3).resize is Resize.STRETCH

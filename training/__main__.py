@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chexscore.errors import ChexscoreError
+from chexscore.errors import exit_on_error
 from training.config import TrainConfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
@@ -91,13 +91,5 @@ def _report(line: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_error("training"):
         app()
-    except ChexscoreError as error:
-        _report(f"training: error: {error}")
-        sys.exit(error.exit_code)
-    except OSError as error:  # a full disk, a folder that is not ours
-        _report(
-            f"training: error: {': '.join(str(each) for each in (error.filename, error.strerror) if each)}."
-        )
-        sys.exit(1)

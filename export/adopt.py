@@ -1,0 +1,187 @@
+"""A network from elsewhere -> the contract of chexscore's models, wrapped inside the graph."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, compose, helper, numpy_helper
+
+from chexscore.classifier import open_session
+from chexscore.errors import ModelError
+from chexscore.outputs import check_target
+from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
+from export.files import candidate, describe, place
+from export.foreign import ForeignSpec, check, find_value, opset_of, read_foreign, shape_of
+from export.verify import TOLERANCE, Proof, compare, draw_samples
+
+__all__ = ["publish_foreign", "wrap"]
+
+PREFIX = "foreign/"
+
+
+def publish_foreign(foreign: Path, spec: Path, output: Path) -> str:
+    """Wraps a foreign network, and gives the file its name only if it scores as the network alone does.
+
+    Returns:
+        One line for the user.
+
+    Raises:
+        UsageError: the spec cannot be used, or the output cannot be written there.
+        ModelError: the file cannot be used, is not what the spec says, or scores otherwise when wrapped.
+    """
+    check_target(str(output))
+    described = ForeignSpec.from_toml(spec)
+    network = read_foreign(foreign)
+    try:
+        check(network, described)
+    except ModelError as error:
+        raise ModelError(f"{foreign} is not what {spec} says: {error}") from error
+    model_spec, wrapped = described.model, wrap(network, described)
+    samples = draw_samples(model_spec.image)
+    expected = _score_alone(network, described, samples.images, foreign)
+    if expected.min() < 0 or expected.max() > 1:
+        raise ModelError(
+            f"{foreign} gives values from {expected.min():.3g} to {expected.max():.3g}, no probabilities; "
+            f'with kind = "logits" in {spec} a sigmoid is put behind them.'
+        )
+    with candidate(output) as file:
+        onnx.save(describe(wrapped, model_spec), file)
+        proof = compare(expected, file, samples)
+        if proof.difference > TOLERANCE:
+            raise ModelError(f"{output} was not published: {proof}, above {TOLERANCE:.0e}.")
+    place(wrapped, _with_provenance(model_spec, network, foreign, proof), output)
+    return f"published {output}, {output.stat().st_size / 1e6:.1f} MB: wrapped and alone, {proof}"
+
+
+def wrap(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
+    """Puts scaling and layout in front of a foreign network, and sigmoid and choice of labels behind it.
+
+    A network of a fixed batch size is run image by image.
+
+    Args:
+        network: as `read_foreign` gives it.
+        spec: what it takes and gives.
+
+    Returns:
+        A graph from `image`, uint8 [N, H, W, 1], to `scores`, float32 [N, L].
+    """
+    batch = shape_of(find_value(network.graph.input, spec.input.name))[0]
+    inner = compose.add_prefix(network, PREFIX)
+    graph, constants = inner.graph, dict[str, NDArray[Any]]()
+    nodes = _prepare(spec, constants)
+    given, taken = PREFIX + spec.input.name, PREFIX + spec.output.name
+    if isinstance(batch, int):
+        nodes.append(_one_by_one(graph, given, taken, batch, spec))
+    else:
+        nodes += [
+            helper.make_node("Identity", ["prepared"], [given]),
+            *graph.node,
+            helper.make_node("Identity", [taken], ["given"]),
+        ]
+        constants |= {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    nodes += _finish(spec, constants)
+    image = helper.make_tensor_value_info(
+        INPUT_NAME, TensorProto.UINT8, ["N", spec.input.height, spec.input.width, 1]
+    )
+    labels = sum(bool(label) for label in spec.output.labels)
+    scores = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["N", labels])
+    weights = [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    wrapped = helper.make_graph(nodes, spec.name, [image], [scores], weights)
+    return helper.make_model(wrapped, opset_imports=inner.opset_import, ir_version=inner.ir_version)
+
+
+def _prepare(spec: ForeignSpec, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
+    """Nodes from `image` to `prepared`; one grey channel is spread to several by what it is scaled with."""
+    low, high = np.float64(spec.input.black), np.float64(spec.input.white)
+    mean, std = (np.array(values) for values in (spec.input.mean, spec.input.std))
+    scale = np.broadcast_to((high - low) / 255 / std, spec.input.channels)
+    offset = np.broadcast_to((low - mean) / std, spec.input.channels)
+    spread = (-1, 1, 1) if spec.input.layout == "NCHW" else (-1,)
+    constants["scale"] = scale.astype(np.float32).reshape(spread)
+    constants["offset"] = offset.astype(np.float32).reshape(spread)
+    nodes = [helper.make_node("Cast", [INPUT_NAME], ["pixels"], to=TensorProto.FLOAT)]
+    pixels = "pixels"
+    if spec.input.layout == "NCHW":
+        constants["shape"] = np.array([-1, 1, spec.input.height, spec.input.width])
+        nodes.append(helper.make_node("Reshape", ["pixels", "shape"], ["planes"]))
+        pixels = "planes"
+    nodes.append(helper.make_node("Mul", [pixels, "scale"], ["scaled"]))
+    nodes.append(helper.make_node("Add", ["scaled", "offset"], ["prepared"]))
+    return nodes
+
+
+def _one_by_one(
+    graph: onnx.GraphProto, given: str, taken: str, batch: int, spec: ForeignSpec
+) -> onnx.NodeProto:
+    """A loop from `prepared` to `given`; each image fills the whole batch of the network inside."""
+    shape = spec.input.shape
+    body = helper.make_graph(
+        [
+            helper.make_node("Expand", ["one", "filled"], [given]),
+            *graph.node,
+            helper.make_node("Gather", [taken, "first"], ["row"], axis=0),
+        ],
+        "one_image",
+        [helper.make_tensor_value_info("one", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("row", TensorProto.FLOAT, None)],
+        [
+            *graph.initializer,
+            numpy_helper.from_array(np.array([batch, *shape]), "filled"),
+            numpy_helper.from_array(np.array(0), "first"),
+        ],
+    )
+    return helper.make_node("Scan", ["prepared"], ["given"], body=body, num_scan_inputs=1)
+
+
+def _finish(spec: ForeignSpec, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
+    """Nodes from `given` to `scores`."""
+    constants["kept"] = np.array(spec.output.kept)
+    nodes = [helper.make_node("Gather", ["given", "kept"], ["chosen"], axis=1)]
+    last = "Sigmoid" if spec.output.kind == "logits" else "Identity"
+    return [*nodes, helper.make_node(last, ["chosen"], [OUTPUT_NAME])]
+
+
+def _score_alone(
+    network: onnx.ModelProto, spec: ForeignSpec, images: NDArray[np.uint8], foreign: Path
+) -> NDArray[np.float64]:
+    """Scores [S, L] of the network as it came, an image at a time, with numpy doing what `wrap` adds.
+
+    Raises:
+        ModelError: onnxruntime cannot run it, or it gives another shape than the spec says.
+    """
+    batch = shape_of(find_value(network.graph.input, spec.input.name))[0]
+    pixels = spec.input.black + images / 255 * (spec.input.white - spec.input.black)
+    prepared = ((pixels - spec.input.mean) / spec.input.std) * np.ones(spec.input.channels)
+    if spec.input.layout == "NCHW":
+        prepared = prepared.transpose(0, 3, 1, 2)
+    rows = []
+    try:
+        session = open_session(network.SerializeToString(), "cpu")
+        for image in prepared.astype(np.float32):
+            filled = np.stack([image] * (batch if isinstance(batch, int) else 1))
+            rows.append(session.run([spec.output.name], {spec.input.name: filled})[0][0])
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ModelError(f"{foreign}: onnxruntime cannot run it: {reason}") from error
+    if {row.shape for row in rows} != {(len(spec.output.labels),)}:
+        raise ModelError(
+            f"{foreign} gives {rows[0].shape} for an image, the spec has {len(spec.output.labels)} labels."
+        )
+    values = np.stack(rows)[:, spec.output.kept].astype(np.float64)
+    return 1 / (1 + np.exp(-values)) if spec.output.kind == "logits" else values
+
+
+def _with_provenance(spec: ModelSpec, network: onnx.ModelProto, foreign: Path, proof: Proof) -> ModelSpec:
+    facts = {
+        "adopted_from": foreign.name,
+        "sha256_there": hashlib.sha256(foreign.read_bytes()).hexdigest(),
+        "made_by": f"{network.producer_name} {network.producer_version}".strip() or "not stated",
+        "opset": str(opset_of(network)),
+        "compared_on": proof.what,
+        "difference_to_original": f"{proof.difference:.1e}",
+    }
+    return replace(spec, provenance=facts)

@@ -1,0 +1,34 @@
+"""ONNX files: what they say about themselves, and how they get their name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+
+from chexscore.outputs import replacing
+from chexscore.spec import SPEC_KEY, ModelSpec
+
+__all__ = ["candidate", "describe", "place"]
+
+
+def describe(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+    """Writes the spec into the file's metadata, in place of an earlier one; changes and returns `model`."""
+    onnx.helper.set_model_props(model, {SPEC_KEY: spec.to_json()})
+    return model
+
+
+@contextmanager
+def candidate(output: Path) -> Iterator[Path]:
+    """A name beside the output for what has not passed yet; gone at the end."""
+    file = output.with_name(f"{output.name}.candidate")
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def place(model: onnx.ModelProto, spec: ModelSpec, output: Path) -> None:
+    """Writes the spec into a model that has passed and gives it its final name, in one step."""
+    with replacing(str(output)) as file:
+        file.write(describe(model, spec).SerializeToString())

@@ -1,0 +1,80 @@
+"""fp32 -> fp16 or int8: smaller, and faster where the chip has the arithmetic."""
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from chexscore.spec import INPUT_NAME, Precision
+
+__all__ = ["reduce"]
+
+CALIBRATION_IMAGES = 128
+"""Enough for ranges of activations; more only takes time."""
+
+
+def reduce(model: onnx.ModelProto, precision: Precision, images: NDArray[np.uint8]) -> onnx.ModelProto:
+    """The same graph in another arithmetic, input and output as before.
+
+    Args:
+        model: float32 graph from `image` to `scores`, no Gemm behind its logits.
+        precision: what to make of it.
+        images: uint8 [S, H, W, 1], typical ones, for the ranges of int8.
+    """
+    # Behind chexscore.classifier, which switches off onnxruntime's telemetry before it is loaded.
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
+
+    match precision:
+        case "fp32":
+            return model
+        case "fp16":
+            half: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+            return half
+        case "int8":
+            return _to_int8(model, images)
+
+
+def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelProto:
+    """Static quantization: convolutions and inner matrices; the layer that gives the logits stays float32.
+
+    Activations are unsigned: x86 has fast instructions for unsigned times signed 8 bits alone.
+    """
+    from onnxruntime import quantization as ort  # noqa: PLC0415, as above
+
+    class Reader(ort.CalibrationDataReader):  # type: ignore[misc]  # no types
+        def __init__(self) -> None:
+            step = -(-len(images) // CALIBRATION_IMAGES)
+            self.batches = iter([{INPUT_NAME: image[np.newaxis]} for image in images[::step]])
+
+        def get_next(self) -> Any:
+            return next(self.batches, None)
+
+    logging.disable(logging.WARNING)  # it advises to fold constants first, which export.fold has done
+    try:
+        return _quantize(model, Reader())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _quantize(model: onnx.ModelProto, images: Any) -> onnx.ModelProto:
+    from onnxruntime import quantization as ort  # noqa: PLC0415, as above
+
+    matrices = [node.name for node in model.graph.node if node.op_type == "Gemm"]
+    with TemporaryDirectory() as folder:
+        target = Path(folder) / "int8.onnx"
+        ort.quantize_static(
+            model,
+            target,
+            images,
+            quant_format=ort.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm"],
+            nodes_to_exclude=matrices[-1:],
+            per_channel=True,
+            activation_type=ort.QuantType.QUInt8,
+            weight_type=ort.QuantType.QInt8,
+        )
+        return onnx.load(target)

@@ -1,0 +1,80 @@
+"""A first spec for a network from elsewhere, with what its file says filled in."""
+
+import json
+from pathlib import Path
+
+from chexscore.errors import ModelError, UsageError
+from chexscore.outputs import check_target, replacing
+from export.foreign import inputs_of, read_foreign, shape_of
+
+__all__ = ["write_template"]
+
+TEMPLATE = """\
+# What a network from elsewhere takes and gives, for `python -m export adopt`.
+name = {name}
+version = "1"
+training_data = "not stated"
+licence = "not stated"
+
+[input]
+name = {input}
+layout = "{layout}"
+channels = {channels}
+height = {height}
+width = {width}
+# How an image of another shape is brought to this one: stretch, crop (around the centre) or pad (with black).
+resize = "stretch"
+# What black and white pixels become, and what is then subtracted and divided by, for each channel or for all:
+# (value - mean) / std. torchxrayvision: black = -1024, white = 1024. Networks trained on ImageNet: black = 0,
+# white = 1, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225].
+black = 0.0
+white = 1.0
+mean = [0.0]
+std = [1.0]
+
+[output]
+name = {output}
+# logits (a sigmoid is put behind them) or probabilities.
+kind = "{kind}"
+# In the order of the outputs; an output called "" is left out.
+labels = [
+{labels}]
+# A score at or above it reads as positive: one for each label that has a name; without the line 0.5 for all.
+# thresholds = [0.5]
+"""
+
+
+def write_template(foreign: Path, output: Path) -> str:
+    """Writes a spec for a foreign network, with what the file itself says filled in, and says what to edit.
+
+    Raises:
+        UsageError: the output exists already, or cannot be written there.
+        ModelError: the file cannot be used, or does not take one batch of images and give one of scores.
+    """
+    check_target(str(output))
+    if output.exists():
+        raise UsageError(f"{output} exists already; give another -o.")
+    network = read_foreign(foreign)
+    images = [item for item in inputs_of(network) if len(shape_of(item)) == 4]  # noqa: PLR2004, N x C x H x W
+    scores = [item for item in network.graph.output if len(shape_of(item)) == 2]  # noqa: PLR2004, N x labels
+    if len(inputs_of(network)) != 1 or not images or not scores:
+        raise ModelError(f"{foreign} does not go from one batch of images to one of scores, N x labels.")
+    _, *rest = shape_of(images[0])
+    layout = "NHWC" if rest[2] in (1, 3) and rest[0] not in (1, 3) else "NCHW"
+    channels, height, width = rest if layout == "NCHW" else (rest[2], rest[0], rest[1])
+    count = shape_of(scores[0])[1]
+    last = next((node.op_type for node in network.graph.node if scores[0].name in node.output), "")
+    content = TEMPLATE.format(
+        name=json.dumps(foreign.stem),
+        input=json.dumps(images[0].name),
+        layout=layout,
+        channels=channels if channels in (1, 3) else 1,
+        height=height if isinstance(height, int) else 224,
+        width=width if isinstance(width, int) else 224,
+        output=json.dumps(scores[0].name),
+        kind="probabilities" if last in ("Sigmoid", "Softmax") else "logits",
+        labels="".join(f'  "Label {i + 1}",\n' for i in range(count if isinstance(count, int) else 1)),
+    )
+    with replacing(str(output)) as file:
+        file.write(content.encode())
+    return f"wrote {output}: edit the labels and the range of pixel values, then adopt"

@@ -1,0 +1,238 @@
+"""Networks from elsewhere, small enough to be worked out with numpy."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from chexscore import Classifier, predict
+from chexscore.errors import ModelError, UsageError
+from export.adopt import publish_foreign
+from export.foreign import ForeignSpec
+from export.template import write_template
+from tests.networks import brightness_model
+from tests.phantoms import draw
+
+ROOT = Path(__file__).parents[1]
+RANDOM = np.random.default_rng(0)
+MIX = {channels: RANDOM.normal(size=(4, channels)).astype(np.float32) for channels in (1, 3)}
+HEAD = RANDOM.normal(size=(4, 3)).astype(np.float32)
+SIZE = 12
+
+
+def foreign_model(
+    path: Path, *, channels: int = 1, batch: Any = "batch", layout: str = "NCHW", sigmoid: bool = False
+) -> Path:
+    """Each pixel's channels are mixed, positives averaged, and the means weighed for three labels."""
+    to_planes = (
+        [helper.make_node("Transpose", ["x"], ["planes"], perm=[0, 3, 1, 2])] if layout == "NHWC" else []
+    )
+    nodes = [
+        *to_planes,
+        helper.make_node("Conv", ["planes" if to_planes else "x", "mix"], ["mixed"]),
+        helper.make_node("Relu", ["mixed"], ["positive"]),
+        helper.make_node("GlobalAveragePool", ["positive"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "head"], ["logits" if sigmoid else "scores"]),
+        *([helper.make_node("Sigmoid", ["logits"], ["scores"])] if sigmoid else []),
+    ]
+    shape = [batch, channels, SIZE, SIZE] if layout == "NCHW" else [batch, SIZE, SIZE, channels]
+    graph = helper.make_graph(
+        nodes,
+        "foreign",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 3])],
+        [
+            numpy_helper.from_array(MIX[channels][:, :, np.newaxis, np.newaxis], "mix"),
+            numpy_helper.from_array(HEAD, "head"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="elsewhere"), path)
+    return path
+
+
+def spec_for(foreign: Path, *, labels: str = '["A", "B", "C"]', **settings: str) -> Path:
+    """The template, edited."""
+    path = foreign.with_suffix(".toml")
+    write_template(foreign, path)
+    lines = path.read_text().splitlines()
+    start, end = lines.index("labels = ["), lines.index("]")
+    lines[start : end + 1] = [f"labels = {labels}"]
+    for name, value in settings.items():
+        lines = [f"{name} = {value}" if line.startswith(f"{name} =") else line for line in lines]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def by_hand(films: NDArray[np.uint8], channels: int, low: float, high: float, mean: Any, std: Any) -> Any:
+    values = (low + films / 255 * (high - low) - mean) / std * np.ones(channels)
+    features = np.maximum(values @ MIX[channels].T.astype(np.float64), 0).mean(axis=(1, 2))
+    return 1 / (1 + np.exp(-features @ HEAD))
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for seed in range(5):
+        Image.fromarray(draw(seed, size=SIZE)).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "numbers"),
+    [
+        ({}, {"black": "-3.0", "white": "3.0"}, (-3, 3, 0, 1)),
+        (
+            {"channels": 3},
+            {"mean": "[0.5, 0.4, 0.3]", "std": "[0.2, 0.3, 0.4]"},
+            (0, 1, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]),
+        ),
+        ({"batch": 1}, {}, (0, 1, 0, 1)),
+        (
+            {"batch": 4, "channels": 3},
+            {"white": "255.0", "mean": "[99.0]", "std": "[50.0]"},
+            (0, 255, 99, 50),
+        ),
+        ({"layout": "NHWC", "channels": 3}, {"black": "1.0", "white": "-1.0"}, (1, -1, 0, 1)),
+        ({"layout": "NHWC", "batch": 1}, {}, (0, 1, 0, 1)),
+        ({"sigmoid": True}, {}, (0, 1, 0, 1)),
+    ],
+)
+def test_predict_gives_what_the_network_gives(
+    films: Path, tmp_path: Path, model: dict[str, Any], settings: dict[str, str], numbers: tuple[Any, ...]
+) -> None:
+    foreign = foreign_model(tmp_path / "foreign.onnx", **model)
+    spec = spec_for(foreign, **settings)
+    assert ("probabilities" in spec.read_text().split("kind")[1]) == bool(model.get("sigmoid"))
+    line = publish_foreign(foreign, spec, tmp_path / "model.onnx")
+    assert "wrapped and alone, the scores of 16 drawn images at batch sizes 1, 3, 8 differ by" in line
+    stacked = np.stack([np.asarray(Image.open(path)) for path in sorted(films.iterdir())])[..., np.newaxis]
+    expected = by_hand(stacked, model.get("channels", 1), *numbers)
+    found = [list(row.scores.values()) for row in predict(films, tmp_path / "model.onnx", batch_size=2)]
+    assert np.abs(np.array(found) - expected).max() < 1e-5
+    assert np.ptp(expected, axis=0).min() > 1e-4
+
+
+def test_the_file_says_where_it_comes_from_and_leaves_out_what_has_no_name(tmp_path: Path) -> None:
+    foreign = foreign_model(tmp_path / "foreign.onnx")
+    spec = spec_for(foreign, labels='["A", "", "C"]', resize='"crop"', licence='"CC0"')
+    publish_foreign(foreign, spec, tmp_path / "model.onnx")
+    classifier = Classifier(tmp_path / "model.onnx", device="cpu")
+    assert classifier.spec.labels == ("A", "C")
+    assert (classifier.spec.image.resize, classifier.spec.licence) == ("crop", "CC0")
+    assert classifier.spec.provenance["made_by"] == "elsewhere"
+    assert float(classifier.spec.provenance["difference_to_original"]) < 1e-5
+    film = draw(1, size=SIZE)[np.newaxis, ..., np.newaxis]
+    assert classifier.score(film)[0] == pytest.approx(by_hand(film, 1, 0, 1, 0, 1)[0, [0, 2]], abs=1e-5)
+
+
+def test_a_wrapping_that_scores_otherwise_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import adopt
+
+    real = adopt.wrap
+
+    def wrong(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
+        brighter = spec.input.model_copy(update={"white": 1.1})
+        return real(network, spec.model_copy(update={"input": brighter}))
+
+    foreign = foreign_model(tmp_path / "foreign.onnx")
+    monkeypatch.setattr(adopt, "wrap", wrong)
+    with pytest.raises(ModelError, match=r"was not published: .* differ by"):
+        publish_foreign(foreign, spec_for(foreign), tmp_path / "model.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.onnx", "foreign.toml"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"labels": '["A", "B"]'}, r"'scores' is N x 3, the spec says N x 2"),
+        ({"labels": '["A", "A", "B"]'}, "a label is named twice"),
+        ({"labels": "[]"}, "output.labels"),
+        ({"height": "13"}, r"'x' is N x 1 x 12 x 12, the spec says N x 1 x 13 x 12"),
+        ({"channels": "3"}, "the spec says N x 3 x 12 x 12"),
+        ({"channels": "2"}, "input.channels"),
+        ({"mean": "[0.1, 0.2]"}, "mean has 2 values for 1 channels"),
+        ({"std": "[0.0]"}, "std must not be 0"),
+        ({"white": "0.0"}, "black and white must differ"),
+        ({"kind": '"probabilities"', "white": "99.0"}, "no probabilities; with kind"),
+        ({"kind": '"odds"'}, "output.kind"),
+        ({"resize": '"squeeze"'}, "input.resize"),
+        ({"layout": "NCHW"}, "not a TOML file"),
+        ({"name": '"y"'}, "the graph has no 'y', but 'x'"),
+    ],
+)
+def test_a_spec_that_does_not_fit_is_refused_with_the_reason(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    foreign = foreign_model(tmp_path / "foreign.onnx")
+    spec = spec_for(foreign, **settings)
+    with pytest.raises((ModelError, UsageError), match=said) as caught:
+        publish_foreign(foreign, spec, tmp_path / "model.onnx")
+    assert str(spec) in str(caught.value)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path) -> None:
+    good = foreign_model(tmp_path / "good.onnx")
+    spec = spec_for(good)
+
+    def changed(name: str, **change: Any) -> Path:
+        model = onnx.load(good)
+        for node in model.graph.node:
+            node.op_type = change.get(node.op_type, node.op_type)
+        if "opset" in change:
+            model.opset_import[0].version = change["opset"]
+        if "type" in change:
+            model.graph.input[0].type.tensor_type.elem_type = change["type"]
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(model, path, save_as_external_data=name == "external", size_threshold=0)
+        return path
+
+    (tmp_path / "text.onnx").write_text("not a model")
+    for path, said in (
+        (tmp_path / "none.onnx", "cannot be read"),
+        (tmp_path / "text.onnx", "not an ONNX file"),
+        (changed("external"), "its weights lie in other files"),
+        (changed("old", opset=8), "of opset 8"),
+        (changed("unknown", Relu="Wobble"), "onnxruntime cannot run it: .*Wobble"),
+        (changed("doubles", type=TensorProto.DOUBLE), "'x' is DOUBLE, not FLOAT"),
+        (brightness_model(tmp_path / "ours.onnx"), "a model of chexscore already"),
+    ):
+        with pytest.raises(ModelError, match=said) as caught:
+            publish_foreign(path, spec, tmp_path / "model.onnx")
+        assert str(path) in str(caught.value)
+    with pytest.raises(UsageError, match="exists already"):
+        write_template(good, spec)
+    with pytest.raises(UsageError, match="the spec cannot be read"):
+        publish_foreign(good, tmp_path / "none.toml", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_commands_need_no_tensorflow_and_end_with_the_right_codes(tmp_path: Path) -> None:
+    foreign = foreign_model(tmp_path / "foreign.onnx")
+
+    def export(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-X", "importtime", "-m", "export", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    spec, model = tmp_path / "spec.toml", tmp_path / "model.onnx"
+    assert export("template", foreign, "-o", spec).returncode == 0
+    done = export("adopt", foreign, "--spec", spec, "-o", model)
+    assert done.returncode == 0
+    assert "published" in done.stderr
+    assert "tensorflow" not in done.stderr
+    assert Classifier(model, device="cpu").spec.labels == ("Label 1", "Label 2", "Label 3")
+    refused = export("adopt", tmp_path / "none.onnx", "--spec", spec, "-o", model)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("export: error: ")

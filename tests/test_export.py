@@ -1,0 +1,434 @@
+"""A trained network -> a file that scores the same, says what it is, and is not published otherwise."""
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from chexscore import Classifier, ImageSpec, ModelSpec, display
+from chexscore.errors import ModelError, UsageError
+from tests.trained import INTERCEPT, LABELS, SLOPE, shake, write_run
+from training.config import NetworkConfig
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("made") / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from export.publish import publish_run
+
+    model = tmp_path_factory.mktemp("exported") / "model.onnx"
+    assert "100 validation images at batch sizes 1, 3, 8 differ by" in publish_run(run, model)
+    return model
+
+
+@pytest.fixture
+def converted(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves a second each: what publishing does after the conversion is what these tests are about."""
+    from export import publish
+
+    monkeypatch.setattr(publish, "convert", lambda *_: onnx.load(exported))
+
+
+def copy_of(run: Path, copy: Path, *, without: str = "nothing") -> Path:
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(without))
+    return copy
+
+
+def test_scores_are_those_of_keras_calibrated(run: Path, exported: Path) -> None:
+    import keras
+
+    images = np.load(run / "samples.npy")[:8]
+    network = keras.saving.load_model(run / "network.keras", compile=False)
+    raw = np.asarray(network.predict(images, verbose=0), np.float64)
+    classifier = Classifier(exported, device="cpu")
+    measured = classifier.spec.metrics
+    expected = raw.copy()
+    for column, label in enumerate(LABELS[:2]):
+        slope = measured[f"calibration_slope/{label}"]
+        intercept = measured[f"calibration_intercept/{label}"]
+        assert slope == pytest.approx(SLOPE, rel=0.3)
+        assert intercept == pytest.approx(INTERCEPT, abs=0.4)
+        logits = np.log(raw[:, column] / (1 - raw[:, column]))
+        expected[:, column] = 1 / (1 + np.exp(-(slope * logits + intercept)))
+    assert np.abs(classifier.score(images) - expected).max() < 1e-5
+    assert np.abs(raw - expected).max() > 0.05
+
+
+def test_the_file_says_what_was_measured(run: Path, exported: Path) -> None:
+    spec = Classifier(exported, device="cpu").spec
+    assert "Platt" in spec.calibration
+    assert (
+        "300 images of 150 validation patients; left as they are: Rare (only 5 positives)" in spec.calibration
+    )
+    assert float(spec.provenance["difference_to_keras"]) <= 1e-5
+    assert float(spec.provenance["auc_onnx"]) == pytest.approx(float(spec.provenance["auc_keras"]), abs=1e-4)
+    assert spec.metrics["ece/Opacity"] < spec.metrics["ece_before/Opacity"] / 2
+    assert spec.metrics["ece/Rare"] == pytest.approx(spec.metrics["ece_before/Rare"])
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["auc/macro"] == 0.5
+    assert found["ece/macro"] == spec.metrics["ece/macro"] < found["ece_before/macro"]
+    for label in LABELS:
+        names = [point.name for point in spec.operating_points[label]]
+        assert names == ["youden", "sensitivity 90 %", "specificity 90 %", "best accuracy"]
+        assert spec.default_thresholds[label] == spec.operating_points[label][0].threshold
+
+
+def test_info_shows_it_in_80_columns(
+    exported: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    classifier = Classifier(exported, device="cpu")
+    display.info(classifier, ["cpu"])
+    shown = capsys.readouterr().out
+    for word in ("fp32", "Platt scaling", "calibration error", "sensitivity 90 %", "auc keras", "youden"):
+        assert word in shown, word
+    point = classifier.spec.operating_points["Device"][1]
+    assert f"{point.threshold:.4f} │      {point.sensitivity:.4f} │      {point.specificity:.4f} │" in shown
+
+
+def damage_weights(model: onnx.ModelProto) -> None:
+    weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.01), weights.name))
+
+
+def swap_labels(model: onnx.ModelProto) -> None:
+    order = numpy_helper.from_array(np.array([1, 0, 2]), "order")
+    _replace_scores(model, order, helper.make_node("Gather", ["right", "order"], ["scores"], axis=1))
+
+
+def mix_up_batch(model: onnx.ModelProto) -> None:
+    """Right for one image at a time."""
+    axes = numpy_helper.from_array(np.array([0]), "axes")
+    mean = helper.make_node("ReduceMean", ["right", "axes"], ["mean"], keepdims=1)
+    zero = helper.make_node("Sub", ["right", "right"], ["zero"])
+    _replace_scores(model, axes, mean, zero, helper.make_node("Add", ["mean", "zero"], ["scores"]))
+
+
+def _replace_scores(model: onnx.ModelProto, constant: onnx.TensorProto, *nodes: onnx.NodeProto) -> None:
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == "scores" else name for name in node.output]
+    model.graph.initializer.append(constant)
+    model.graph.node.extend(nodes)
+
+
+@pytest.mark.parametrize("damage", [damage_weights, swap_labels, mix_up_batch])
+def test_a_graph_that_scores_otherwise_is_not_published(
+    run: Path,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[onnx.ModelProto], None],
+) -> None:
+    from export import publish as module
+
+    def broken(*_: object) -> onnx.ModelProto:
+        model = onnx.load(exported)
+        damage(model)
+        return model
+
+    target = tmp_path / "model.onnx"
+    target.write_text("published earlier")
+    monkeypatch.setattr(module, "convert", broken)
+    with pytest.raises(ModelError, match=r"was not published: .* differ by") as caught:
+        module.publish_run(run, target)
+    assert caught.value.exit_code == 1
+    assert target.read_text() == "published earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_an_older_run_without_scores_is_published_uncalibrated(run: Path, tmp_path: Path) -> None:
+    from export.publish import publish_run
+
+    old = copy_of(run, tmp_path / "old", without="validation.npz")
+    assert "100 validation images" in publish_run(old, tmp_path / "model.onnx")
+    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    assert spec.calibration == "none: the run has no validation scores"
+    assert spec.thresholds == (0.5,) * 3
+    with pytest.raises(ModelError, match="what int8 loses cannot be measured"):
+        publish_run(old, tmp_path / "small.onnx", "int8")
+    assert not (tmp_path / "small.onnx").exists()
+
+
+@pytest.mark.usefixtures("converted")
+def test_without_its_samples_a_run_is_compared_on_drawn_images(run: Path, tmp_path: Path) -> None:
+    from export.publish import publish_run
+
+    old = copy_of(run, tmp_path / "old", without="samples.npy")
+    assert "16 drawn images (the run's own are gone)" in publish_run(old, tmp_path / "model.onnx")
+
+
+@pytest.mark.usefixtures("converted")
+def test_rounding_of_keras_itself_is_not_held_against_the_file(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import publish as module
+    from export import verify
+
+    asked = []
+
+    def compare(expected: Any, *arguments: Any) -> Any:
+        asked.append(expected)
+        proof = verify.compare(expected, *arguments)
+        return replace(proof, difference=1e-4) if len(asked) == 1 else proof
+
+    monkeypatch.setattr(module, "compare", compare)
+    module.publish_run(run, tmp_path / "model.onnx")
+    assert len(asked) == 2
+    assert 0 < np.abs(asked[0] - asked[1]).max() < 1e-5
+
+
+@pytest.mark.usefixtures("converted")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lower_precision_is_smaller_and_its_loss_is_known(
+    run: Path, exported: Path, tmp_path: Path, precision: Any
+) -> None:
+    from export.publish import publish_run
+
+    model = tmp_path / "model.onnx"
+    publish_run(run, model, precision, allow_loss=True)
+    assert model.stat().st_size < exported.stat().st_size
+    classifier, exact = Classifier(model, device="cpu"), Classifier(exported, device="cpu")
+    assert classifier.spec.precision == precision
+    assert abs(float(classifier.spec.provenance["auc_lost"])) < 0.02
+    assert float(classifier.spec.provenance["difference_to_keras"]) <= 1e-5
+    images = np.load(run / "samples.npy")
+    difference = np.abs(classifier.score(images) - exact.score(images)).max()
+    measured = float(classifier.spec.provenance["difference_after_reduction"])
+    assert 1e-5 < difference == pytest.approx(measured, rel=0.1)
+    kinds = {item.data_type for item in onnx.load(model).graph.initializer}
+    assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
+
+
+@pytest.mark.usefixtures("converted")
+def test_what_loses_too_much_is_refused_unless_allowed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import publish as module
+
+    def coarse(model: onnx.ModelProto, _: str, __: object) -> onnx.ModelProto:
+        swap_labels(model)
+        return model
+
+    monkeypatch.setattr(module, "reduce", coarse)
+    target = tmp_path / "model.onnx"
+    with pytest.raises(ModelError, match=r"int8 loses 0\.\d+ macro AUC .*--allow-loss"):
+        module.publish_run(run, target, "int8")
+    assert not target.exists()
+    module.publish_run(run, target, "int8", allow_loss=True)
+    assert float(Classifier(target, device="cpu").spec.provenance["auc_lost"]) > 0.002
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path: Path) -> None:
+    from export.publish import publish_run
+
+    with pytest.raises(UsageError, match="not the folder of a finished run"):
+        publish_run(tmp_path, tmp_path / "model.onnx")
+    for output, said in (
+        (tmp_path / "none" / "model.onnx", "there is no folder"),
+        (tmp_path, "is a directory"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            publish_run(run, output)
+
+    spec = ModelSpec.from_json((run / "spec.json").read_text())
+    others = {
+        "labels": replace(spec, labels=("A", "B"), thresholds=(0.5,) * 2, operating_points={}),
+        "size": replace(spec, image=ImageSpec(32, 32)),
+    }
+    for name, other in others.items():
+        copy = copy_of(run, tmp_path / name, without="validation.npz")
+        (copy / "spec.json").write_text(other.to_json())
+        with pytest.raises(ModelError, match="its description promises"):
+            publish_run(copy, tmp_path / "model.onnx")
+    (tmp_path / "labels" / "validation.npz").write_bytes((run / "validation.npz").read_bytes())
+    with pytest.raises(ModelError, match=r"has scores of shape \(300, 3\)"):
+        publish_run(tmp_path / "labels", tmp_path / "model.onnx")
+    mixed_up = copy_of(run, tmp_path / "mixed-up")
+    arrays = dict(np.load(run / "validation.npz"))
+    np.savez(mixed_up / "validation.npz", **{**arrays, "scores": arrays["scores"][:, [1, 0, 2]]})
+    with pytest.raises(ModelError, match="the two are of different runs"):
+        publish_run(mixed_up, tmp_path / "model.onnx")
+    for name, said in (
+        ("network.keras", "cannot load the network"),
+        ("validation.npz", "damaged"),
+        ("spec.json", "spec.json: the model's description"),
+    ):
+        torn = copy_of(run, tmp_path / f"torn-{name}")
+        (torn / name).write_bytes((run / name).read_bytes()[:100])
+        with pytest.raises(ModelError, match=said):
+            publish_run(torn, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_network_trained_in_mixed_precision_is_published_in_float32(tmp_path: Path) -> None:
+    import keras
+
+    from export.run import in_precision, load_network
+    from training.networks import build
+
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 2)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    network.save(tmp_path / "network.keras")
+    exact = load_network(tmp_path / "network.keras")
+    assert {layer.compute_dtype for layer in exact.layers} == {"float32"}
+    films = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 1)).astype(np.float32)
+    difference = np.abs(np.asarray(exact(films)) - np.asarray(network(films), np.float32)).max()
+    assert 0 < difference < 0.05
+    precise = np.asarray(in_precision(exact, "float64")(films))
+    assert precise.dtype == np.float64
+    assert 0 < np.abs(precise - np.asarray(exact(films))).max() < 1e-5
+
+
+def test_a_flattening_whose_shape_is_worked_out_in_the_graph_is_written_out() -> None:
+    """tf2onnx writes it this way now and then."""
+    from export.fold import fold
+
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Slice", ["shape", "zero", "one", "zero"], ["count"]),
+        helper.make_node("Concat", ["count", "rest"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "flatten",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 2, 2])],
+        [helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["N", 5])],
+        [
+            numpy_helper.from_array(np.array([0]), "zero"),
+            numpy_helper.from_array(np.array([1]), "one"),
+            numpy_helper.from_array(np.array([12]), "rest"),
+            numpy_helper.from_array(np.ones((12, 5), np.float32), "weights"),
+        ],
+    )
+    folded = fold(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])).graph
+    assert [node.op_type for node in folded.node] == ["Reshape", "Gemm"]
+    shape = next(item for item in folded.initializer if item.name == folded.node[0].input[1])
+    assert numpy_helper.to_array(shape).tolist() == [-1, 12]
+
+
+def test_networks_that_are_none_of_ours_are_refused() -> None:
+    import keras
+
+    from export.convert import convert
+
+    image = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(image)
+    spec = ModelSpec("x", "1", ("A", "B"), ImageSpec(8, 8), (0.5, 0.5))
+    softmax = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="last")(flat))
+    with pytest.raises(ModelError, match="ends in the layer last, which is no sigmoid"):
+        convert(softmax, spec)
+    odd = keras.layers.Dense(2, activation="sigmoid")(keras.ops.erfinv(flat / 1000))
+    with pytest.raises(ModelError, match="Erfinv"):
+        convert(keras.Model(image, odd), spec)
+
+
+def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
+    """A narrow one, with the same layers: each batch norm goes into the convolution or matrix behind it."""
+    import keras
+
+    from export.calibrate import Platt
+    from export.convert import convert
+    from export.run import in_precision
+    from export.verify import TOLERANCE, compare, draw_samples
+    from training.networks import build
+
+    image = ImageSpec(512, 512)
+    keras.utils.set_random_seed(0)
+    network = build(NetworkConfig(name="reference", width=2), image, 2)
+    shake(network)
+    first = next(layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization))
+    gamma, *rest = first.get_weights()
+    first.set_weights(
+        [gamma * [1, -1], *rest]
+    )  # turns an order round: this one has to stay before the maximum
+    samples = replace(draw_samples(image), images=draw_samples(image).images[:3])
+    platt = Platt((0.5, 3.0), (-1.0, 0.25), {})
+    raw = np.asarray(in_precision(network, "float64").predict_on_batch(samples.images))
+    expected = platt.scores(np.log(raw / (1 - raw)))
+
+    model = convert(network, ModelSpec("narrow", "1", ("A", "B"), image, (0.5, 0.5)), platt)
+    onnx.save(model, tmp_path / "narrow.onnx")
+    assert compare(expected, tmp_path / "narrow.onnx", samples).difference <= TOLERANCE
+    scaling, turned_round = 1, 1
+    assert Counter(node.op_type for node in model.graph.node) == {
+        "Cast": 1,
+        "Mul": scaling + turned_round,
+        "Reshape": 2,
+        "Conv": 7,
+        "Relu": 9,
+        "MaxPool": 7,
+        "Gemm": 3,
+        "Sigmoid": 1,
+    }
+    assert [item.version for item in model.opset_import if not item.domain] == [18]
+    for value, name, kind in (
+        (model.graph.input[0], "image", onnx.TensorProto.UINT8),
+        (model.graph.output[0], "scores", onnx.TensorProto.FLOAT),
+    ):
+        assert (value.name, value.type.tensor_type.elem_type) == (name, kind)
+        assert value.type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_path: Path) -> None:
+    import keras
+    from keras import layers
+
+    from export.convert import convert
+    from export.verify import TOLERANCE, compare, draw_samples
+
+    inputs = keras.Input((32, 32, 1))
+    x = layers.Conv2D(4, 3, activation="relu", padding="same")(layers.Rescaling(1 / 255)(inputs))
+    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(4, 3, padding="same")(x)
+    weight = layers.Reshape((1, 1, 4))(layers.GlobalAveragePooling2D()(x))
+    x = x * layers.Conv2D(4, 1, activation="sigmoid")(weight)
+    x = layers.Conv2D(4, 3)(x)
+    out = layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
+    network = keras.Model(inputs, out)
+    shake(network)
+    samples = draw_samples(ImageSpec(32, 32))
+    model = convert(network, ModelSpec("attention", "1", ("A",), ImageSpec(32, 32), (0.5,)))
+    onnx.save(model, tmp_path / "model.onnx")
+    expected = np.asarray(network.predict_on_batch(samples.images))
+    assert compare(expected, tmp_path / "model.onnx", samples).difference <= TOLERANCE
+    counted = Counter(node.op_type for node in model.graph.node)
+    assert counted["Transpose"] == 0
+    assert (counted["Mul"], counted["Add"]) == (3, 1)  # scaling, the padded one's batch norm, attention
+
+
+def test_a_label_with_one_class_alone_has_no_operating_point(run: Path, tmp_path: Path) -> None:
+    from export.publish import publish_run
+
+    copy = copy_of(run, tmp_path / "copy")
+    arrays = dict(np.load(copy / "validation.npz"))
+    arrays["targets"][:, 0] = 0
+    arrays["targets"][:, 1] = np.nan
+    np.savez(copy / "validation.npz", **arrays)
+    publish_run(copy, tmp_path / "model.onnx")
+    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    assert list(spec.operating_points) == ["Rare"]
+    assert spec.thresholds[:2] == (0.5, 0.5)
+    assert (
+        spec.calibration
+        == "none: Opacity (only 0 positives), Device (only 0 positives), Rare (only 5 positives)"
+    )
+    assert "ece/Device" not in spec.metrics
+    assert all(math.isfinite(value) for value in spec.metrics.values())
