@@ -274,16 +274,10 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
 
 
 def test_a_network_trained_in_mixed_precision_is_published_in_float32(tmp_path: Path) -> None:
-    import keras
-
     from export.run import in_precision, load_network
     from training.networks import build
 
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 2)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+    network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 2, precision="mixed_bfloat16")
     network.save(tmp_path / "network.keras")
     exact = load_network(tmp_path / "network.keras")
     assert {layer.compute_dtype for layer in exact.layers} == {"float32"}
