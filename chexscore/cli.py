@@ -253,17 +253,17 @@ def evaluate(
 
     Example: chexscore eval out.csv --labels labels.csv --subgroup Sex --report report.html
     """
-    from chexscore.cases import Protocol
-    from chexscore.evaluation import evaluate as measure
+    from chexscore.evaluation.cases import Protocol
+    from chexscore.evaluation.evaluate import evaluate as measure
+    from chexscore.evaluation.points import are_predictions, points_and_model
+    from chexscore.evaluation.summary import describe, to_csv, to_json
     from chexscore.outputs import STDOUT, check_target, replacing
-    from chexscore.points import are_predictions, points_and_model
-    from chexscore.summary import describe, to_csv, to_json
 
     for target in (output, report):
         if target not in (None, STDOUT):
             check_target(target, overwrite=overwrite)
     if report is not None:
-        from chexscore.report import check_plots, to_html
+        from chexscore.report.page import check_plots, to_html
 
         check_plots()
     protocol = Protocol(uncertain, blank, by, views, group, tuple(subgroup or ()), resamples, strict)
@@ -282,7 +282,7 @@ def evaluate(
     if output == STDOUT:
         typer.echo(text, nl=False)
     else:
-        from chexscore.tabulate import print_evaluation
+        from chexscore.evaluation.tabulate import print_evaluation
 
         print_evaluation(found, about)
         if output is not None:
@@ -352,8 +352,8 @@ def _score(paths: list[str], labels: str, model: str | None, device: Device) -> 
     from chexscore import progress
     from chexscore.classifier import Classifier
     from chexscore.discovery import find_images
+    from chexscore.evaluation.layouts import read_labels
     from chexscore.exits import exit_code
-    from chexscore.layouts import read_labels
     from chexscore.runs import run
     from chexscore.stopping import stop_on_signals
 

@@ -3,7 +3,7 @@ import pytest
 from sklearn import metrics as sklearn
 from sklearn.calibration import calibration_curve
 
-from chexscore.curves import precision_recall, reliability, roc
+from chexscore.report.curves import precision_recall, reliability, roc
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn
 
-from chexscore.cases import Protocol, read_cases
 from chexscore.errors import TableError, UsageError
-from chexscore.evaluation import evaluate
+from chexscore.evaluation.cases import Protocol, read_cases
+from chexscore.evaluation.evaluate import evaluate
+from chexscore.evaluation.summary import describe, to_csv, to_json
 from chexscore.intervals import estimate
-from chexscore.summary import describe, to_csv, to_json
 
 SCORES = [0.9, 0.8, 0.7, 0.4, 0.3, 0.2]
 FINDING = [1, 0, 1, 1, 0, 0]

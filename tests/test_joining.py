@@ -1,7 +1,7 @@
 import pytest
 
 from chexscore.errors import TableError
-from chexscore.joining import join
+from chexscore.evaluation.joining import join
 
 
 def test_paths_join_by_ending_whichever_side_is_longer() -> None:

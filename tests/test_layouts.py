@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chexscore.errors import TableError
-from chexscore.layouts import LabelTable, read_labels
+from chexscore.evaluation.layouts import LabelTable, read_labels
 
 
 def read(tmp_path: Path, text: str) -> LabelTable:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from chexscore import Classifier, predict, runs
-from chexscore.cases import Protocol
-from chexscore.evaluation import evaluate
-from chexscore.points import points_and_model
+from chexscore.evaluation.cases import Protocol
+from chexscore.evaluation.evaluate import evaluate
+from chexscore.evaluation.points import points_and_model
 from tests.phantoms import write_chexpert, write_dataset
 from training.config import TrainConfig
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from chexscore.errors import ModelError, TableError, UsageError
-from chexscore.points import are_predictions, points_and_model
+from chexscore.evaluation.points import are_predictions, points_and_model
 
 
 def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:

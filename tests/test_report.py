@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexscore.cases import Protocol
 from chexscore.errors import UsageError
-from chexscore.evaluation import Evaluation, evaluate
-from chexscore.mistakes import mistakes
-from chexscore.report import check_plots, to_html
-from chexscore.summary import describe
+from chexscore.evaluation.cases import Protocol
+from chexscore.evaluation.evaluate import Evaluation, evaluate
+from chexscore.evaluation.summary import describe
+from chexscore.report.mistakes import mistakes
+from chexscore.report.page import check_plots, to_html
 from tests.phantoms import draw
 
 ABOUT = {"name": "m", "version": "1", "sha256": "abc"}
@@ -130,7 +130,7 @@ def test_mistakes_are_the_most_confident(evaluation: Evaluation) -> None:
 
 
 def test_a_picture_that_is_gone_is_named(evaluation: Evaluation) -> None:
-    from chexscore.mistakes import thumbnail
+    from chexscore.report.mistakes import thumbnail
 
     thumbnail.cache_clear()
     (_, _, some), _ = mistakes(evaluation.cases, 0, 0.4, 1)
@@ -159,7 +159,8 @@ def test_cells_that_are_no_utf_8_and_dollar_signs_are_survived(tmp_path: Path) -
 
 def test_matplotlib_is_loaded_for_plots_alone() -> None:
     code = (
-        "import sys\nfrom chexscore import cli, evaluation, report, summary, tabulate\n"
+        "import sys\nfrom chexscore import cli\nfrom chexscore.evaluation import evaluate, summary, tabulate\n"
+        "from chexscore.report import page\n"
         "print(*sorted({'matplotlib', 'sklearn', 'scipy', 'onnxruntime'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

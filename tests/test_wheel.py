@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_chexscore_and_the_bundled_model_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"chexscore", f"chexscore-{__version__}.dist-info"}
-    for needed in ("py.typed", "cli.py", "report.css", "models/kermany.onnx", "models/MODEL_CARD.md"):
+    for needed in ("py.typed", "cli.py", "report/page.css", "models/kermany.onnx", "models/MODEL_CARD.md"):
         assert f"chexscore/{needed}" in names
     assert wheel.stat().st_size < 10e6
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from chexscore import Classifier, Status, find_images, runs
-from chexscore.cases import Protocol
-from chexscore.evaluation import evaluate
-from chexscore.points import points_and_model
+from chexscore.evaluation.cases import Protocol
+from chexscore.evaluation.evaluate import evaluate
+from chexscore.evaluation.points import points_and_model
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from chexscore import metrics
-from chexscore.cases import Protocol, read_cases
+from chexscore.evaluation.cases import Protocol, read_cases
 from tests.test_intervals import covers
 
 SETS, ROWS, LABELS = 500, 200_000, 13

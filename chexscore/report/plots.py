@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from chexscore.curves import Curve, precision_recall, reliability, roc
 from chexscore.intervals import Interval
+from chexscore.report.curves import Curve, precision_recall, reliability, roc
 
 __all__ = ["calibration_plot", "forest_plot", "histogram", "precision_recall_plot", "roc_plot"]
 

@@ -8,12 +8,12 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from chexscore.elements import between, cell, change, compared, figure, number, readable, table, text
 from chexscore.errors import UsageError
-from chexscore.evaluation import COMPETITION, HALF, Evaluation
-from chexscore.mistakes import Mistake, mistakes, thumbnail
+from chexscore.evaluation.evaluate import COMPETITION, HALF, Evaluation
+from chexscore.evaluation.summary import UNKNOWN
+from chexscore.report.elements import between, cell, change, compared, figure, number, readable, table, text
+from chexscore.report.mistakes import Mistake, mistakes, thumbnail
 from chexscore.samples import MACRO, MICRO
-from chexscore.summary import UNKNOWN
 
 __all__ = ["check_plots", "to_html"]
 
@@ -42,11 +42,11 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
 
     Args:
         evaluation: what was found.
-        about: what was evaluated, name -> text; see `chexscore.summary.describe`.
+        about: what was evaluated, name -> text; see `chexscore.evaluation.summary.describe`.
         pictures: the most confident mistakes to show of each kind and label; images that are not there any
             more are named.
     """
-    css = files("chexscore").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("chexscore.report").joinpath("page.css").read_text(encoding="utf-8")
     unknown = about["model"].startswith(UNKNOWN)
     title = f"Evaluation of {about['predictions' if unknown else 'model']}"
     names = evaluation.cases.names
@@ -119,7 +119,7 @@ def _definitions(about: Mapping[str, str]) -> str:
 
 
 def _labels(evaluation: Evaluation) -> str:
-    from chexscore.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
+    from chexscore.report.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
 
     group, guess = evaluation.everyone, evaluation.guess
     measures = ("auc", "average_precision", "prevalence", "brier", "calibration_error")
@@ -165,7 +165,7 @@ def _points(evaluation: Evaluation) -> str:
 
 
 def _subgroups(evaluation: Evaluation) -> str:
-    from chexscore.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
+    from chexscore.report.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
 
     if not evaluation.subgroups:
         return ""
@@ -232,7 +232,7 @@ def _against(evaluation: Evaluation, about: Mapping[str, str]) -> str:
 
 
 def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
-    from chexscore import plots  # noqa: PLC0415, matplotlib is an extra
+    from chexscore.report import plots  # noqa: PLC0415, matplotlib is an extra
 
     cases = evaluation.cases
     known = ~np.isnan(cases.labels[:, column])

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chexscore import __version__
-from chexscore.evaluation import Evaluation, Group
+from chexscore.evaluation.evaluate import Evaluation, Group
 from chexscore.samples import MACRO, MICRO
 
 __all__ = ["COLUMNS", "GUESS", "UNKNOWN", "describe", "rows", "to_csv", "to_json"]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chexscore.evaluation import HALF, Evaluation, Group
+from chexscore.evaluation.evaluate import HALF, Evaluation, Group
 from chexscore.intervals import Interval
 from chexscore.samples import MACRO, MICRO
 

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import TableError, UsageError
-from chexscore.joining import join
+from chexscore.evaluation.joining import join
+from chexscore.evaluation.layouts import LabelTable, read_labels
 from chexscore.labels import Policy
-from chexscore.layouts import LabelTable, read_labels
 from chexscore.predictions import Prediction, Status, read_predictions
 from chexscore.tables import check_csv
 
@@ -88,7 +88,7 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
 
     Args:
         predictions: CSV that `predict` wrote.
-        labels: CSV of labels; see `chexscore.layouts`.
+        labels: CSV of labels; see `chexscore.evaluation.layouts`.
         protocol: see there.
         against: CSV of another model's predictions; images that only one model scored are left out.
 

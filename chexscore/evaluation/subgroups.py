@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.cases import Cases
 from chexscore.errors import UsageError
+from chexscore.evaluation.cases import Cases
 from chexscore.labels import stripped
 
 __all__ = ["MOST_VALUES", "Subgroup", "split"]

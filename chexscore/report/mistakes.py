@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from chexscore.cases import Cases
 from chexscore.errors import ImageError
+from chexscore.evaluation.cases import Cases
 from chexscore.images import load_image
 
 __all__ = ["Mistake", "mistakes", "thumbnail"]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.cases import Cases, Protocol, read_cases
+from chexscore.evaluation.cases import Cases, Protocol, read_cases
+from chexscore.evaluation.points import Points
+from chexscore.evaluation.subgroups import split
 from chexscore.intervals import Interval, bootstrap, interval, number
-from chexscore.points import Points
 from chexscore.samples import MACRO, Sample, mean_of_known
-from chexscore.subgroups import split
 
 __all__ = ["COMPETITION", "HALF", "Evaluation", "Group", "SubgroupResult", "evaluate"]
 
@@ -110,7 +110,7 @@ def evaluate(
 
     Args:
         predictions: CSV that `predict` wrote.
-        labels: CSV of labels; see `chexscore.layouts`.
+        labels: CSV of labels; see `chexscore.evaluation.layouts`.
         points: label -> name -> threshold; 0.5 is measured at too.
         protocol: how; see there.
         against: CSV of predictions of another model for the same images.

@@ -1,0 +1,1 @@
+"""Scores against labels: how good is a model, and where not?"""
