@@ -159,7 +159,8 @@ def test_cells_that_are_no_utf_8_and_dollar_signs_are_survived(tmp_path: Path) -
 
 def test_matplotlib_is_loaded_for_plots_alone() -> None:
     code = (
-        "import sys\nfrom chexscore import cli\nfrom chexscore.evaluation import evaluate, summary, tabulate\n"
+        "import sys\nfrom chexscore import cli\n"
+        "from chexscore.evaluation import evaluate, summary, tabulate\n"
         "from chexscore.report import page\n"
         "print(*sorted({'matplotlib', 'sklearn', 'scipy', 'onnxruntime'} & set(sys.modules)))\n"
     )

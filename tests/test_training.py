@@ -20,7 +20,7 @@ from tests.phantoms import write_chexpert, write_dataset
 from training import __main__ as command
 from training import labels
 from training import prepare as prepare_module
-from training.config import DataConfig, NetworkConfig, TrainConfig
+from training.config import DataConfig, ImageConfig, NetworkConfig, TrainConfig
 from training.datasets import read_table
 from training.prepare import prepare
 from training.splits import by_patient, divide, write
@@ -465,7 +465,10 @@ def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:
 
 
 def recipe(**changes: object) -> TrainConfig:
-    return TrainConfig.from_toml(SMOKE).model_copy(update=changes)
+    """One of few layers, because backends take longer to compile a network than to train it here."""
+    network = NetworkConfig(name="reference", blocks=2, width=4)
+    small = {"network": network, "image": ImageConfig(height=32, width=32)}
+    return TrainConfig.from_toml(SMOKE).model_copy(update=small | changes)
 
 
 def test_the_rate_warms_up_and_falls_or_falls_where_the_auc_stands_still() -> None:
@@ -517,7 +520,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     from training import fit as module
 
     write_dataset(tmp_path, 16, size=64)
-    config = recipe(epochs=3, average=0.5, optimizer="adamw", weight_decay=0.01, clip_norm=1.0)
+    config = recipe(epochs=2, average=0.5, optimizer="adamw", weight_decay=0.01, clip_norm=1.0)
     whole, run, said = tmp_path / "whole", tmp_path / "run", list[str]()
     module.fit(config, tmp_path, whole, report=said.append)
     assert "continuing" not in " ".join(said)
@@ -530,16 +533,15 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
             raise Cut
 
     monkeypatch.setattr(checkpoints, "replace", stop)
-    for _ in range(2):
-        with pytest.raises(Cut):
-            module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
+    with pytest.raises(Cut):
+        module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
     assert not (run / "spec.json").exists()
     monkeypatch.setattr(checkpoints, "replace", real)
     module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
-    assert "continuing after epoch 2" in said
+    assert "continuing after epoch 1" in said
 
     first, second = (pd.read_csv(folder / "history.csv") for folder in (whole, run))
-    assert second["epoch"].tolist() == [1, 2, 3]
+    assert second["epoch"].tolist() == [1, 2]
     assert second["learning_rate"].iloc[-1] == pytest.approx(1e-5)
     np.testing.assert_allclose(first["loss"], second["loss"], rtol=1e-4)
     with np.load(whole / "checkpoint.npz") as ours, np.load(run / "checkpoint.npz") as theirs:
@@ -553,7 +555,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
         assert arrays["patients"].tolist() == validation["patient"].tolist()
         np.testing.assert_array_equal(arrays["targets"], validation[["Opacity", "Device"]])
         assert arrays["scores"].shape == (len(validation), 2)
-        assert np.load(run / "samples.npy").shape == (len(arrays["samples"]), 64, 64, 1)
+        assert np.load(run / "samples.npy").shape == (len(arrays["samples"]), 32, 32, 1)
     assert set(measured) == {"training", "validation"}
     assert measured["validation"]["images"] == len(validation)
     assert measured["validation"]["patients"] == validation["patient"].nunique()
@@ -561,12 +563,12 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     for key in ("auc/macro", "accuracy/micro", "accuracy_at_0.5/micro", "prevalence/Device"):
         assert set(measured["training"][key]) == {"value", "low", "high"}
         assert 0 <= measured["validation"][key]["value"] <= 1
-    interval = measured["validation"]["auc/macro"]
+    interval = measured["training"]["auc/macro"]
     assert interval["low"] <= interval["value"] <= interval["high"]
     assert {"average_precision/Device", "accuracy/Opacity", "auc/micro"} <= set(measured["training"])
     spec = ModelSpec.from_json((run / "spec.json").read_text())
     assert spec.labels == ("Opacity", "Device")
-    assert spec.metrics["auc/macro"] == interval["value"]
+    assert spec.metrics["auc/macro"] == measured["validation"]["auc/macro"]["value"]
     assert sorted(path.name for path in run.glob("*.png")) == [
         "epochs.png",
         "findings.png",
@@ -617,7 +619,7 @@ def test_what_is_asked_for_and_not_there_is_one_sentence(
     monkeypatch.setattr(devices, "_gpus", list)
     with pytest.raises(UsageError, match="no GPU: Keras on tensorflow sees none"):
         module.fit(recipe(), tmp_path, tmp_path / "run", gpu=True, report=lambda _: None)
-    large = recipe().network.model_copy(update={"name": "reference"})
+    large = recipe().network.model_copy(update={"blocks": 7})
     with pytest.raises(UsageError, match="needs images of at least 508 x 508"):
         module.fit(recipe(network=large), tmp_path, tmp_path / "run", report=lambda _: None)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
