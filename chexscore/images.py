@@ -15,7 +15,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 from chexscore.depth import to_uint8
 from chexscore.errors import (
     ChexscoreError,
-    ImageError,
     MissingImageError,
     TooLargeImageError,
     UnreadableImageError,
@@ -99,7 +98,7 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
     if not os.fstat(file.fileno()).st_size:
         raise UnreadableImageError(path, "the file is empty")
     if is_dicom(file):
-        return _resize(Image.fromarray(_read_dicom(file, path, max_pixels)), image)
+        return _resize(Image.fromarray(_read_dicom(path, max_pixels)), image)
     try:
         with Image.open(file, formats=FORMATS) as picture:
             return _resize(_grey(picture, path, image, max_pixels), image)
@@ -109,17 +108,12 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
         raise TooLargeImageError(path, "more pixels than Pillow agrees to decode") from error
 
 
-def _read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.uint8]:
+def _read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
     try:
         from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
     except Exception as error:  # no fault of the file
         raise ChexscoreError(f"this installation cannot read DICOM files: {_reason(error)}.") from error
-    try:
-        return read_dicom(file, path, max_pixels)
-    except (ImageError, OSError, MemoryError):
-        raise
-    except Exception as error:  # its words may quote the header, so only its kind is told
-        raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
+    return read_dicom(path, max_pixels)
 
 
 def _grey(picture: Image.Image, path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
