@@ -15,13 +15,15 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: str | No
     """What a run ends with that was stopped, or has published its output.
 
     Raises:
-        NoImageError: there was no image at all.
+        NoImageError: there was no image at all, or none that was old enough.
         ChexscoreError: more images were not scored than `max_failures` allows.
     """
     if not record.finished:
         return STOPPED[stop.reason]
     if record.found_nothing:
         raise NoImageError("no image found.")
+    if record.none_old_enough:
+        raise NoImageError("no image is older than --min-age.")
     if max_failures is not None and record.not_scored > parse_limit(max_failures, record.found):
         raise ChexscoreError(
             f"{record.not_scored} of {record.found} images were not scored, more than --max-failures "

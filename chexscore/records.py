@@ -28,9 +28,10 @@ class RunRecord:
         found: images found; always the sum of scored, failed and unchanged.
         scored: rows with status ok that this run scored.
         failed: other statuses -> rows.
-        unchanged: rows with status ok taken over from an earlier run.
+        unchanged: rows with status ok taken over from an earlier run, those of images that wait among them.
         ignored: files in the directories that are not images.
-        waiting: images left for the next run because they are younger than the least age.
+        waiting: images left for the next run because they are younger than the least age; without a row
+            unless an earlier run scored what was at their path then.
         gone: rows of an earlier run whose files were not found any more, and are not in the output.
         examples: other statuses -> the first such path, and its note.
     """
@@ -76,6 +77,11 @@ class RunRecord:
     def found_nothing(self) -> bool:
         """Whether there was no image at all: none found, or only names of files that are not there."""
         return not self.waiting and self.found == self.failed.get(Status.MISSING.value, 0)
+
+    @property
+    def none_old_enough(self) -> bool:
+        """Whether there is no score because images wait."""
+        return self.waiting > 0 and not self.scored and not self.unchanged
 
     def to_json(self) -> bytes:
         """The record as it stands in its file."""

@@ -150,10 +150,8 @@ def _check_losses(run: "_Run", store: Store) -> None:
     output = store.output
     if run.record.found_nothing and (store.left_before or os.path.exists(output)):
         raise NoImageError(f"no image found; {output} and its rows are left as they were.")
-    if not run.record.found and store.left_before:
-        raise NoImageError(
-            f"no image found that is older than --min-age; {output} and its rows are left as they were."
-        )
+    if run.record.none_old_enough:
+        raise NoImageError(f"no image is older than --min-age; {output} is left for the next run.")
     run.record.gone, example = store.gone()
     lost = (
         f"images of an earlier run that are not found now: {run.record.gone}, such as {example}; {output} is "
@@ -223,19 +221,23 @@ class _Run:
             yield prediction
 
     def _feed(self, store: Store | None) -> Iterator[str]:
-        """The images to score; takes over the rows of those that an earlier run scored."""
+        """The images to score; takes over the rows of those that an earlier run scored.
+
+        An image that has changed and is too young keeps its earlier row, with the fingerprint of then.
+        """
         for path in find_images(self.paths, self._ignored, self.stop):
             fingerprint = Fingerprint.of(path)
-            earlier = store.earlier(path, fingerprint) if store is not None and fingerprint else None
-            if earlier is None and fingerprint is not None and fingerprint.is_younger(self.options.min_age):
+            earlier = store.earlier(path) if store is not None and fingerprint is not None else None
+            holds = earlier is not None and earlier[1] == fingerprint
+            if not holds and fingerprint is not None and fingerprint.is_younger(self.options.min_age):
                 self.record.waiting += 1
-                if store is not None:
-                    store.wait(path)
-                continue
+                if earlier is None:
+                    continue
+                holds = True  # until then: its row would else be out of the output for a night
             self.record.found += 1
             position = store.place() if store is not None else 0
-            if store is not None and earlier is not None:
-                store.add(position, earlier, fingerprint)
+            if store is not None and earlier is not None and holds:
+                store.add(position, *earlier)
                 self.record.unchanged += 1
                 self._tell()
             else:

@@ -210,15 +210,25 @@ def test_a_directory_that_cannot_be_listed_tonight_costs_no_row(
     assert output.read_bytes() == whole
 
 
-def test_a_young_file_that_has_not_changed_keeps_its_row(
-    classifier: Classifier, images: Path, tmp_path: Path, flat: Flat
+def test_a_young_file_keeps_its_row_until_it_is_old_enough(
+    classifier: Classifier, images: Path, tmp_path: Path, flat: Flat, whole: bytes
 ) -> None:
+    """Also if it has changed: it may be being copied, and would else leave the output for a night."""
     output, careful = tmp_path / "out.csv", Options(resume=True, min_age=3600)
     run([str(images)], str(output), classifier)
     flat("images/003.png", 99)
+    flat("images/new.png", 7)
+    for _ in range(2):
+        record = run([str(images)], str(output), classifier, careful)
+        assert (record.found, record.unchanged, record.waiting, record.gone) == (40, 40, 3, 0)
+        assert output.read_bytes() == b"".join(x for x in whole.splitlines(keepends=True) if b".bad" not in x)
+    old = time.time() - 4000
+    for name in ("003.png", "new.png", "013.bad.png"):
+        os.utime(images / name, (old, old))
     record = run([str(images)], str(output), classifier, careful)
-    assert (record.unchanged, record.waiting, record.gone) == (39, 2, 0)  # the bad one waits too
-    assert not record.found_nothing
+    assert (record.scored, record.unchanged, record.not_scored, record.waiting) == (2, 39, 1, 0)
+    run([str(images)], str(tmp_path / "afresh.csv"), classifier)
+    assert output.read_bytes() == (tmp_path / "afresh.csv").read_bytes()
 
 
 def test_files_from_a_clock_that_is_ahead_are_young(
@@ -227,7 +237,9 @@ def test_files_from_a_clock_that_is_ahead_are_young(
     ahead = time.time() + 30
     for path in images.iterdir():
         os.utime(path, (ahead, ahead))
-    assert run([str(images)], str(tmp_path / "out.csv"), classifier, Options(min_age=60)).waiting == 41
+    with pytest.raises(NoImageError, match=r"no image is older than --min-age"):
+        run([str(images)], str(tmp_path / "out.csv"), classifier, Options(min_age=60))
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_resume_and_overwrite_exclude_each_other(classifier: Classifier, tmp_path: Path) -> None:
