@@ -8,13 +8,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, cast
 
 import typer
 
 from chexscore import __version__
 from chexscore.errors import ChexscoreError, UsageError
-from chexscore.messages import json_lines, open_streams, say
+from chexscore.messages import open_streams, say, speak_json
 
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed, the message says why; 2 wrong usage; 3 finished, but "
@@ -39,6 +39,9 @@ DeviceOption = Annotated[
     Device,
     typer.Option(help="Where the network runs; auto takes CUDA where it works."),
 ]
+
+WrongUsage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
+"""Typer's base of all wrong usage, which its versions keep in different places."""
 
 PolicyChoice = Literal["ignore", "positive", "negative"]
 
@@ -312,21 +315,22 @@ def main() -> None:
     open_streams()
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it quotes what stands in headers
     warnings.simplefilter("ignore")  # a decoder's words about one file; its row says what matters
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # file names may be any bytes
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may be any bytes
     as_json = "--log-json" in sys.argv  # wrong usage is to be JSON, too
     if as_json:
-        app.rich_markup_mode = None  # no boxes
-    with json_lines() if as_json else contextlib.nullcontext():
-        try:
-            app()
-        except ChexscoreError as error:
-            say(f"chexscore: error: {error}", "error")
-            sys.exit(error.exit_code)
-        except OSError as error:  # the standard output is full, say
-            say(f"chexscore: error: {error.strerror}.", "error")
-            sys.exit(1)
+        speak_json()
+    try:
+        sys.exit(app(standalone_mode=not as_json))
+    except WrongUsage as error:  # in JSON only, else Typer says it
+        say(error.format_message(), "error")
+        sys.exit(error.exit_code)
+    except ChexscoreError as error:
+        say(f"chexscore: error: {error}", "error")
+        sys.exit(error.exit_code)
+    except OSError as error:  # the standard output is full, say
+        say(f"chexscore: error: {error.strerror}.", "error")
+        sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:
