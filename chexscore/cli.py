@@ -144,7 +144,7 @@ def predict(
         raise UsageError("no images are named; give files, directories or --files-from.")
     if dicom_tag:
         _check_tags(dicom_tag)
-    parse_limit(max_failures or "0", 0)
+    limit = None if max_failures is None else parse_limit(max_failures)
     from chexscore.runs import Options, plan, run
 
     options = Options(
@@ -152,7 +152,7 @@ def predict(
         workers=workers,
         max_pixels=max_pixels,
         min_age=parse_duration(min_age),
-        max_duration=parse_duration(max_duration) if max_duration else None,
+        max_duration=None if max_duration is None else parse_duration(max_duration),
         thresholds=thresholds,
         tags=tuple(dict.fromkeys(dicom_tag or ())),
         resume=resume,
@@ -177,10 +177,9 @@ def predict(
         style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
         classifier = Classifier(model, device=device)
         total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
-        with progress.show(style, output, classifier, total) as watch:
+        with progress.show(style, output, classifier, total, stop) as watch:
             record = run(inputs, output, classifier, options, stop=stop, watch=watch)
-    progress.closing_words(record, output, stop, style)
-    raise typer.Exit(exit_code(record, output, stop, max_failures))
+    raise typer.Exit(exit_code(record, output, stop, limit))
 
 
 @app.command(name="eval", epilog=EVAL_EXIT_CODES)
@@ -358,6 +357,7 @@ def _score(paths: list[str], labels: str, model: str | None, device: Device) -> 
     from chexscore.discovery import find_images
     from chexscore.exits import exit_code
     from chexscore.layouts import read_labels
+    from chexscore.outputs import STDOUT
     from chexscore.runs import run
     from chexscore.stopping import stop_on_signals
 
@@ -365,9 +365,10 @@ def _score(paths: list[str], labels: str, model: str | None, device: Device) -> 
     classifier, stop = Classifier(model, device=device), stop_on_signals()
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "predictions.csv")
-        with progress.show("text", output, classifier, lambda: sum(1 for _ in find_images(paths))) as watch:
+        total = lambda: sum(1 for _ in find_images(paths))  # noqa: E731, as for `predict`
+        # As for standard output: nothing is left that --resume could go on from.
+        with progress.show("text", STDOUT, classifier, total, stop) as watch:
             record = run(paths, output, classifier, stop=stop, watch=watch)
-        progress.closing_words(record, "-", stop, "text")  # nothing is left that --resume could go on from
         code = exit_code(record, output, stop, None)
         if not record.finished:
             raise typer.Exit(code)

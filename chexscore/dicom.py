@@ -41,20 +41,13 @@ from chexscore.isolation import LostCallError, call
 
 __all__ = ["check_keywords", "names_people", "read_dicom", "read_tags"]
 
-IDENTIFYING = frozenset(
-    {
-        "PatientID",
-        "OtherPatientIDs",
-        "IssuerOfPatientID",
-        "PatientBirthDate",
-        "PatientBirthTime",
-        "PatientAddress",
-        "PatientTelephoneNumbers",
-        "MedicalRecordLocator",
-        "AccessionNumber",
-    }
+IDENTIFYING = frozenset({"IssuerOfPatientID", "MedicalRecordLocator", "AccessionNumber"})
+"""Keywords that lead to a person besides names and what begins with Patient; PS3.15 annex E removes them."""
+
+TEXTS = frozenset(
+    "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split()  # noqa: SIM905
 )
-"""Keywords that lead to a person besides those that are names; of those that PS3.15 annex E removes."""
+"""Value representations of texts and numbers, PS3.5 6.2: not SQ, which holds tags, and not bytes."""
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"})
@@ -82,15 +75,23 @@ warnings.filterwarnings("ignore", module="pydicom")
 
 
 def check_keywords(keywords: Sequence[str]) -> None:
-    """Raises a UsageError that names the first word that is no keyword of DICOM's dictionary (PS3.6)."""
+    """Raises a UsageError that names the first word that is no keyword of a text or number (PS3.6)."""
     for keyword in keywords:
         if tag_for_keyword(keyword) is None:
             raise UsageError(f"{keyword} is no DICOM keyword; StudyInstanceUID would be one.")
+        if not TEXTS.issuperset(dictionary_VR(keyword).split(" or ")):
+            raise UsageError(
+                f"{keyword} holds no text or number, but other tags or bytes; name one of these."
+            )
 
 
 def names_people(keyword: str) -> bool:
     """Whether a tag is a person's name (value representation PN) or leads to a person."""
-    return keyword in IDENTIFYING or dictionary_VR(keyword) == "PN"
+    return (
+        keyword in IDENTIFYING
+        or keyword.startswith(("Patient", "OtherPatient"))
+        or dictionary_VR(keyword) == "PN"
+    )
 
 
 def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:

@@ -79,6 +79,11 @@ class RunRecord:
         return not self.waiting and self.found == self.failed.get(Status.MISSING.value, 0)
 
     @property
+    def saw_something(self) -> bool:
+        """Whether the walk came upon any file at all."""
+        return bool(self.found or self.waiting or self.ignored)
+
+    @property
     def none_old_enough(self) -> bool:
         """Whether there is no score because images wait."""
         return self.waiting > 0 and not self.scored and not self.unchanged

@@ -80,7 +80,7 @@ def run(
         classifier: the open model.
         options: see there.
         stop: looked at before each image is begun; the run sets its deadline.
-        watch: called after each row with the record so far.
+        watch: called after each row with the record so far, and at the end, whatever ends the run.
 
     Raises:
         UsageError: the output is there already, cannot be written, or cannot be resumed.
@@ -99,37 +99,56 @@ def run(
         tags=options.tags,
     )
     run = _Run(paths if isinstance(paths, Iterator) else list(paths), classifier, options, stop, watch)
-    if output == STDOUT:
-        if options.resume:
-            raise UsageError("standard output cannot be resumed; give --output a file.")
-        stream(run.predictions(None), columns, jsonl=options.jsonl)
-        run.record.check()
-        if not stop.reason:
-            run.record.finished = _now()
-        return run.record
+    try:
+        if output == STDOUT:
+            _stream(run, columns)
+        else:
+            _write(run, output, columns)
+    finally:
+        run.watch(run.record)
+    return run.record
+
+
+def _stream(run: "_Run", columns: Columns) -> None:
+    """Scores to standard output."""
+    options = run.options
+    if options.resume or options.forget_gone:
+        raise UsageError("standard output cannot be resumed; give --output a file.")
+    if options.overwrite or options.lock_wait:
+        raise UsageError("--overwrite and --lock-wait are for files; give --output one.")
+    stream(run.predictions(None), columns, jsonl=options.jsonl)
+    run.record.check()
+    if not run.stop.reason:
+        run.record.finished = _now()
+
+
+def _write(run: "_Run", output: str, columns: Columns) -> None:
+    """Scores into a file, under its lock."""
+    options = run.options
     for target in (output, record_path(output)):
         check_target(target)
     check_format(output)
+    if options.jsonl:
+        raise UsageError("--jsonl is for standard output; a file's format is that of its suffix.")
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
     if options.forget_gone and not options.resume:
         raise UsageError("--forget-gone goes with --resume; without it there are no earlier rows.")
     try:
         with (
-            locked(output, options.lock_wait, stop),
+            locked(output, options.lock_wait, run.stop),
             Store(
                 output,
                 columns.labels,
-                _settings(classifier, options),
+                _settings(run.classifier, options),
                 resume=options.resume,
                 overwrite=options.overwrite,
             ) as store,
         ):
             _fill(store, run, columns)
     except LockedError:
-        if not stop.reason:
+        if not run.stop.reason:
             raise
-    return run.record
 
 
 def _fill(store: Store, run: "_Run", columns: Columns) -> None:

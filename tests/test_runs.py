@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,18 +259,52 @@ def test_a_list_with_names_that_cannot_be_is_no_end(
     assert (record.scored, record.not_scored) == (2, 2)
 
 
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(
+SLOWLY = """
+import sys, time
+from chexscore import scoring, store
+from chexscore.cli import main
+
+load, store.COMMIT_INTERVAL_S = scoring.load_image, 0
+
+def slow(*arguments, **options):
+    time.sleep(0.1)
+    return load(*arguments, **options)
+
+scoring.load_image = slow
+main()
+"""
+
+
+def kept_rows(output: Path) -> int:
+    state = Path(f"{output}.state")
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as rows,
+    ):
+        return int(rows.execute("SELECT count(DISTINCT path) FROM rows").fetchone()[0])
+    return 0
+
+
+def test_a_run_killed_whenever_it_has_new_rows_goes_on_to_the_same_bytes(
     model: Path, images: Path, tmp_path: Path, whole: bytes
 ) -> None:
-    output = tmp_path / "out.csv"
-    command = [sys.executable, "-m", "chexscore", "predict", str(images), "-o", str(output), "-m", str(model)]
-    for attempt in range(4):
-        running = subprocess.Popen([*command, "--resume", "-q"], stderr=subprocess.DEVNULL)
-        time.sleep(0.35 + 0.05 * attempt)
-        running.kill()
-        running.wait()
-    assert subprocess.run([*command, "--resume", "-q"], check=False).returncode == 3
+    output, kills, kept = tmp_path / "out.csv", 0, 0
+    command = [sys.executable, "-c", SLOWLY, "predict", images, "-o", output, "-m", model, "--resume", "-q"]
+    for _ in range(2):
+        with subprocess.Popen(list(map(str, command))) as running:
+            while running.poll() is None and kept_rows(output) <= kept:
+                time.sleep(0.01)
+            running.kill()
+        kills += running.returncode == -signal.SIGKILL
+        kept = kept_rows(output)
+        assert not output.exists()
+    assert kills == 2
+    assert 0 < kept < 41
+    assert subprocess.run(list(map(str, command)), check=False).returncode == 3
     assert output.read_bytes() == whole
+    assert (
+        json.loads(Path(f"{output}.run.json").read_text())["unchanged"] >= kept - 1
+    )  # the bad one is tried again
 
 
 def test_young_files_wait_for_the_next_run(classifier: Classifier, images: Path, tmp_path: Path) -> None:
@@ -283,12 +319,13 @@ def test_young_files_wait_for_the_next_run(classifier: Classifier, images: Path,
 def test_the_time_limit_stops_a_run_that_goes_on_later(
     classifier: Classifier, images: Path, tmp_path: Path, whole: bytes
 ) -> None:
-    stop = Stop()
-    output = tmp_path / "out.csv"
-    run([str(images)], str(output), classifier, Options(max_duration=0.0), stop=stop)
+    stop, output = Stop(), tmp_path / "out.csv"
+    limited = Options(max_duration=0.5)
+    done = run([str(images)], str(output), classifier, limited, stop=stop, watch=lambda _: time.sleep(0.1))
     assert stop.reason == "--max-duration"
+    assert 0 < done.done < 41
     assert not output.exists()
-    run([str(images)], str(output), classifier, RESUME)
+    assert run([str(images)], str(output), classifier, RESUME).unchanged == done.scored
     assert output.read_bytes() == whole
 
 
