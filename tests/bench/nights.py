@@ -183,14 +183,18 @@ def places(folder: Path) -> bool:
         "stdout full": (1, f"{tell} {images} > /dev/full"),
         "images that vanish": (
             3,
-            f"(until [ -e {folder}/gone.csv.state ]; do sleep 0.02; done; sleep 0.1; "
-            f"rm -r {folder}/gone) & {tell} {folder}/gone -o {folder}/gone.csv",
+            (
+                f"(until [ -e {folder}/gone.csv.state ]; do sleep 0.02; done; sleep 0.1; "
+                f"rm -r {folder}/gone) & {tell} {folder}/gone -o {folder}/gone.csv"
+            ),
         ),
         "and are not back at the next run": (4, f"{tell} {folder}/gone -o {folder}/gone.csv --resume"),
         "a part of the images is gone": (
             1,
-            f"{tell} {folder}/some {images} -q -o {folder}/part.csv; "
-            f"mv {folder}/some {folder}/away; {tell} {folder}/some {images} -o {folder}/part.csv --resume",
+            (
+                f"{tell} {folder}/some {images} -q -o {folder}/part.csv; "
+                f"mv {folder}/some {folder}/away; {tell} {folder}/some {images} -o {folder}/part.csv --resume"
+            ),
         ),
         "and is to be forgotten": (
             3,
@@ -200,8 +204,10 @@ def places(folder: Path) -> bool:
         "no such input": (4, f"{tell} {folder}/mistyped -o {folder}/m.csv"),
         "no permission to read (as nobody)": (
             3,
-            f"chmod 755 {folder}; chmod 0 {images}/007.png; cd /; "
-            f"setpriv --reuid=65534 --clear-groups {tell} {images}/007.png",
+            (
+                f"chmod 755 {folder}; chmod 0 {images}/007.png; cd /; "
+                f"setpriv --reuid=65534 --clear-groups {tell} {images}/007.png"
+            ),
         ),
         "words that nobody can read": (0, f"{tell} {images} -o {folder}/words.csv 2>/dev/full"),
         "no permission to write (as nobody)": (
