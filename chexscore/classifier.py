@@ -50,6 +50,7 @@ class Classifier:
         sha256: of that file, in hex.
         spec: what the model says about itself.
         device: "cpu" or "cuda": what the session really runs on, asked of the session.
+        runtime: version of onnxruntime.
         cuda_fault: why "auto" took the CPU on a host with an NVIDIA device; else empty.
 
     Raises:
@@ -77,6 +78,7 @@ class Classifier:
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ModelError(f"{self.path}: not a model that onnxruntime can load: {_line(error)}") from error
         self.device = "cuda" if PROVIDERS["cuda"] in self._session.get_providers() else "cpu"
+        self.runtime: str = onnxruntime.__version__
         self.cuda_fault = fault if os.path.exists(NVIDIA) else ""
         self.spec = self._read_spec()
 

@@ -18,8 +18,8 @@ from chexscore.messages import open_streams, say, speak_json
 
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed, the message says why; 2 wrong usage; 3 finished, but "
-    "some images were not scored and their rows say why, or --max-duration was over; 4 no image found; 5 the "
-    "device asked for is not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or "
+    "some images were not scored and their rows say why, or --max-duration was over; 4 no image found, or none "
+    "older than --min-age; 5 the device asked for is not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or "
     "SIGTERM, for --resume."
 )
 EVAL_EXIT_CODES = (
@@ -177,8 +177,9 @@ def predict(
         style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
         classifier = Classifier(model, device=device)
         total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
+        asked = {"model": model, "device": device, "max_failures": max_failures, "files_from": files_from}
         with progress.show(style, output, classifier, total, stop) as watch:
-            record = run(inputs, output, classifier, options, stop=stop, watch=watch)
+            record = run(inputs, output, classifier, options, stop=stop, watch=watch, asked=asked)
     raise typer.Exit(exit_code(record, output, stop, limit))
 
 

@@ -3,6 +3,7 @@
 A change of anything here changes scores: the pixel path is part of what a network was trained on.
 """
 
+import errno
 import os
 import stat
 from typing import BinaryIO
@@ -37,6 +38,8 @@ EXIF_ORIENTATION = 0x0112
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO = 0
 """TIFF 6.0, section 8; Pillow inverts such images of 8 bits only."""
+
+IMPOSSIBLE = "no file can have such a name"
 
 DRAFT_OVERSAMPLING = 2
 """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that leaves this many times the target's side:
@@ -77,15 +80,25 @@ def load_image(
         raise MissingImageError(path, "there is no such file (any more)") from error
     except PermissionError as error:
         raise UnreadableImageError(path, "no permission to read this file") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise MissingImageError(path, IMPOSSIBLE) from error
+        why = (
+            f"cannot be read: {error.strerror}" if error.errno else _damaged(error)
+        )  # a decoder has no number
+        raise UnreadableImageError(path, why) from error
     except MemoryError as error:
         raise UnreadableImageError(path, "not enough memory to decode it") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise UnreadableImageError(path, f"damaged or truncated: {_reason(error)}") from error
+        raise UnreadableImageError(path, _damaged(error)) from error
     return np.asarray(pixels, dtype=np.uint8)[..., np.newaxis]
 
 
 def _open(path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:
+        raise MissingImageError(path, IMPOSSIBLE) from error
     if stat.S_ISDIR(mode):
         raise UnreadableImageError(path, "a directory that cannot be listed")
     if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
@@ -168,6 +181,10 @@ def _resize(grey: Image.Image, image: ImageSpec | None) -> Image.Image:
             return ImageOps.fit(grey, size, filtered)
         case Resize.PAD:
             return ImageOps.pad(grey, size, filtered, color=0)
+
+
+def _damaged(error: Exception) -> str:
+    return f"damaged or truncated: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:

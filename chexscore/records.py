@@ -19,7 +19,8 @@ class RunRecord:
         chexscore: version of chexscore.
         model: path, name, version and sha256 of the model.
         thresholds: label -> the model's default operating point.
-        arguments: what the run was asked for: the paths, and Options as they were in force.
+        arguments: what the run was asked for: paths, output, Options as they were in force and, from the
+            command line, model, device, max_failures and files_from.
         device: where the network really ran.
         batch_size: images that went through it together at the end; fewer than asked for if memory was short.
         started: UTC, ISO 8601.

@@ -3,10 +3,11 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from chexscore import __version__
@@ -67,6 +68,7 @@ def run(
     *,
     stop: Stop | None = None,
     watch: Callable[[RunRecord], None] | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Scores everything below `paths` into `output`.
 
@@ -81,6 +83,7 @@ def run(
         options: see there.
         stop: looked at before each image is begun; the run sets its deadline.
         watch: called after each row with the record so far, and at the end, whatever ends the run.
+        asked: what else the run was asked for, to be recorded.
 
     Raises:
         UsageError: the output is there already, cannot be written, or cannot be resumed.
@@ -98,7 +101,14 @@ def run(
         thresholds=classifier.spec.operating_points if options.thresholds else {},
         tags=options.tags,
     )
-    run = _Run(paths if isinstance(paths, Iterator) else list(paths), classifier, options, stop, watch)
+    paths = paths if isinstance(paths, Iterator) else list(paths)
+    arguments = {
+        "paths": paths if isinstance(paths, list) else "a list",
+        "output": output,
+        **_in_force(options),
+        **(asked or {}),
+    }
+    run = _Run(paths, classifier, options, stop, watch, arguments)
     try:
         if output == STDOUT:
             _stream(run, columns)
@@ -194,6 +204,7 @@ class _Run:
         options: Options,
         stop: Stop,
         watch: Callable[[RunRecord], None] | None,
+        arguments: Mapping[str, Any],
     ) -> None:
         self.paths, self.classifier, self.options, self.stop = paths, classifier, options, stop
         self.watch = watch or (lambda _: None)
@@ -210,7 +221,7 @@ class _Run:
                 "sha256": classifier.sha256,
             },
             thresholds=spec.operating_points,
-            arguments={"paths": paths if isinstance(paths, list) else "a list", **_in_force(options)},
+            arguments=arguments,
             device=classifier.device,
             batch_size=options.batch_size or BATCH_SIZE,
             started=_now(),
@@ -298,15 +309,23 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
 
 
 def _settings(classifier: Classifier, options: Options) -> dict[str, str]:
-    """All that decides what stands in a row."""
+    """All that decides what stands in a row; a new version of a decoder may change a last digit."""
     return {
         "chexscore": __version__,
+        "onnxruntime": classifier.runtime,
+        "decoders": ", ".join(_versions()),
         "model sha256": classifier.sha256,
         "device": classifier.device,
         "batch size": str(options.batch_size or BATCH_SIZE),
         "max pixels": str(options.max_pixels),
         "DICOM tags": ", ".join(options.tags) or "none",
     }
+
+
+def _versions() -> Iterator[str]:
+    for name in ("numpy", "pillow", "pydicom", "python-gdcm"):
+        with suppress(PackageNotFoundError):  # the last one is not for every platform
+            yield f"{name} {version(name)}"
 
 
 def _in_force(options: Options) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def test_predict_writes_csv_and_record_and_exits_0(model: Path, images: Path, tm
     assert (record["found"], record["scored"], record["failed"], record["ignored"]) == (3, 3, {}, 0)
     assert record["thresholds"] == {"Bright": 0.5, "Dark": 0.25}
     assert record["device"] == "cpu"
+    asked = {"output": str(output), "device": "cpu", "model": str(model), "max_failures": None}
+    assert asked.items() <= record["arguments"].items()
     assert not list(tmp_path.glob("*.partial"))
 
 

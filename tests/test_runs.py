@@ -18,6 +18,7 @@ import pytest
 from chexscore import Classifier
 from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
 from chexscore.lock import locked
+from chexscore.predictions import Columns
 from chexscore.records import RunRecord
 from chexscore.runs import Options, run
 from chexscore.stopping import Stop
@@ -242,6 +243,31 @@ def test_files_from_a_clock_that_is_ahead_are_young(
     with pytest.raises(NoImageError, match=r"no image is older than --min-age"):
         run([str(images)], str(tmp_path / "out.csv"), classifier, Options(min_age=60))
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_link_stays_one(classifier: Classifier, images: Path, tmp_path: Path, whole: bytes) -> None:
+    (tmp_path / "there").mkdir()
+    output, real = tmp_path / "out.csv", tmp_path / "there" / "tonight.csv"
+    output.symlink_to(real)
+    for options in (Options(), RESUME, OVERWRITE):
+        run([str(images)], str(output), classifier, options)
+        assert output.is_symlink()
+        assert real.read_bytes() == whole
+
+
+def test_columns_of_one_name_are_refused() -> None:
+    with pytest.raises(UsageError, match="two columns would be called X_positive"):
+        Columns(("X", "X_positive"), thresholds={"X": 0.5})
+
+
+def test_new_versions_of_decoders_are_other_settings(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out.csv")
+    run([str(images)], output, classifier)
+    monkeypatch.setattr("chexscore.runs.version", lambda _: "99")
+    with pytest.raises(UsageError, match=r"decoders .* then and numpy 99, pillow 99"):
+        run([str(images)], output, classifier, RESUME)
 
 
 def test_resume_and_overwrite_exclude_each_other(classifier: Classifier, tmp_path: Path) -> None:
