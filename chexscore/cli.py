@@ -18,9 +18,9 @@ from chexscore.messages import open_streams, say, speak_json
 
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed, the message says why; 2 wrong usage; 3 finished, but "
-    "some images were not scored and their rows say why, or --max-duration was over; 4 no image found, or none "
-    "older than --min-age; 5 the device asked for is not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or "
-    "SIGTERM, for --resume."
+    "some images were not scored and their rows say why, or --max-duration was over; 4 no image found, or "
+    "none older than --min-age; 5 the device asked for is not there; 6 another run writes the same output; "
+    "130 or 143 stopped by SIGINT or SIGTERM, for --resume."
 )
 EVAL_EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage. For images also 4 no image found; "
