@@ -19,6 +19,9 @@ __all__ = ["LIMIT_S", "LostCallError", "call"]
 LIMIT_S = 30.0
 """What a call may take: the largest radiographs decode in two seconds, on a busy machine perhaps in ten."""
 
+LIFETIME = 100
+"""Calls that a process answers before another takes over: decoders leak what damaged files made them take."""
+
 SERVE = "from chexscore.isolation import serve; serve()"
 
 TIME_IS_OVER = 1
@@ -35,7 +38,7 @@ class _Child:
     """A process that answers calls; ends with this object or, as its input ends then, with this process."""
 
     def __init__(self) -> None:
-        self.owner = os.getpid()
+        self.owner, self.calls = os.getpid(), 0
         self._process = _start()
         weakref.finalize(self, _end, self._process)
         try:
@@ -77,7 +80,9 @@ def call(function: Callable[..., Result], *arguments: object) -> Result:
     if child is None or child.owner != os.getpid():  # a fork must not speak with the child of its parent
         child = _Child()
     error, result = child.ask((function, arguments, LIMIT_S))
-    _own.child = child
+    child.calls += 1
+    if child.calls < LIFETIME:
+        _own.child = child
     if error is not None:
         raise error
     return result  # type: ignore[no-any-return]  # as the function says

@@ -44,6 +44,17 @@ def test_one_process_answers_many_calls_and_another_takes_over_when_it_dies() ->
     assert call(os.getpid) not in (first, os.getpid())
 
 
+def test_what_a_decoder_leaks_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "LIFETIME", 3)
+    pids: list[int] = []
+    thread = threading.Thread(target=lambda: pids.extend(call(os.getpid) for _ in range(7)))
+    thread.start()
+    thread.join()
+    assert len(set(pids)) == 3
+    assert pids[0] == pids[2] != pids[3] == pids[5] != pids[6]
+    assert not any(map(is_alive, pids))
+
+
 def test_a_call_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "LIMIT_S", 0.5)
     began = time.monotonic()
