@@ -1,5 +1,6 @@
 """Classifier: a model file, opened to score radiographs. The only importer of onnxruntime."""
 
+import ctypes
 import hashlib
 import os
 from importlib.util import find_spec
@@ -27,6 +28,9 @@ BUNDLED_MODEL = os.path.join(os.path.dirname(__file__), "models", "kermany.onnx"
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+NVIDIA = "/dev/nvidiactl"
+"""What NVIDIA's driver shows of itself on Linux."""
+
 WARNING, SILENT = 2, 4
 """onnxruntime's severities: its default, and "fatal"."""
 
@@ -46,6 +50,8 @@ class Classifier:
         sha256: of that file, in hex.
         spec: what the model says about itself.
         device: "cpu" or "cuda": what the session really runs on, asked of the session.
+        runtime: version of onnxruntime.
+        cuda_fault: why "auto" took the CPU on a host with an NVIDIA device; else empty.
 
     Raises:
         ModelError: the file is missing, no ONNX, or breaks the contract of chexscore's models.
@@ -66,12 +72,14 @@ class Classifier:
         if ELSEWHERE in content:  # it could name any file, and its sha256 would not be that of the model
             raise ModelError(f"{self.path}: its weights are in other files; store the model in one.")
         try:
-            self._session = open_session(content, device, os.path.dirname(os.path.abspath(self.path)))
+            self._session, fault = open_session(content, device, os.path.dirname(os.path.abspath(self.path)))
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ModelError(f"{self.path}: not a model that onnxruntime can load: {_line(error)}") from error
         self.device = "cuda" if PROVIDERS["cuda"] in self._session.get_providers() else "cpu"
+        self.runtime: str = onnxruntime.__version__
+        self.cuda_fault = fault if os.path.exists(NVIDIA) else ""
         self.spec = self._read_spec()
 
     def score(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -124,8 +132,10 @@ def usable_devices(classifier: Classifier) -> list[str]:
     return ["cpu"] if Classifier(classifier.path, device="auto").device == "cpu" else ["cpu", "cuda"]
 
 
-def open_session(content: bytes, device: Device, folder: str = "") -> onnxruntime.InferenceSession:
-    """Opens a session; onnxruntime falls back to the CPU in silence, so what it took is looked up.
+def open_session(
+    content: bytes, device: Device, folder: str = ""
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """Opens a session, and says why not on CUDA; onnxruntime falls back in silence, so that is looked up.
 
     Its own fallbacks are switched off: they tell standard output, and a fault in the night is to be heard.
 
@@ -146,24 +156,39 @@ def open_session(content: bytes, device: Device, folder: str = "") -> onnxruntim
     if device == "cpu" or PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         if device == "cuda":
             raise DeviceError("this onnxruntime is built without CUDA; install onnxruntime-gpu.")
-        return on("cpu")
+        return on("cpu"), ""
     if find_spec("nvidia") is not None:  # CUDA's libraries as Python packages: the extra `cuda`
         onnxruntime.preload_dlls()
-    if device == "auto":  # that CUDA is not there is no error then
-        onnxruntime.set_default_logger_severity(SILENT)
-    reason = "onnxruntime's own words stand above"
+    onnxruntime.set_default_logger_severity(SILENT)  # its words are those of `_cuda_fault`, on standard error
+    reason = ""
     try:
         session = on("cuda", "cpu")
     except Exception as error:  # noqa: BLE001, the model's fault, which the CPU tells too, or CUDA's
         session, reason = on("cpu"), _line(error)
     finally:
         onnxruntime.set_default_logger_severity(WARNING)
-    if device == "cuda" and PROVIDERS["cuda"] not in session.get_providers():
+    if PROVIDERS["cuda"] in session.get_providers():
+        return session, ""
+    reason = reason or _cuda_fault()
+    if device == "cuda":
         raise DeviceError(
             f"CUDA was asked for and does not work here ({reason}). It needs an NVIDIA driver, CUDA 13 and "
             "cuDNN 9 (pip install 'chexscore[cuda]'); --device cpu runs without."
         )
-    return session
+    return session, reason
+
+
+def _cuda_fault() -> str:
+    """Why onnxruntime's CUDA provider is not there: the driver, or else the provider, is loaded once more."""
+    folder = os.path.join(os.path.dirname(onnxruntime.__file__), "capi")
+    provider = "onnxruntime_providers_{}.dll" if os.name == "nt" else "libonnxruntime_providers_{}.so"
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        for part in ("shared", "cuda"):
+            ctypes.CDLL(os.path.join(folder, provider.format(part)), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return _line(error)
+    return "its libraries load, but no device works; nvidia-smi says more"
 
 
 def _line(error: Exception) -> str:

@@ -8,19 +8,19 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, cast
 
 import typer
 
 from chexscore import __version__
 from chexscore.errors import ChexscoreError, UsageError
-from chexscore.messages import json_lines, open_streams, say
+from chexscore.messages import open_streams, say, speak_json
 
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed, the message says why; 2 wrong usage; 3 finished, but "
-    "some images were not scored and their rows say why, or --max-duration was over; 4 no image found; 5 the "
-    "device asked for is not there; 6 another run writes the same output; 130 or 143 stopped by SIGINT or "
-    "SIGTERM, for --resume."
+    "some images were not scored and their rows say why, or --max-duration was over; 4 no image found, or "
+    "none older than --min-age; 5 the device asked for is not there; 6 another run writes the same output; "
+    "130 or 143 stopped by SIGINT or SIGTERM, for --resume."
 )
 EVAL_EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage. For images also 4 no image found; "
@@ -39,6 +39,9 @@ DeviceOption = Annotated[
     Device,
     typer.Option(help="Where the network runs; auto takes CUDA where it works."),
 ]
+
+WrongUsage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
+"""Typer's base of all wrong usage, which its versions keep in different places."""
 
 PolicyChoice = Literal["ignore", "positive", "negative"]
 
@@ -141,7 +144,7 @@ def predict(
         raise UsageError("no images are named; give files, directories or --files-from.")
     if dicom_tag:
         _check_tags(dicom_tag)
-    parse_limit(max_failures or "0", 0)
+    limit = None if max_failures is None else parse_limit(max_failures)
     from chexscore.runs import Options, plan, run
 
     options = Options(
@@ -149,7 +152,7 @@ def predict(
         workers=workers,
         max_pixels=max_pixels,
         min_age=parse_duration(min_age),
-        max_duration=parse_duration(max_duration) if max_duration else None,
+        max_duration=None if max_duration is None else parse_duration(max_duration),
         thresholds=thresholds,
         tags=tuple(dict.fromkeys(dicom_tag or ())),
         resume=resume,
@@ -174,10 +177,10 @@ def predict(
         style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
         classifier = Classifier(model, device=device)
         total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
-        with progress.show(style, output, classifier, total) as watch:
-            record = run(inputs, output, classifier, options, stop=stop, watch=watch)
-    progress.closing_words(record, output, stop, style)
-    raise typer.Exit(exit_code(record, output, stop, max_failures))
+        asked = {"model": model, "device": device, "max_failures": max_failures, "files_from": files_from}
+        with progress.show(style, output, classifier, total, stop) as watch:
+            record = run(inputs, output, classifier, options, stop=stop, watch=watch, asked=asked)
+    raise typer.Exit(exit_code(record, output, stop, limit))
 
 
 @app.command(name="eval", epilog=EVAL_EXIT_CODES)
@@ -312,21 +315,22 @@ def main() -> None:
     open_streams()
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it quotes what stands in headers
     warnings.simplefilter("ignore")  # a decoder's words about one file; its row says what matters
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # file names may be any bytes
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may be any bytes
     as_json = "--log-json" in sys.argv  # wrong usage is to be JSON, too
     if as_json:
-        app.rich_markup_mode = None  # no boxes
-    with json_lines() if as_json else contextlib.nullcontext():
-        try:
-            app()
-        except ChexscoreError as error:
-            say(f"chexscore: error: {error}", "error")
-            sys.exit(error.exit_code)
-        except OSError as error:  # the standard output is full, say
-            say(f"chexscore: error: {error.strerror}.", "error")
-            sys.exit(1)
+        speak_json()
+    try:
+        sys.exit(app(standalone_mode=not as_json))
+    except WrongUsage as error:  # in JSON only, else Typer says it
+        say(error.format_message(), "error")
+        sys.exit(error.exit_code)
+    except ChexscoreError as error:
+        say(f"chexscore: error: {error}", "error")
+        sys.exit(error.exit_code)
+    except OSError as error:  # the standard output is full, say
+        say(f"chexscore: error: {error.strerror}.", "error")
+        sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:
@@ -354,6 +358,7 @@ def _score(paths: list[str], labels: str, model: str | None, device: Device) -> 
     from chexscore.discovery import find_images
     from chexscore.evaluation.layouts import read_labels
     from chexscore.exits import exit_code
+    from chexscore.outputs import STDOUT
     from chexscore.runs import run
     from chexscore.stopping import stop_on_signals
 
@@ -361,9 +366,10 @@ def _score(paths: list[str], labels: str, model: str | None, device: Device) -> 
     classifier, stop = Classifier(model, device=device), stop_on_signals()
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "predictions.csv")
-        with progress.show("text", output, classifier, lambda: sum(1 for _ in find_images(paths))) as watch:
+        total = lambda: sum(1 for _ in find_images(paths))  # noqa: E731, as for `predict`
+        # As for standard output: nothing is left that --resume could go on from.
+        with progress.show("text", STDOUT, classifier, total, stop) as watch:
             record = run(paths, output, classifier, stop=stop, watch=watch)
-        progress.closing_words(record, "-", stop, "text")  # nothing is left that --resume could go on from
         code = exit_code(record, output, stop, None)
         if not record.finished:
             raise typer.Exit(code)

@@ -2,46 +2,66 @@
 
 import logging
 import os
+import struct
 import warnings
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.encaps import generate_frames
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
+    RLELossless,
+)
 
 from chexscore.depth import to_uint8
-from chexscore.errors import TooLargeImageError, UnreadableImageError, UnsupportedImageError, UsageError
+from chexscore.errors import (
+    ChexscoreError,
+    ImageError,
+    TooLargeImageError,
+    UnreadableImageError,
+    UnsupportedImageError,
+    UsageError,
+)
 from chexscore.formats import is_dicom
+from chexscore.isolation import LostCallError, call
 
 __all__ = ["check_keywords", "names_people", "read_dicom", "read_tags"]
 
-IDENTIFYING = frozenset(
-    {
-        "PatientID",
-        "OtherPatientIDs",
-        "IssuerOfPatientID",
-        "PatientBirthDate",
-        "PatientBirthTime",
-        "PatientAddress",
-        "PatientTelephoneNumbers",
-        "MedicalRecordLocator",
-        "AccessionNumber",
-    }
+IDENTIFYING = frozenset({"IssuerOfPatientID", "MedicalRecordLocator", "AccessionNumber"})
+"""Keywords that lead to a person besides names and what begins with Patient; PS3.15 annex E removes them."""
+
+TEXTS = frozenset(
+    "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split()  # noqa: SIM905
 )
-"""Keywords that lead to a person besides those that are names; of those that PS3.15 annex E removes."""
+"""Value representations of texts and numbers, PS3.5 6.2: not SQ, which holds tags, and not bytes."""
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"})
 KNOWN_PALETTES = frozenset({"PALETTE COLOR"})
 """PhotometricInterpretation, PS3.3 C.7.6.3.1.2."""
+
+PLAIN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
+"""Transfer syntaxes that no decoder is needed for; PS3.5 annex A."""
+
+FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+"""Second bytes of the markers that tell a picture's size; ITU-T T.81 table B.1, JPEG-LS T.87 table C.1."""
+
+JPEG_START, JPEG2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+"""SOI; and SOC with SIZ, ITU-T T.800 table A.2. The latter may stand in a file of its own (JP2)."""
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue; ITU-R BT.601."""
@@ -55,15 +75,23 @@ warnings.filterwarnings("ignore", module="pydicom")
 
 
 def check_keywords(keywords: Sequence[str]) -> None:
-    """Raises a UsageError that names the first word that is no keyword of DICOM's dictionary (PS3.6)."""
+    """Raises a UsageError that names the first word that is no keyword of a text or number (PS3.6)."""
     for keyword in keywords:
         if tag_for_keyword(keyword) is None:
             raise UsageError(f"{keyword} is no DICOM keyword; StudyInstanceUID would be one.")
+        if not TEXTS.issuperset(dictionary_VR(keyword).split(" or ")):
+            raise UsageError(
+                f"{keyword} holds no text or number, but other tags or bytes; name one of these."
+            )
 
 
 def names_people(keyword: str) -> bool:
     """Whether a tag is a person's name (value representation PN) or leads to a person."""
-    return keyword in IDENTIFYING or dictionary_VR(keyword) == "PN"
+    return (
+        keyword in IDENTIFYING
+        or keyword.startswith(("Patient", "OtherPatient"))
+        or dictionary_VR(keyword) == "PN"
+    )
 
 
 def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
@@ -80,17 +108,16 @@ def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
         return {}
 
 
-def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.uint8]:
+def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
     """Reads the single frame of a DICOM file, bright where a screen would show it bright.
 
     The modality transform (PS3.3 C.11.1) is applied, then the first VOI LUT or window (C.11.2), whose range
     becomes 0..255. A file with neither is scaled by `chexscore.depth.to_uint8`, as a PNG of the same values
     would be. MONOCHROME1 and PresentationLUTShape INVERSE (C.7.6.3.1.2, C.11.6) are inverted; padding
-    (C.7.5.1.1.2) is black.
+    (C.7.5.1.1.2) is black. Compressed files are decoded in a process of their own.
 
     Args:
-        file: open at its start.
-        path: named in errors; never read.
+        path: the file.
         max_pixels: refuse larger frames before they are decoded.
 
     Returns:
@@ -99,16 +126,43 @@ def read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.uint8]:
     Raises:
         UnsupportedImageError: no image, several frames, palette or deep colour, or an encoding that no
             installed decoder reads.
-        UnreadableImageError: the header promises pixels that are not there.
+        UnreadableImageError: the file is damaged, or its header promises other pixels than are there.
         TooLargeImageError: more than `max_pixels`.
-        Exception: whatever pydicom raises for a damaged file.
+        OSError: the file cannot be read.
+        ChexscoreError: no process can be started.
     """
+    try:
+        if read_file_meta_info(path).TransferSyntaxUID in PLAIN:
+            return _read(path, max_pixels)
+        return call(_read, os.path.abspath(path), max_pixels)
+    except LostCallError as error:
+        raise UnreadableImageError(path, f"damaged: the decoder of its pixels {error}") from error
+    except ImageError as error:
+        raise type(error)(path, error.reason) from error
+    except (ChexscoreError, OSError, MemoryError):
+        raise
+    except Exception as error:  # its words may quote the header, so only its kind is told
+        raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
+
+
+def _read(path: str, max_pixels: int) -> NDArray[np.uint8]:
+    """Does what `read_dicom` says; raises nothing that other processes do not understand."""
     if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise UnsupportedImageError(
             path, "deflated DICOM, which could inflate without bounds; store it plain"
         )
-    dataset = pydicom.dcmread(file)
-    _check(dataset, path, max_pixels)
+    try:
+        dataset = pydicom.dcmread(path)
+        _check(dataset, path, max_pixels)
+        return _screen(dataset)
+    except (ImageError, OSError, MemoryError):
+        raise
+    except Exception as error:  # as above
+        raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
+
+
+def _screen(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
+    """The pixels as a screen would show them."""
     pixels = dataset.pixel_array
     if dataset.SamplesPerPixel > 1:
         return np.asarray(np.rint(pixels @ LUMA), dtype=np.uint8)
@@ -143,6 +197,31 @@ def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
     if not _has_decoder(syntax) or (syntax == JPEGExtended12Bit and dataset.BitsAllocated > 8):  # noqa: PLR2004
         known = syntax.name if syntax.name != str(syntax) else "unknown"
         raise UnsupportedImageError(path, f"no installed decoder reads its pixels (encoding: {known})")
+    if syntax not in PLAIN | {RLELossless}:
+        rows, columns = _code_size(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+        if rows * columns > max_pixels:
+            raise TooLargeImageError(path, f"its pixels are {columns} x {rows}, above {max_pixels:,}")
+        if (rows, columns) != (dataset.Rows, dataset.Columns):
+            said = f"{dataset.Columns} x {dataset.Rows} in its header, {columns} x {rows} in its pixels"
+            raise UnreadableImageError(path, f"damaged: {said}")
+
+
+def _code_size(code: bytes) -> tuple[int, int]:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream says itself; its decoder follows them."""
+    if not code.startswith(JPEG_START):
+        _, found, sizes = code.partition(JPEG2000_START)
+        if not found:
+            raise ValueError("no stream that is known")
+        right, bottom, left, top = struct.unpack_from(">4I", sizes, 4)
+        return bottom - top, right - left
+    place = len(JPEG_START)
+    while True:
+        mark, kind, length, _, rows, columns = struct.unpack_from(">BBHBHH", code, place)
+        if mark != 0xFF:  # noqa: PLR2004, every marker begins so
+            raise ValueError("no marker where one has to be")
+        if kind in FRAME_HEADERS:
+            return rows, columns
+        place += 1 if kind == mark else 2 + length  # markers may be filled up with more of their first byte
 
 
 def _has_decoder(syntax: UID) -> bool:

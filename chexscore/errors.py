@@ -104,6 +104,10 @@ class ImageError(ChexscoreError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        """Makes it fit for other processes."""
+        return type(self), (self.path, self.reason)
+
 
 class MissingImageError(ImageError):
     """Nothing is at that path (any more)."""

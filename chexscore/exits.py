@@ -3,7 +3,7 @@
 from chexscore.errors import ChexscoreError, NoImageError
 from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
-from chexscore.units import parse_limit
+from chexscore.units import Limit
 
 __all__ = ["exit_code"]
 
@@ -11,20 +11,22 @@ ALL_SCORED, NOT_EVERY_IMAGE = 0, 3
 STOPPED = {"SIGINT": 130, "SIGTERM": 143, MAX_DURATION: NOT_EVERY_IMAGE}
 
 
-def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: str | None) -> int:
+def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | None) -> int:
     """What a run ends with that was stopped, or has published its output.
 
     Raises:
-        NoImageError: there was no image at all.
+        NoImageError: there was no image at all, or none that was old enough.
         ChexscoreError: more images were not scored than `max_failures` allows.
     """
     if not record.finished:
         return STOPPED[stop.reason]
     if record.found_nothing:
         raise NoImageError("no image found.")
-    if max_failures is not None and record.not_scored > parse_limit(max_failures, record.found):
+    if record.none_old_enough:
+        raise NoImageError("no image is older than --min-age.")
+    if max_failures is not None and record.not_scored > max_failures.of(record.found):
         raise ChexscoreError(
             f"{record.not_scored} of {record.found} images were not scored, more than --max-failures "
-            f"{max_failures}; {output} is complete."
+            f"{max_failures.text}; {output} is complete."
         )
     return NOT_EVERY_IMAGE if record.failed else ALL_SCORED

@@ -3,6 +3,7 @@
 A change of anything here changes scores: the pixel path is part of what a network was trained on.
 """
 
+import errno
 import os
 import stat
 from typing import BinaryIO
@@ -15,7 +16,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 from chexscore.depth import to_uint8
 from chexscore.errors import (
     ChexscoreError,
-    ImageError,
     MissingImageError,
     TooLargeImageError,
     UnreadableImageError,
@@ -38,6 +38,8 @@ EXIF_ORIENTATION = 0x0112
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO = 0
 """TIFF 6.0, section 8; Pillow inverts such images of 8 bits only."""
+
+IMPOSSIBLE = "no file can have such a name"
 
 DRAFT_OVERSAMPLING = 2
 """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that leaves this many times the target's side:
@@ -78,15 +80,25 @@ def load_image(
         raise MissingImageError(path, "there is no such file (any more)") from error
     except PermissionError as error:
         raise UnreadableImageError(path, "no permission to read this file") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise MissingImageError(path, IMPOSSIBLE) from error
+        why = (
+            f"cannot be read: {error.strerror}" if error.errno else _damaged(error)
+        )  # a decoder has no number
+        raise UnreadableImageError(path, why) from error
     except MemoryError as error:
         raise UnreadableImageError(path, "not enough memory to decode it") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise UnreadableImageError(path, f"damaged or truncated: {_reason(error)}") from error
+        raise UnreadableImageError(path, _damaged(error)) from error
     return np.asarray(pixels, dtype=np.uint8)[..., np.newaxis]
 
 
 def _open(path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:
+        raise MissingImageError(path, IMPOSSIBLE) from error
     if stat.S_ISDIR(mode):
         raise UnreadableImageError(path, "a directory that cannot be listed")
     if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
@@ -99,7 +111,7 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
     if not os.fstat(file.fileno()).st_size:
         raise UnreadableImageError(path, "the file is empty")
     if is_dicom(file):
-        return _resize(Image.fromarray(_read_dicom(file, path, max_pixels)), image)
+        return _resize(Image.fromarray(_read_dicom(path, max_pixels)), image)
     try:
         with Image.open(file, formats=FORMATS) as picture:
             return _resize(_grey(picture, path, image, max_pixels), image)
@@ -109,17 +121,12 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
         raise TooLargeImageError(path, "more pixels than Pillow agrees to decode") from error
 
 
-def _read_dicom(file: BinaryIO, path: str, max_pixels: int) -> NDArray[np.uint8]:
+def _read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
     try:
         from chexscore.dicom import read_dicom  # noqa: PLC0415, pydicom costs start-up time
     except Exception as error:  # no fault of the file
         raise ChexscoreError(f"this installation cannot read DICOM files: {_reason(error)}.") from error
-    try:
-        return read_dicom(file, path, max_pixels)
-    except (ImageError, OSError, MemoryError):
-        raise
-    except Exception as error:  # its words may quote the header, so only its kind is told
-        raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
+    return read_dicom(path, max_pixels)
 
 
 def _grey(picture: Image.Image, path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
@@ -174,6 +181,10 @@ def _resize(grey: Image.Image, image: ImageSpec | None) -> Image.Image:
             return ImageOps.fit(grey, size, filtered)
         case Resize.PAD:
             return ImageOps.pad(grey, size, filtered, color=0)
+
+
+def _damaged(error: Exception) -> str:
+    return f"damaged or truncated: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:

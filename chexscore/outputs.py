@@ -22,6 +22,7 @@ Format = Literal["csv", "jsonl", "parquet"]
 
 STDOUT = "-"
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+PARTIAL = ".partial"
 PARQUET_ROWS = 10_000
 """Rows of a Parquet row group: what is in memory at a time."""
 
@@ -68,7 +69,7 @@ def replacing(target: str) -> Iterator[BinaryIO]:
     with _beside(target) as file:
         yield file
         _make_safe(file)
-        os.replace(file.name, target)
+        _name(file)
 
 
 def publish(
@@ -96,14 +97,14 @@ def publish(
         _make_safe(words)
         with suppress(FileNotFoundError):
             os.unlink(record)
-        os.replace(rows.name, output)
-        os.replace(words.name, record)
+        _name(rows)
+        _name(words)
 
 
 @contextmanager
 def _beside(target: str) -> Iterator[BinaryIO]:
-    """A file beside the target, which is gone afterwards unless it has got another name."""
-    partial = f"{target}.partial"
+    """A file beside the target, or what it links to, which is gone afterwards unless it has got that name."""
+    partial = f"{os.path.realpath(target) if os.path.islink(target) else target}{PARTIAL}"
     try:
         with open(partial, "wb") as file:
             yield file
@@ -112,6 +113,10 @@ def _beside(target: str) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             os.unlink(partial)
+
+
+def _name(file: BinaryIO) -> None:
+    os.replace(file.name, file.name.removesuffix(PARTIAL))
 
 
 def _make_safe(file: BinaryIO) -> None:

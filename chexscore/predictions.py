@@ -1,12 +1,13 @@
 """Predictions, and the CSV that carries them: `path,status,<a column for each label>,note`, then extras."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TextIO
 
-from chexscore.errors import TableError
+from chexscore.errors import TableError, UsageError
 
 __all__ = [
     "Columns",
@@ -73,6 +74,14 @@ class Columns:
     labels: tuple[str, ...]
     thresholds: Mapping[str, float] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises a UsageError if two columns would have one name, as those of labels X and X_positive."""
+        twice = [name for name, number in Counter(self.names).items() if number > 1]
+        if twice:
+            raise UsageError(
+                f"two columns would be called {twice[0]}; leave --thresholds or --dicom-tag out."
+            )
 
     @property
     def names(self) -> list[str]:

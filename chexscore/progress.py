@@ -14,12 +14,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
-from chexscore.messages import log, visible
+from chexscore.messages import log, say, visible
 from chexscore.outputs import STDOUT
 from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
 
-__all__ = ["Style", "closing_words", "show"]
+__all__ = ["Style", "show"]
 
 Style = Literal["quiet", "text", "json"]
 
@@ -29,21 +29,47 @@ LOG_INTERVAL_S = 30.0
 Watch = Callable[[RunRecord], None]
 
 
+@contextmanager
 def show(
-    style: Style, output: str, classifier: Classifier, count: Callable[[], int] | None
-) -> AbstractContextManager[Watch]:
-    """Shows a run while it goes: a live bar on a terminal, else a line now and then.
+    style: Style, output: str, classifier: Classifier, count: Callable[[], int] | None, stop: Stop
+) -> Iterator[Watch]:
+    """Shows a run while it goes, a live bar on a terminal, else a line now and then; and what it came to.
 
     Args:
-        style: "json" writes one JSON object a line, "quiet" nothing.
-        output: where the rows go; a bar would stand in the way of rows on the same terminal.
+        style: "json" writes one JSON object a line, "quiet" nothing unless the run was stopped.
+        output: where the rows go; a bar would stand in the way of rows on the same terminal. Standard output
+            cannot be gone on with, so nothing is said of that.
         classifier: what scores, and where; told at the start.
         count: counts the images, for the time left; called in a thread, on a terminal only; None if only
             the run itself can take them.
+        stop: says why the run was stopped.
 
-    Returns:
-        A context; its value is to be called with the record after each row.
+    Yields:
+        What is to be called with the record after each row.
     """
+    if classifier.cuda_fault:
+        say(
+            f"chexscore: warning: CUDA does not work ({classifier.cuda_fault}); this runs on the CPU.",
+            "warning",
+        )
+    last: RunRecord | None = None
+    try:
+        with _live(style, output, classifier, count) as live:
+
+            def watch(record: RunRecord) -> None:
+                nonlocal last
+                last = record
+                live(record)
+
+            yield watch
+    finally:  # whatever ended it: of a night that is refused there is no other account
+        if last is not None and (stop.reason or last.saw_something):
+            _closing_words(last, output, stop, style)
+
+
+def _live(
+    style: Style, output: str, classifier: Classifier, count: Callable[[], int] | None
+) -> AbstractContextManager[Watch]:
     spec = classifier.spec
     opening = f"chexscore {__version__}: {spec.name} {spec.version} on {classifier.device}"
     if style == "quiet":
@@ -59,11 +85,17 @@ def show(
     )
 
 
-def closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> None:
+def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> None:
     """Says at the end what became of the images; a run that was stopped says how to go on even when quiet."""
+    instead = " instead of --overwrite" if record.arguments["overwrite"] else ""
+    go_on = f"the same command with --resume{instead}"
     if style == "json":
-        event = {} if record.finished else {"reason": stop.reason, "go_on": "the same command with --resume"}
-        log("finished" if record.finished else "stopped", **event, **asdict(record))
+        if record.finished:
+            log("finished", **asdict(record))
+        elif stop.reason:
+            log("stopped", reason=stop.reason, go_on=go_on, **asdict(record))
+        else:
+            log("refused", **asdict(record))
         return
     console = _console()
     if style == "text":
@@ -85,10 +117,10 @@ def closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> N
             f"{record.arguments['batch_size']}; --resume scores their images again, --batch-size "
             f"{record.batch_size} would not need to"
         )
-    if not record.finished:
+    if stop.reason and not record.finished:
         why = "the time is over" if stop.reason == MAX_DURATION else f"stopped by {stop.reason}"
-        go_on = "" if output == STDOUT else "; the same command with --resume goes on from here"
-        console.print(f"chexscore: {why}: {record.done} images have their row{go_on}")
+        rest = "" if output == STDOUT else f"; {go_on} goes on from here"
+        console.print(f"chexscore: {why}: {record.done} images have their row{rest}")
 
 
 @contextmanager

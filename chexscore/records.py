@@ -19,7 +19,8 @@ class RunRecord:
         chexscore: version of chexscore.
         model: path, name, version and sha256 of the model.
         thresholds: label -> the model's default operating point.
-        arguments: what the run was asked for: the paths, and Options as they were in force.
+        arguments: what the run was asked for: paths, output, Options as they were in force and, from the
+            command line, model, device, max_failures and files_from.
         device: where the network really ran.
         batch_size: images that went through it together at the end; fewer than asked for if memory was short.
         started: UTC, ISO 8601.
@@ -28,9 +29,10 @@ class RunRecord:
         found: images found; always the sum of scored, failed and unchanged.
         scored: rows with status ok that this run scored.
         failed: other statuses -> rows.
-        unchanged: rows with status ok taken over from an earlier run.
+        unchanged: rows with status ok taken over from an earlier run, those of images that wait among them.
         ignored: files in the directories that are not images.
-        waiting: images left for the next run because they are younger than the least age.
+        waiting: images left for the next run because they are younger than the least age; without a row
+            unless an earlier run scored what was at their path then.
         gone: rows of an earlier run whose files were not found any more, and are not in the output.
         examples: other statuses -> the first such path, and its note.
         operating_points: label -> name of each of the model's operating points -> threshold; "default" for a
@@ -79,6 +81,16 @@ class RunRecord:
     def found_nothing(self) -> bool:
         """Whether there was no image at all: none found, or only names of files that are not there."""
         return not self.waiting and self.found == self.failed.get(Status.MISSING.value, 0)
+
+    @property
+    def saw_something(self) -> bool:
+        """Whether the walk came upon any file at all."""
+        return bool(self.found or self.waiting or self.ignored)
+
+    @property
+    def none_old_enough(self) -> bool:
+        """Whether there is no score because images wait."""
+        return self.waiting > 0 and not self.scored and not self.unchanged
 
     def to_json(self) -> bytes:
         """The record as it stands in its file."""

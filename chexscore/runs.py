@@ -3,10 +3,11 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from chexscore import __version__
@@ -67,6 +68,7 @@ def run(
     *,
     stop: Stop | None = None,
     watch: Callable[[RunRecord], None] | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Scores everything below `paths` into `output`.
 
@@ -80,7 +82,8 @@ def run(
         classifier: the open model.
         options: see there.
         stop: looked at before each image is begun; the run sets its deadline.
-        watch: called after each row with the record so far.
+        watch: called after each row with the record so far, and at the end, whatever ends the run.
+        asked: what else the run was asked for, to be recorded.
 
     Raises:
         UsageError: the output is there already, cannot be written, or cannot be resumed.
@@ -98,38 +101,64 @@ def run(
         thresholds=classifier.spec.default_thresholds if options.thresholds else {},
         tags=options.tags,
     )
-    run = _Run(paths if isinstance(paths, Iterator) else list(paths), classifier, options, stop, watch)
-    if output == STDOUT:
-        if options.resume:
-            raise UsageError("standard output cannot be resumed; give --output a file.")
-        stream(run.predictions(None), columns, jsonl=options.jsonl)
-        run.record.check()
-        if not stop.reason:
-            run.record.finished = _now()
-        return run.record
+    paths = paths if isinstance(paths, Iterator) else list(paths)
+    arguments = {
+        "paths": paths if isinstance(paths, list) else "a list",
+        "output": output,
+        **_in_force(options),
+        **(asked or {}),
+    }
+    run = _Run(paths, classifier, options, stop, watch, arguments)
+    try:
+        if output == STDOUT:
+            _stream(run, columns)
+        else:
+            _write(run, output, columns)
+    finally:
+        run.watch(run.record)
+    return run.record
+
+
+def _stream(run: "_Run", columns: Columns) -> None:
+    """Scores to standard output."""
+    options = run.options
+    if options.resume or options.forget_gone:
+        raise UsageError("standard output cannot be resumed; give --output a file.")
+    if options.overwrite or options.lock_wait:
+        raise UsageError("--overwrite and --lock-wait are for files; give --output one.")
+    stream(run.predictions(None), columns, jsonl=options.jsonl)
+    run.record.check()
+    if not run.stop.reason:
+        run.record.finished = _now()
+
+
+def _write(run: "_Run", output: str, columns: Columns) -> None:
+    """Scores into a file, under its lock."""
+    options = run.options
     for target in (output, record_path(output)):
         check_target(target)
     check_format(output)
+    if options.jsonl:
+        raise UsageError("--jsonl is for standard output; a file's format is that of its suffix.")
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
     if options.forget_gone and not options.resume:
         raise UsageError("--forget-gone goes with --resume; without it there are no earlier rows.")
     try:
         with (
-            locked(output, options.lock_wait, stop),
+            locked(output, options.lock_wait, run.stop),
             Store(
                 output,
                 columns.labels,
-                _settings(classifier, options),
+                _settings(run.classifier, options),
                 resume=options.resume,
                 overwrite=options.overwrite,
             ) as store,
         ):
             _fill(store, run, columns)
     except LockedError:
-        if not stop.reason:
+        if not run.stop.reason:
             raise
-    return run.record
 
 
 def _fill(store: Store, run: "_Run", columns: Columns) -> None:
@@ -150,10 +179,8 @@ def _check_losses(run: "_Run", store: Store) -> None:
     output = store.output
     if run.record.found_nothing and (store.left_before or os.path.exists(output)):
         raise NoImageError(f"no image found; {output} and its rows are left as they were.")
-    if not run.record.found and store.left_before:
-        raise NoImageError(
-            f"no image found that is older than --min-age; {output} and its rows are left as they were."
-        )
+    if run.record.none_old_enough:
+        raise NoImageError(f"no image is older than --min-age; {output} is left for the next run.")
     run.record.gone, example = store.gone()
     lost = (
         f"images of an earlier run that are not found now: {run.record.gone}, such as {example}; {output} is "
@@ -177,6 +204,7 @@ class _Run:
         options: Options,
         stop: Stop,
         watch: Callable[[RunRecord], None] | None,
+        arguments: Mapping[str, Any],
     ) -> None:
         self.paths, self.classifier, self.options, self.stop = paths, classifier, options, stop
         self.watch = watch or (lambda _: None)
@@ -194,7 +222,7 @@ class _Run:
             },
             thresholds=spec.default_thresholds,
             operating_points=spec.named_thresholds,
-            arguments={"paths": paths if isinstance(paths, list) else "a list", **_in_force(options)},
+            arguments=arguments,
             device=classifier.device,
             batch_size=options.batch_size or BATCH_SIZE,
             started=_now(),
@@ -224,19 +252,23 @@ class _Run:
             yield prediction
 
     def _feed(self, store: Store | None) -> Iterator[str]:
-        """The images to score; takes over the rows of those that an earlier run scored."""
+        """The images to score; takes over the rows of those that an earlier run scored.
+
+        An image that has changed and is too young keeps its earlier row, with the fingerprint of then.
+        """
         for path in find_images(self.paths, self._ignored, self.stop):
             fingerprint = Fingerprint.of(path)
-            earlier = store.earlier(path, fingerprint) if store is not None and fingerprint else None
-            if earlier is None and fingerprint is not None and fingerprint.is_younger(self.options.min_age):
+            earlier = store.earlier(path) if store is not None and fingerprint is not None else None
+            holds = earlier is not None and earlier[1] == fingerprint
+            if not holds and fingerprint is not None and fingerprint.is_younger(self.options.min_age):
                 self.record.waiting += 1
-                if store is not None:
-                    store.wait(path)
-                continue
+                if earlier is None:
+                    continue
+                holds = True  # until then: its row would else be out of the output for a night
             self.record.found += 1
             position = store.place() if store is not None else 0
-            if store is not None and earlier is not None:
-                store.add(position, earlier, fingerprint)
+            if store is not None and earlier is not None and holds:
+                store.add(position, *earlier)
                 self.record.unchanged += 1
                 self._tell()
             else:
@@ -278,15 +310,23 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
 
 
 def _settings(classifier: Classifier, options: Options) -> dict[str, str]:
-    """All that decides what stands in a row."""
+    """All that decides what stands in a row; a new version of a decoder may change a last digit."""
     return {
         "chexscore": __version__,
+        "onnxruntime": classifier.runtime,
+        "decoders": ", ".join(_versions()),
         "model sha256": classifier.sha256,
         "device": classifier.device,
         "batch size": str(options.batch_size or BATCH_SIZE),
         "max pixels": str(options.max_pixels),
         "DICOM tags": ", ".join(options.tags) or "none",
     }
+
+
+def _versions() -> Iterator[str]:
+    for name in ("numpy", "pillow", "pydicom", "python-gdcm"):
+        with suppress(PackageNotFoundError):  # the last one is not for every platform
+            yield f"{name} {version(name)}"
 
 
 def _in_force(options: Options) -> dict[str, Any]:

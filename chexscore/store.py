@@ -32,7 +32,6 @@ SCHEMA = (
     status TEXT, scores TEXT, tags TEXT, note TEXT, checksum INTEGER, PRIMARY KEY (run, position))
     WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
-    "CREATE TEMP TABLE waiting (path BLOB PRIMARY KEY) WITHOUT ROWID",
 )
 
 Row = tuple[int, int, bytes, int | None, int | None, str, str, str, str]
@@ -147,30 +146,29 @@ class Store:
 
     def holds(self, path: str, fingerprint: Fingerprint) -> bool:
         """Whether an earlier run scored this file, and it has not changed since."""
-        return self._earlier(path, fingerprint) is not None
+        row = self._earlier(path)
+        return row is not None and row[3:5] == fingerprint
 
-    def earlier(self, path: str, fingerprint: Fingerprint) -> Prediction | None:
-        """The scores that an earlier run found for this file, if it has not changed since.
+    def earlier(self, path: str) -> tuple[Prediction, Fingerprint] | None:
+        """The scores that an earlier run found for the file at this path, and what it was like then.
 
         Failures are not handed out: what made an image fail may be gone although the file is the same.
         """
-        row = self._earlier(path, fingerprint)
+        row = self._earlier(path)
+        if row is None:
+            return None
+        size, mtime = (-1 if number is None else number for number in row[3:5])  # what no file has
         with self._guarded():
-            return None if row is None else self._prediction(row)
+            return self._prediction(row), Fingerprint(size, mtime)
 
-    def _earlier(self, path: str, fingerprint: Fingerprint) -> Row | None:
+    def _earlier(self, path: str) -> Row | None:
         with self._guarded():
             row = self._database.execute(
-                "SELECT * FROM rows WHERE path = ? AND run < ? AND size = ? AND mtime = ? AND status = ? "
-                "ORDER BY run DESC LIMIT 1",
-                (os.fsencode(path), self._run, *fingerprint, Status.OK.value),
+                "SELECT * FROM rows WHERE path = ? AND run < ? AND status = ? "
+                "ORDER BY run DESC, position DESC LIMIT 1",
+                (os.fsencode(path), self._run, Status.OK.value),
             ).fetchone()
             return None if row is None else _checked(row)
-
-    def wait(self, path: str) -> None:
-        """Notes an image that is there, but left for the next run: its earlier rows are not of one gone."""
-        with self._guarded():
-            self._database.execute("INSERT OR IGNORE INTO waiting VALUES (?)", (os.fsencode(path),))
 
     def add(
         self,
@@ -234,11 +232,10 @@ class Store:
             return int(self._database.execute(query, (self._run,)).fetchone()[0])
 
     def gone(self) -> tuple[int, str]:
-        """How many images earlier runs scored whose files this run did not find, and the path of one."""
+        """How many images that earlier runs scored were not there for this one, and the first such path."""
         with self._guarded():
             query = (
-                "SELECT count(DISTINCT path), ifnull(min(path), x'') FROM rows WHERE run < ? AND status = ? "
-                "AND path NOT IN waiting"
+                "SELECT count(DISTINCT path), ifnull(min(path), x'') FROM rows WHERE run < ? AND status = ?"
             )
             number, example = self._database.execute(query, (self._run, Status.OK.value)).fetchone()
             return int(number), os.fsdecode(example)

@@ -1,10 +1,11 @@
 """Durations and limits as people write them."""
 
 import re
+from typing import NamedTuple
 
 from chexscore.errors import UsageError
 
-__all__ = ["parse_duration", "parse_limit"]
+__all__ = ["Limit", "parse_duration", "parse_limit"]
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -21,8 +22,20 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def parse_limit(text: str, total: int) -> float:
-    """How many of `total` are "12" or "5%".
+class Limit(NamedTuple):
+    """A number, or a share of what there is."""
+
+    text: str
+    number: float
+    is_share: bool
+
+    def of(self, total: int) -> float:
+        """How many of `total` that is."""
+        return self.number * total / 100 if self.is_share else self.number
+
+
+def parse_limit(text: str) -> Limit:
+    """The limit of "12" or "5%".
 
     Raises:
         UsageError: anything else.
@@ -30,4 +43,4 @@ def parse_limit(text: str, total: int) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
     if match is None:
         raise UsageError(f"{text!r} is no limit; a number such as 12 and a share such as 5% are.")
-    return float(match[1]) * (total / 100 if match[2] else 1)
+    return Limit(text, float(match[1]), bool(match[2]))

@@ -160,7 +160,7 @@ def _score_alone(
         prepared = prepared.transpose(0, 3, 1, 2)
     rows = []
     try:
-        session = open_session(network.SerializeToString(), "cpu")
+        session, _ = open_session(network.SerializeToString(), "cpu")
         for image in prepared.astype(np.float32):
             filled = np.stack([image] * (batch if isinstance(batch, int) else 1))
             rows.append(session.run([spec.output.name], {spec.input.name: filled})[0][0])

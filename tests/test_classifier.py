@@ -74,7 +74,7 @@ def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytes
     with pytest.raises(DeviceError, match="does not work here"):
         Classifier(model, device="cuda")
     classifier = Classifier(model, device="auto")
-    assert classifier.device == "cpu"
+    assert (classifier.device, classifier.cuda_fault) == ("cpu", "")
     assert usable_devices(classifier) == ["cpu"]
 
 
@@ -95,6 +95,9 @@ def test_a_cuda_that_breaks_says_why_and_nothing_on_standard_output(
     with pytest.raises(DeviceError, match="the driver is too old"):
         Classifier(model, device="cuda")
     assert Classifier(model, device="auto").device == "cpu"
+    monkeypatch.setattr("chexscore.classifier.NVIDIA", model)  # a device that is there
+    assert "the driver is too old" in Classifier(model, device="auto").cuda_fault
+    assert Classifier(model, device="cpu").cuda_fault == ""
     assert capsys.readouterr().out == ""
 
 

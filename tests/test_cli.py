@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from PIL import Image
 
 from chexscore import __version__
+from chexscore.classifier import PROVIDERS
 from chexscore.cli import main
+from chexscore.dicom import names_people
 from chexscore.stopping import Stop
 from tests.networks import brightness_model, brightness_spec
 from tests.phantoms import draw
@@ -28,6 +31,13 @@ def chexscore(
     command = [sys.executable, "-m", "chexscore", *map(str, arguments)]
     environment = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)  # type: ignore[call-overload, no-any-return]
+
+
+class OnCpu(onnxruntime.InferenceSession):  # type: ignore[misc]  # it has no types
+    """Whatever it is asked for."""
+
+    def __init__(self, content: bytes, options: object, **_: object) -> None:
+        super().__init__(content, options, providers=[PROVIDERS["cpu"]])
 
 
 @pytest.fixture
@@ -56,6 +66,8 @@ def test_predict_writes_csv_and_record_and_exits_0(model: Path, images: Path, tm
     assert record["thresholds"] == {"Bright": 0.5, "Dark": 0.25}
     assert record["operating_points"] == {"Bright": {"default": 0.5}, "Dark": {"default": 0.25}}
     assert record["device"] == "cpu"
+    asked = {"output": str(output), "device": "cpu", "model": str(model), "max_failures": None}
+    assert asked.items() <= record["arguments"].items()
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -111,6 +123,13 @@ def test_wrong_usage_exits_2(
         ("predict", images, "--model", model, "--batch-size", "1000000000"),
         ("predict", images, "--model", model, "--min-age", "soon"),
         ("predict", images, "--model", model, "--max-failures", "few"),
+        ("predict", images, "--model", model, "--max-failures", ""),
+        ("predict", images, "--model", model, "--max-duration", ""),
+        ("predict", images, "--model", model, "--dicom-tag", "OtherPatientIDsSequence"),
+        ("predict", images, "--model", model, "--dicom-tag", "EncapsulatedDocument"),
+        ("predict", images, "--model", model, "--jsonl", "-o", tmp_path / "new.csv"),
+        ("predict", images, "--model", model, "--overwrite"),
+        ("predict", images, "--model", model, "--lock-wait", "5m"),
         ("predict", images, "--model", model, "--dicom-tag", "Name"),
         ("predict", "--files-from", tmp_path / "none.txt", "--model", model),
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", tmp_path / "out.csv"),
@@ -173,7 +192,7 @@ def test_a_silent_list_does_not_keep_a_run_from_stopping(model: Path, tmp_path: 
     running = subprocess.Popen(
         [*command, "-o", str(output)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "out.csv.state").exists():
+    while running.poll() is None and not (tmp_path / "out.csv.state").exists():
         time.sleep(0.01)
     running.terminate()
     assert running.wait(timeout=10) == 143
@@ -203,6 +222,44 @@ def test_too_many_failures_exit_1_after_everything_is_written(
     assert chexscore(*arguments, "0").returncode == 1
 
 
+def test_a_night_that_is_refused_says_what_it_did(model: Path, images: Path, tmp_path: Path) -> None:
+    words = ("predict", images, "-o", tmp_path / "out.csv", "-m", model, "--resume")
+    assert chexscore(*words).returncode == 0
+    (images / "051.png").unlink()
+    (images / "bad.png").write_text("no image")
+    done = chexscore(*words)
+    assert done.returncode == 1
+    assert "3 images found: 0 scored, 1 not, 2 unchanged" in done.stderr
+    assert "unreadable: 1, the first is" in done.stderr
+    done = chexscore(*words, "--log-json")
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [event["event"] for event in events] == ["start", "refused", "error"]
+    assert (events[1]["found"], events[1]["gone"], events[1]["finished"]) == (3, 1, "")
+
+
+def test_no_image_that_is_old_enough_exits_4(model: Path, images: Path, tmp_path: Path) -> None:
+    for output in ("-", tmp_path / "out.csv"):
+        done = chexscore("predict", images, "-m", model, "-o", output, "--min-age", "1h")
+        assert done.returncode == 4
+        assert "3 too young, left for the next run" in done.stderr
+        assert "no image is older than --min-age" in done.stderr
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_fall_back_to_the_cpu_is_told_even_when_quiet(
+    model: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("chexscore.stopping.stop_on_signals", Stop)
+    monkeypatch.setattr("chexscore.classifier.NVIDIA", str(model))  # a device that is there
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(PROVIDERS.values()))
+    monkeypatch.setattr("chexscore.classifier.onnxruntime.InferenceSession", OnCpu)
+    monkeypatch.setattr(sys, "argv", ["chexscore", "predict", str(images), "-m", str(model), "-q"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    assert capfd.readouterr().err.startswith("chexscore: warning: CUDA does not work (")
+
+
 def test_json_lines_and_json_logs(model: Path, images: Path) -> None:
     (images / "bad.png").write_text("no image")
     done = chexscore("predict", images, "--model", model, "--jsonl", "--log-json", "--thresholds")
@@ -226,6 +283,8 @@ def test_dicom_tags_are_columns_only_when_asked_for(model: Path, tmp_path: Path)
     named = chexscore("predict", tmp_path / "d", "--model", model, "--dicom-tag", "PatientName")
     assert "Doe^Jane" in named.stdout
     assert "warning: PatientName leads to people" in named.stderr
+    assert names_people("PatientSex")
+    assert names_people("OtherPatientNames")
 
 
 def test_a_pipe_among_the_images_is_a_row_and_no_end(model: Path, tmp_path: Path) -> None:
@@ -265,15 +324,16 @@ def test_an_interrupted_run_says_so_and_leaves_no_output(
         tmp_path / "out.csv",
         "-m",
         model,
+        "--overwrite",
     ]
     running = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out.csv.state").exists():
+    while running.poll() is None and not (tmp_path / "out.csv.state").exists():
         time.sleep(0.01)
     running.send_signal(sent)
     said = running.communicate(timeout=30)[1]
     assert running.returncode == code
     assert f"stopped by {sent.name}" in said
-    assert "--resume goes on from here" in said
+    assert "the same command with --resume instead of --overwrite goes on from here" in said
     assert not (tmp_path / "out.csv").exists()
 
 

@@ -333,6 +333,7 @@ def test_each_kind_of_bad_file_has_its_reason(tmp_path: Path) -> None:
     empty.touch()
     text.write_text("not an image at all")
     os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
     for path, kind, said in (
         (empty, UnreadableImageError, "the file is empty"),
         (text, UnreadableImageError, "not an image of a known format"),
@@ -340,6 +341,9 @@ def test_each_kind_of_bad_file_has_its_reason(tmp_path: Path) -> None:
         (tmp_path / "pipe.png", UnreadableImageError, "not a regular file"),
         (tmp_path / "gone.png", MissingImageError, "no such file"),
         (text / "below.png", MissingImageError, "no such file"),
+        (tmp_path / ("x" * 300), MissingImageError, "no file can have such a name"),
+        (tmp_path / "a\0b", MissingImageError, "no file can have such a name"),
+        (tmp_path / "loop.png", UnreadableImageError, "cannot be read: Too many levels of symbolic links"),
     ):
         with pytest.raises(kind, match=said) as caught:
             load_image(path)

@@ -149,17 +149,19 @@ def test_images_that_are_all_being_copied_again_cost_no_row(
     classifier: Classifier, images: Path, output: str
 ) -> None:
     """As after an rsync that keeps no times."""
-    before = published(output)
+    before, careful = published(output), replace(RESUME, min_age=3600)
     for path in images.rglob("*.png"):
         os.utime(path)
-    for options in (RESUME, OVERWRITE):
-        with pytest.raises(NoImageError, match="older than --min-age"):
-            run([str(images)], output, classifier, replace(options, min_age=3600))
-        assert published(output) == before
+    with pytest.raises(NoImageError, match="older than --min-age"):
+        run([str(images)], output, classifier, replace(OVERWRITE, min_age=3600))
+    assert published(output) == before
+    record = run([str(images)], output, classifier, careful)
+    assert (record.found, record.unchanged, record.waiting) == (20, 20, 20)
+    assert published(output)[0] == before[0]
     (images / "a" / "03.png").unlink()
     os.utime(images / "b" / "15.png", (1, 1))
     with pytest.raises(OutputError, match=r"not found now: 1, such as .*03\.png"):
-        run([str(images)], output, classifier, replace(RESUME, min_age=3600))
+        run([str(images)], output, classifier, careful)
     with pytest.raises(OutputError, match="not found now: 1"):  # the state still knows the one that is gone
         run([str(images)], output, classifier, RESUME)
 

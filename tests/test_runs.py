@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from chexscore import Classifier
 from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
 from chexscore.lock import locked
+from chexscore.predictions import Columns
 from chexscore.records import RunRecord
 from chexscore.runs import Options, run
 from chexscore.stopping import Stop
@@ -210,15 +213,25 @@ def test_a_directory_that_cannot_be_listed_tonight_costs_no_row(
     assert output.read_bytes() == whole
 
 
-def test_a_young_file_that_has_not_changed_keeps_its_row(
-    classifier: Classifier, images: Path, tmp_path: Path, flat: Flat
+def test_a_young_file_keeps_its_row_until_it_is_old_enough(
+    classifier: Classifier, images: Path, tmp_path: Path, flat: Flat, whole: bytes
 ) -> None:
+    """Also if it has changed: it may be being copied, and would else leave the output for a night."""
     output, careful = tmp_path / "out.csv", Options(resume=True, min_age=3600)
     run([str(images)], str(output), classifier)
     flat("images/003.png", 99)
+    flat("images/new.png", 7)
+    for _ in range(2):
+        record = run([str(images)], str(output), classifier, careful)
+        assert (record.found, record.unchanged, record.waiting, record.gone) == (40, 40, 3, 0)
+        assert output.read_bytes() == b"".join(x for x in whole.splitlines(keepends=True) if b".bad" not in x)
+    old = time.time() - 4000
+    for name in ("003.png", "new.png", "013.bad.png"):
+        os.utime(images / name, (old, old))
     record = run([str(images)], str(output), classifier, careful)
-    assert (record.unchanged, record.waiting, record.gone) == (39, 2, 0)  # the bad one waits too
-    assert not record.found_nothing
+    assert (record.scored, record.unchanged, record.not_scored, record.waiting) == (2, 39, 1, 0)
+    run([str(images)], str(tmp_path / "afresh.csv"), classifier)
+    assert output.read_bytes() == (tmp_path / "afresh.csv").read_bytes()
 
 
 def test_files_from_a_clock_that_is_ahead_are_young(
@@ -227,7 +240,34 @@ def test_files_from_a_clock_that_is_ahead_are_young(
     ahead = time.time() + 30
     for path in images.iterdir():
         os.utime(path, (ahead, ahead))
-    assert run([str(images)], str(tmp_path / "out.csv"), classifier, Options(min_age=60)).waiting == 41
+    with pytest.raises(NoImageError, match=r"no image is older than --min-age"):
+        run([str(images)], str(tmp_path / "out.csv"), classifier, Options(min_age=60))
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_link_stays_one(classifier: Classifier, images: Path, tmp_path: Path, whole: bytes) -> None:
+    (tmp_path / "there").mkdir()
+    output, real = tmp_path / "out.csv", tmp_path / "there" / "tonight.csv"
+    output.symlink_to(real)
+    for options in (Options(), RESUME, OVERWRITE):
+        run([str(images)], str(output), classifier, options)
+        assert output.is_symlink()
+        assert real.read_bytes() == whole
+
+
+def test_columns_of_one_name_are_refused() -> None:
+    with pytest.raises(UsageError, match="two columns would be called X_positive"):
+        Columns(("X", "X_positive"), thresholds={"X": 0.5})
+
+
+def test_new_versions_of_decoders_are_other_settings(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out.csv")
+    run([str(images)], output, classifier)
+    monkeypatch.setattr("chexscore.runs.version", lambda _: "99")
+    with pytest.raises(UsageError, match=r"decoders .* then and numpy 99, pillow 99"):
+        run([str(images)], output, classifier, RESUME)
 
 
 def test_resume_and_overwrite_exclude_each_other(classifier: Classifier, tmp_path: Path) -> None:
@@ -245,18 +285,52 @@ def test_a_list_with_names_that_cannot_be_is_no_end(
     assert (record.scored, record.not_scored) == (2, 2)
 
 
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(
+SLOWLY = """
+import sys, time
+from chexscore import scoring, store
+from chexscore.cli import main
+
+load, store.COMMIT_INTERVAL_S = scoring.load_image, 0
+
+def slow(*arguments, **options):
+    time.sleep(0.1)
+    return load(*arguments, **options)
+
+scoring.load_image = slow
+main()
+"""
+
+
+def kept_rows(output: Path) -> int:
+    state = Path(f"{output}.state")
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as rows,
+    ):
+        return int(rows.execute("SELECT count(DISTINCT path) FROM rows").fetchone()[0])
+    return 0
+
+
+def test_a_run_killed_whenever_it_has_new_rows_goes_on_to_the_same_bytes(
     model: Path, images: Path, tmp_path: Path, whole: bytes
 ) -> None:
-    output = tmp_path / "out.csv"
-    command = [sys.executable, "-m", "chexscore", "predict", str(images), "-o", str(output), "-m", str(model)]
-    for attempt in range(4):
-        running = subprocess.Popen([*command, "--resume", "-q"], stderr=subprocess.DEVNULL)
-        time.sleep(0.35 + 0.05 * attempt)
-        running.kill()
-        running.wait()
-    assert subprocess.run([*command, "--resume", "-q"], check=False).returncode == 3
+    output, kills, kept = tmp_path / "out.csv", 0, 0
+    command = [sys.executable, "-c", SLOWLY, "predict", images, "-o", output, "-m", model, "--resume", "-q"]
+    for _ in range(2):
+        with subprocess.Popen(list(map(str, command))) as running:
+            while running.poll() is None and kept_rows(output) <= kept:
+                time.sleep(0.01)
+            running.kill()
+        kills += running.returncode == -signal.SIGKILL
+        kept = kept_rows(output)
+        assert not output.exists()
+    assert kills == 2
+    assert 0 < kept < 41
+    assert subprocess.run(list(map(str, command)), check=False).returncode == 3
     assert output.read_bytes() == whole
+    assert (
+        json.loads(Path(f"{output}.run.json").read_text())["unchanged"] >= kept - 1
+    )  # the bad one is tried again
 
 
 def test_young_files_wait_for_the_next_run(classifier: Classifier, images: Path, tmp_path: Path) -> None:
@@ -271,12 +345,13 @@ def test_young_files_wait_for_the_next_run(classifier: Classifier, images: Path,
 def test_the_time_limit_stops_a_run_that_goes_on_later(
     classifier: Classifier, images: Path, tmp_path: Path, whole: bytes
 ) -> None:
-    stop = Stop()
-    output = tmp_path / "out.csv"
-    run([str(images)], str(output), classifier, Options(max_duration=0.0), stop=stop)
+    stop, output = Stop(), tmp_path / "out.csv"
+    limited = Options(max_duration=0.5)
+    done = run([str(images)], str(output), classifier, limited, stop=stop, watch=lambda _: time.sleep(0.1))
     assert stop.reason == "--max-duration"
+    assert 0 < done.done < 41
     assert not output.exists()
-    run([str(images)], str(output), classifier, RESUME)
+    assert run([str(images)], str(output), classifier, RESUME).unchanged == done.scored
     assert output.read_bytes() == whole
 
 
