@@ -262,6 +262,10 @@ def evaluate(
     from chexscore.evaluation.summary import describe, to_csv, to_json
     from chexscore.outputs import STDOUT, check_target, replacing
 
+    read = {os.path.realpath(source) for source in (*inputs, labels, against, model) if source}
+    written = [os.path.realpath(target) for target in (output, report) if target not in (None, STDOUT)]
+    if read.intersection(written) or len(set(written)) < len(written):
+        raise UsageError("a file that is read or written already is named as an output; give another name.")
     for target in (output, report):
         if target not in (None, STDOUT):
             check_target(target, overwrite=overwrite)

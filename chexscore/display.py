@@ -31,7 +31,7 @@ def info(classifier: Classifier, devices: list[str]) -> None:
     }
     console = Console(highlight=False, soft_wrap=True)
     for name, value in rows.items():
-        console.print(f"[bold]{name:20}[/bold] {escape(value)}")
+        console.print(f"[bold]{escape(f'{name:20}')}[/bold] {escape(value)}")
     console.print(_measures(spec))
     if spec.operating_points:
         console.print(_operating_points(spec))
@@ -41,7 +41,8 @@ def info(classifier: Classifier, devices: list[str]) -> None:
 def _measures(spec: ModelSpec) -> Table:
     """What was measured on the validation patients, a row for each label."""
     columns = {"AUC": "auc", "calibration error": "ece", "before calibration": "ece_before"}
-    table = Table(caption="on the validation patients", caption_justify="left")
+    caption = "on the validation patients" if spec.metrics else None
+    table = Table(caption=caption, caption_justify="left")
     table.add_column("label", overflow="fold")
     shown = {
         heading: name
@@ -67,7 +68,7 @@ def _operating_points(spec: ModelSpec) -> Table:
         table.add_section()
         for number, point in enumerate(points):
             values = (_number(value) for value in (point.threshold, point.sensitivity, point.specificity))
-            table.add_row("" if number else escape(label), point.name, *values)
+            table.add_row("" if number else escape(label), escape(point.name), *values)
     return table
 
 

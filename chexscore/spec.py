@@ -178,6 +178,8 @@ class ModelSpec:
         try:
             content: dict[str, Any] = json.loads(text)
             known = {key: content[key] for key in cls.__slots__ if key in content}
+            texts = ("name", "version", "calibration", "training_data", "licence")
+            known |= {key: str(known[key]) for key in texts if key in known}
             known["image"] = ImageSpec(**known["image"])
             known["labels"] = tuple(str(label) for label in known["labels"])
             known["thresholds"] = tuple(float(threshold) for threshold in known["thresholds"])

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -46,13 +47,27 @@ def publish_run(
     check_target(str(output))
     _check_backend()
     trained = open_run(folder)
+    measured = _read_measured(folder / "metrics.json")
     line, spec = publish(trained, output, precision, allow_loss=allow_loss)
-    found = {name: value for name, value in spec.metrics.items() if name.startswith("ece")}
-    if found and (folder / "metrics.json").is_file():
-        known = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    found = {name: {"value": value} for name, value in spec.metrics.items() if name.startswith("ece")}
+    if found and measured:
+        measured["validation"] |= found
         with replacing(str(folder / "metrics.json")) as file:
-            file.write(json.dumps(known | found, indent=1).encode())
+            file.write(json.dumps(measured, indent=1).encode())
     return line
+
+
+def _read_measured(file: Path) -> dict[str, dict[str, Any]]:
+    """What training measured on each side of the split; nothing where its file is gone."""
+    if not file.is_file():
+        return {}
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found["validation"], dict):
+            raise TypeError("validation")  # noqa: TRY301, one sentence for all of it
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file}: not what training has measured: {error!r}; delete it to go on.") from error
+    return found
 
 
 def publish(
@@ -77,6 +92,7 @@ def publish(
     platt, spec = _calibrate(trained.spec, trained.validation)
     model = convert(trained.network, spec, platt)
     logits = _predict(without_sigmoid(trained.network), trained.samples.images)
+    _check_rebuilt(logits, trained)
     _check_same_network(logits, trained)
     expected = platt.scores(logits)
     with candidate(output) as file:
@@ -109,6 +125,17 @@ def publish(
 def _check_backend() -> None:
     if keras.backend.backend() != "tensorflow":
         raise UsageError(f"Keras runs on {keras.backend.backend()}; export with KERAS_BACKEND=tensorflow.")
+
+
+def _check_rebuilt(logits: NDArray[np.floating], trained: TrainedNetwork) -> None:
+    """Raises a ModelError if the network without its sigmoid, which all else rests on, is another one."""
+    own = _predict(trained.network, trained.samples.images)
+    rebuilt = Platt.none(own.shape[1], "").scores(logits)
+    if not (difference := float(np.abs(rebuilt - own).max())) <= TOLERANCE:
+        raise ModelError(
+            f"the network cannot be taken apart in front of its last sigmoid: its scores differ by "
+            f"{difference:.1e}."
+        )
 
 
 def _check_same_network(logits: NDArray[np.floating], trained: TrainedNetwork) -> None:

@@ -133,6 +133,8 @@ def test_wrong_usage_exits_2(
         ("predict", images, "--model", model, "--dicom-tag", "Name"),
         ("predict", "--files-from", tmp_path / "none.txt", "--model", model),
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", tmp_path / "out.csv"),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", "l.csv", "--overwrite"),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", "t.csv", "--report", "t.csv"),
         ("predict", images, "--model", model, "--device", "tpu"),
         ("eval", tmp_path / "out.csv"),
         ("eval", "out.parquet", "--labels", "l.csv"),

@@ -77,13 +77,32 @@ def test_the_file_says_what_was_measured(run: Path, exported: Path) -> None:
     assert float(spec.provenance["auc_onnx"]) == pytest.approx(float(spec.provenance["auc_keras"]), abs=1e-4)
     assert spec.metrics["ece/Opacity"] < spec.metrics["ece_before/Opacity"] / 2
     assert spec.metrics["ece/Rare"] == pytest.approx(spec.metrics["ece_before/Rare"])
-    found = json.loads((run / "metrics.json").read_text())
-    assert found["auc/macro"] == 0.5
-    assert found["ece/macro"] == spec.metrics["ece/macro"] < found["ece_before/macro"]
+    found = json.loads((run / "metrics.json").read_text())["validation"]
+    assert found["auc/macro"] == {"value": 0.5}
+    assert found["ece/macro"]["value"] == spec.metrics["ece/macro"] < found["ece_before/macro"]["value"]
     for label in LABELS:
         names = [point.name for point in spec.operating_points[label]]
         assert names == ["youden", "sensitivity 90 %", "specificity 90 %", "best accuracy"]
         assert spec.default_thresholds[label] == spec.operating_points[label][0].threshold
+
+
+def test_a_network_taken_apart_wrongly_is_not_published(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    from export import publish as module
+    from export.convert import without_sigmoid
+
+    def broken(network: keras.Model) -> keras.Model:
+        apart = without_sigmoid(network)
+        apart.layers[-1].kernel.assign(apart.layers[-1].kernel * 1.2)
+        return apart
+
+    monkeypatch.setattr(module, "without_sigmoid", broken)
+    with pytest.raises(ModelError, match="cannot be taken apart in front of its last sigmoid"):
+        module.publish_run(run, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_info_shows_it_in_80_columns(

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from chexscore.errors import UsageError
 from chexscore.evaluation.cases import Protocol
 from chexscore.evaluation.evaluate import Evaluation, evaluate
 from chexscore.evaluation.summary import describe
+from chexscore.report.curves import precision_recall
 from chexscore.report.mistakes import mistakes
 from chexscore.report.page import check_plots, to_html
+from chexscore.report.plots import _line
 from tests.phantoms import draw
 
 ABOUT = {"name": "m", "version": "1", "sha256": "abc"}
@@ -114,6 +117,19 @@ def test_its_plots_and_pictures_are_inside(evaluation: Evaluation) -> None:
     assert len(pictures) == sum(len(some) for _, _, some in wrong) > 3
     assert {picture.size for picture in pictures} == {(32, 32)}
     assert not [source for source in page(evaluation, pictures=0).sources if "jpeg" in source]
+
+
+def test_a_curve_of_a_rare_finding_is_drawn_as_it_is() -> None:
+    random = np.random.default_rng(0)
+    labels = (random.random(20_000) < 0.002).astype(float)
+    scores = random.normal(2 * labels, 1)
+    curve = precision_recall(labels, scores)
+    axes = Figure().add_subplot()
+    _line(axes, curve, steps=True)
+    x, y = (np.asarray(values, dtype=float) for values in axes.lines[0].get_data())
+    assert len(x) < 2000
+    whole, drawn = (float(np.sum(np.abs(np.diff(a)) * b[1:])) for a, b in ((curve.x, curve.y), (x, y)))
+    assert drawn == pytest.approx(whole, abs=0.005)
 
 
 def test_mistakes_are_the_most_confident(evaluation: Evaluation) -> None:

@@ -50,7 +50,7 @@ def write_run(folder: Path, images: int = 300) -> Path:
     network.save(folder / "network.keras")
     spec = ModelSpec("made", "1", LABELS, IMAGE, (0.5,) * 3, metrics={"auc/macro": 0.5})
     (folder / "spec.json").write_text(spec.to_json())
-    (folder / "metrics.json").write_text('{"auc/macro": 0.5}')
+    (folder / "metrics.json").write_text('{"validation": {"auc/macro": {"value": 0.5}}}')
     samples = np.arange(0, images, 3)
     np.savez(
         folder / "validation.npz",

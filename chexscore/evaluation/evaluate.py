@@ -22,6 +22,10 @@ COMPETITION_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema",
 HALF = "0.5"
 """The operating point that every label has, for comparison with figures that were measured there."""
 
+CALIBRATION = "calibration_error"
+"""Draws and small groups only ever add to it: an interval from draws, or a difference to a larger group,
+would say that a calibrated model is not."""
+
 REST = " the rest"
 
 Distributions = Mapping[str, NDArray[np.float64]]
@@ -197,11 +201,15 @@ class _Drawn:
     def difference(self, name: str, other: str) -> Group:
         """The first minus the other; a mean is that of the differences of labels that both define."""
         first, second = self._measured[name], self._measured[other]
-        minus = {measure: first[measure] - second[measure] for measure in first if measure in second}
+        minus = {
+            measure: first[measure] - second[measure]
+            for measure in first
+            if measure in second and measure != CALIBRATION
+        }
         for values in minus.values():
             for column, chosen in enumerate(self._means.values(), start=len(self._cases.names)):
                 values[:, column] = mean_of_known(values[:, list(chosen)])
-        return self._table(f"{name} minus {other.removeprefix(name).strip() or other}", name, minus)
+        return self._table(f"{name} minus {other if other != name + REST else REST.strip()}", name, minus)
 
     def _table(self, name: str, counted: str, measured: Distributions) -> Group:
         labels = self._cases.labels[self._chosen[counted]]
@@ -211,6 +219,8 @@ class _Drawn:
             for test in (~np.isnan(labels), labels == 1)
         )
         intervals = {measure: interval(values) for measure, values in measured.items()}
+        if CALIBRATION in intervals:
+            intervals[CALIBRATION][:, 1:] = np.nan
         return Group(name, columns, len(labels), known, positives, intervals)
 
 

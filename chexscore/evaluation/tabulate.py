@@ -113,7 +113,7 @@ def _print_marked(evaluation: Evaluation, console: Console) -> None:
                     words = f"{subgroup.group.name}: {name} of {label} {_difference(found)}"
                     console.print(escape(words), soft_wrap=True)
     console.print(
-        "* and below it: the interval excludes zero, as 1 in 20 do by chance alone\n", soft_wrap=True
+        "* and below it: the interval excludes zero, as 1 in 20 and more do by chance alone\n", soft_wrap=True
     )
 
 

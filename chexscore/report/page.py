@@ -83,8 +83,8 @@ ten bins. For both of these 0 is best.</p>
 together; it flatters, because a model gains by knowing that one label is more frequent than another. That
 much the <b>constant guess</b> reaches, which gives every case the share of positives of each label.</p>
 <p><b>Intervals</b> cover 95 %. They are left out where more than 5 % of the draws lack a class, or
-all draws are equal. Of measures that do not differ 1 in 20 is <b>marked</b> by chance, so look for a pattern
-and not at a single mark.</p>
+all draws are equal; calibration errors have none, because draws only add to them. Of measures that do not
+differ 1 in 20 and more are <b>marked</b> by chance, so look for a pattern and not at a single mark.</p>
 """
 
 

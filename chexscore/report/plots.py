@@ -135,8 +135,10 @@ def _square(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _line(axes: Axes, curve: Curve, *, steps: bool = False) -> None:
-    """Draws a curve with no more vertices than can be seen."""
-    chosen = np.unique(np.linspace(0, len(curve.x) - 1, MOST_VERTICES).round().astype(int))
+    """Draws a curve with no more vertices than can be seen: one of those in the same place."""
+    places = np.column_stack([curve.x, curve.y]) * MOST_VERTICES
+    moved = (np.diff(places.round(), axis=0) != 0).any(axis=1)
+    chosen = np.unique([0, *np.flatnonzero(moved) + 1, len(curve.x) - 1])
     axes.plot(
         curve.x[chosen],
         curve.y[chosen],
