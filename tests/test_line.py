@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,35 @@ name = "compact"
 width = 8
 l2 = 1e-5
 """
+
+
+TWO_DEVICES = """
+import sys
+from pathlib import Path
+from training.config import AugmentConfig, NetworkConfig, TrainConfig
+from training.fit import fit
+
+recipe, films, out = map(Path, sys.argv[1:])
+for devices in ("one", "all"):
+    small = NetworkConfig(name="reference", blocks=2, width=4)  # quick to compile, as is a flip
+    changes = {"devices": devices, "network": small, "augment": AugmentConfig(rotation=0, brightness=0)}
+    config = TrainConfig.from_toml(recipe).model_copy(update=changes)
+    fit(config, films, out / devices, cache=out / "cache", report=lambda line: print(line))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A folder in which JAX trains on one device and on two, beside the other tests of this module."""
+    folder = tmp_path_factory.mktemp("jax")
+    write_dataset(folder / "films", 12, size=64)
+    jax = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = list(map(str, (sys.executable, "-c", TWO_DEVICES, SMOKE, folder / "films", folder)))
+    with subprocess.Popen(
+        command, env=os.environ | jax, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        yield folder, process
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -122,39 +152,24 @@ def test_the_file_says_how_it_came_to_be(exported: Path) -> None:
     assert {"commit", "keras", "tf2onnx", "opset"} <= set(spec.provenance)
 
 
-TWO_DEVICES = """
-import sys
-from pathlib import Path
-from training.config import AugmentConfig, NetworkConfig, TrainConfig
-from training.fit import fit
-
-recipe, films, out = map(Path, sys.argv[1:])
-for devices in ("one", "all"):
-    small = NetworkConfig(name="reference", blocks=2, width=4)  # quick to compile, as is a flip
-    changes = {"devices": devices, "network": small, "augment": AugmentConfig(rotation=0, brightness=0)}
-    config = TrainConfig.from_toml(recipe).model_copy(update=changes)
-    fit(config, films, out / devices, cache=out / "cache", report=lambda line: print(line))
-"""
-
-
-def test_another_backend_trains_on_two_devices_as_on_one_and_the_export_agrees(tmp_path: Path) -> None:
+def test_another_backend_trains_on_two_devices_as_on_one_and_the_export_agrees(
+    two_devices: tuple[Path, subprocess.Popen[str]],
+) -> None:
     """JAX trains, TensorFlow exports: training uses nothing but the Keras 3 API."""
     from export.publish import publish_run
 
-    films = tmp_path / "films"
-    write_dataset(films, 12, size=64)
-    jax = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = list(map(str, (sys.executable, "-c", TWO_DEVICES, SMOKE, films, tmp_path)))
-    done = subprocess.run(command, env=os.environ | jax, check=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.count("batches shared by 2 devices on 1 hosts") == 1
+    folder, process = two_devices
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert said.count("batches shared by 2 devices on 1 hosts") == 1
     # Adam makes steps of one size from gradients that are next to nothing, so weights may differ by more.
-    one, both = (np.load(tmp_path / devices / "validation.npz")["scores"] for devices in ("one", "all"))
+    one, both = (np.load(folder / devices / "validation.npz")["scores"] for devices in ("one", "all"))
     np.testing.assert_allclose(one, both, atol=1e-3)
-    alone, shared = (pd.read_csv(tmp_path / devices / "history.csv")["loss"] for devices in ("one", "all"))
+    alone, shared = (pd.read_csv(folder / devices / "history.csv")["loss"] for devices in ("one", "all"))
     np.testing.assert_allclose(alone, shared, rtol=1e-5)
 
-    publish_run(tmp_path / "all", tmp_path / "model.onnx")
-    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    publish_run(folder / "all", folder / "model.onnx")
+    spec = Classifier(folder / "model.onnx", device="cpu").spec
     assert "on jax" in spec.provenance["keras"]
     assert float(spec.provenance["difference_to_keras"]) <= 1e-5
-    assert all(result.scores for result in predict(films / "p0000", tmp_path / "model.onnx"))
+    assert all(result.scores for result in predict(folder / "films" / "p0000", folder / "model.onnx"))
