@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chexscore import Classifier
 from tests.networks import brightness_model
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import onnxruntime themselves
@@ -16,6 +17,11 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     return brightness_model(folder / "brightness.onnx")
+
+
+@pytest.fixture
+def classifier(model: Path) -> Classifier:
+    return Classifier(model, device="cpu")
 
 
 @pytest.fixture

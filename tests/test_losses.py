@@ -26,11 +26,6 @@ FORGET = Options(resume=True, forget_gone=True)
 
 
 @pytest.fixture
-def classifier(model: Path) -> Classifier:
-    return Classifier(model, device="cpu")
-
-
-@pytest.fixture
 def images(flat: Flat, tmp_path: Path) -> Path:
     for value in range(20):
         flat(f"images/{'ab'[value // 10]}/{value:02}.png", 10 * value)

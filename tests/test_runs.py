@@ -30,11 +30,6 @@ FORGET = Options(resume=True, forget_gone=True)
 
 
 @pytest.fixture
-def classifier(model: Path) -> Classifier:
-    return Classifier(model, device="cpu")
-
-
-@pytest.fixture
 def images(flat: Flat, tmp_path: Path) -> Path:
     for value in range(40):
         flat(f"images/{value:03}.png", 5 * value)

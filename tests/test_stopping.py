@@ -18,11 +18,6 @@ from chexscore.stopping import MAX_DURATION, Stop
 SOON = Options(max_duration=0.3)
 
 
-@pytest.fixture
-def classifier(model: Path) -> Classifier:
-    return Classifier(model, device="cpu")
-
-
 def stopped_in_time(
     paths: list[str] | Iterator[str], output: Path, classifier: Classifier, stop: Stop
 ) -> bool:
