@@ -449,12 +449,11 @@ def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:
     from training.networks import build
 
     network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 1)
-    full = with_augmentation(network, AugmentConfig(contrast=0.2, zoom=0.1, shift=0.1))
+    full = with_augmentation(network, AugmentConfig(contrast=0.2, gamma=0.5, sharpness=1.0))
     assert [type(layer).__name__ for layer in full.layers[1:-1]] == [
-        "RandomFlip",
-        "RandomRotation",
-        "RandomZoom",
-        "RandomTranslation",
+        "RandomPlacement",
+        "RandomSharpness",
+        "RandomGamma",
         "RandomContrast",
         "RandomBrightness",
     ]
@@ -462,6 +461,61 @@ def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:
     assert len(bare.layers) == 2
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)
     np.testing.assert_array_equal(full.predict_on_batch(images), network.predict_on_batch(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"flip": True}, {"width": 16, "height": 16}),
+        ({"zoom": 0.5}, {"ratio": 1.0}),
+        ({"zoom_width": 0.5}, {"height": 16}),
+        ({"rotation": 0.5}, {"area": 256}),
+        ({"shift": 0.2}, {"width": 16, "height": 16}),
+    ],
+)
+def test_placement_moves_a_square_as_the_recipe_says(
+    change: dict[str, object], seen: dict[str, float]
+) -> None:
+    """What is not asked for stays: the sides, their ratio or the area of a square of 16 x 16 pixels."""
+    from training.augment import RandomPlacement
+    from training.config import AugmentConfig
+
+    square = np.zeros((8, 64, 64, 1), np.float32)
+    square[:, 24:40, 20:36] = 1
+    still = {"flip": False, "rotation": 0.0}
+    moved = np.asarray(RandomPlacement(AugmentConfig(**still | change))(square, training=True))[..., 0]
+    assert moved.max() <= 1
+    assert any(np.abs(image - square[0, ..., 0]).max() > 0.1 for image in moved)
+    found = {
+        "width": moved.max(axis=1).sum(axis=1),
+        "height": moved.max(axis=2).sum(axis=1),
+        "area": moved.sum((1, 2)),
+    }
+    found["ratio"] = found["width"] / found["height"]
+    for name, value in seen.items():
+        np.testing.assert_allclose(found[name], value, rtol=0.12)
+
+
+def test_gamma_bends_the_greys_and_leaves_black_and_white() -> None:
+    from training.augment import RandomGamma
+
+    greys = np.tile(np.array([0, 64, 128, 255], np.float32), (16, 1))[:, None, :, None]
+    bent = np.asarray(RandomGamma(0.5)(greys, training=True))[:, 0, :, 0]
+    assert bent[:, [0, 3]] == pytest.approx(np.tile([0, 255], (16, 1)), abs=0.1)
+    exponents = np.log(bent[:, 1:3] / 255) / np.log(np.array([64, 128]) / 255)
+    assert exponents[:, 0] == pytest.approx(exponents[:, 1], rel=1e-3)
+    assert 1 / 1.5 <= exponents.min() < 0.9
+    assert 1.1 < exponents.max() <= 1.5
+
+
+def test_a_network_that_standardizes_scores_alike_at_any_exposure() -> None:
+    from training.networks import build
+
+    network = build(NetworkConfig(name="compact", width=4, standardize=True), ImageSpec(32, 32), 1)
+    image = np.random.default_rng(0).integers(40, 120, (1, 32, 32, 1)).astype(np.float32)
+    np.testing.assert_allclose(
+        network.predict_on_batch(image), network.predict_on_batch(2 * image + 10), atol=1e-3
+    )
 
 
 def recipe(**changes: object) -> TrainConfig:

@@ -1,11 +1,69 @@
 """Random changes of the training images, as Keras layers on the device; no part of the exported network."""
 
+import math
+
 import keras
-from keras import layers
+from keras import layers, ops
 
 from training.config import AugmentConfig
 
-__all__ = ["with_augmentation"]
+__all__ = ["RandomGamma", "RandomPlacement", "with_augmentation"]
+
+
+class RandomPlacement(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Flip, rotation, zoom and shift in one resampling; float32 [N, H, W, C] in and out.
+
+    Keras has a layer for each of these; a chain of them resamples, and so blurs, once for each.
+    """
+
+    def __init__(self, augment: AugmentConfig) -> None:
+        super().__init__(dtype="float32", name="random_placement")
+        self.augment = augment
+        self.seeds = keras.random.SeedGenerator()
+
+    def call(self, images: keras.KerasTensor, *, training: bool = False) -> keras.KerasTensor:
+        """Changes each image by draws of its own where the network trains; what comes from outside is 0."""
+        if not training:
+            return images
+        count, height, width = ops.shape(images)[:3]
+        augment = self.augment
+
+        def draw(largest: float) -> keras.KerasTensor:
+            return keras.random.uniform((count,), -largest, largest, seed=self.seeds)
+
+        angle = draw(augment.rotation * 2 * math.pi)
+        down = 1 + draw(augment.zoom)
+        across = 1 + draw(augment.zoom_width) if augment.zoom_width else down
+        if augment.flip:
+            across = across * ops.sign(draw(1.0))
+        # The pixel at (x, y) from the centre is taken from (a x + b y + shift, d x + e y + shift) there.
+        a, b = across * ops.cos(angle), -across * ops.sin(angle)
+        d, e = down * ops.sin(angle), down * ops.cos(angle)
+        x, y = (width - 1) / 2, (height - 1) / 2
+        c = x - a * x - b * y + draw(augment.shift) * width
+        f = y - d * x - e * y + draw(augment.shift) * height
+        nothing = ops.zeros_like(a)
+        transform = ops.stack([a, b, c, d, e, f, nothing, nothing], axis=1)
+        return ops.image.affine_transform(images, transform, interpolation="bilinear", fill_mode="constant")
+
+
+class RandomGamma(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Grey levels of each image raised to an exponent of its own; float32 [N, H, W, C] in 0..255."""
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(dtype="float32", name="random_gamma")
+        self.largest = math.log1p(largest)
+        self.seeds = keras.random.SeedGenerator()
+
+    def call(self, images: keras.KerasTensor, *, training: bool = False) -> keras.KerasTensor:
+        """As the film's own curve or another window would have shown the image."""
+        if not training:
+            return images
+        count = ops.shape(images)[0]
+        exponents = ops.exp(
+            keras.random.uniform((count, 1, 1, 1), -self.largest, self.largest, seed=self.seeds)
+        )
+        return 255 * ops.power(ops.clip(images / 255, 1e-6, 1), exponents)
 
 
 def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Model:
@@ -14,25 +72,18 @@ def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mod
     They compute in float32 whatever the network does, and change nothing when it only scores.
     """
     random: list[layers.Layer] = []
-    if augment.flip:
-        random.append(layers.RandomFlip("horizontal", dtype="float32"))
-    if augment.rotation:
-        random.append(layers.RandomRotation(augment.rotation, fill_mode="constant", dtype="float32"))
-    if augment.zoom:
-        random.append(layers.RandomZoom(augment.zoom, fill_mode="constant", dtype="float32"))
-    if augment.shift:
-        random.append(
-            layers.RandomTranslation(augment.shift, augment.shift, fill_mode="constant", dtype="float32")
-        )
+    if augment.flip or augment.rotation or augment.zoom or augment.zoom_width or augment.shift:
+        random.append(RandomPlacement(augment))
+    if augment.sharpness:
+        # Keras counts from 0, smoothed, over 0.5, unchanged, to 1, sharpened.
+        factor = (0.5 - augment.sharpness / 2, 0.5 + augment.sharpness / 2)
+        random.append(layers.RandomSharpness(factor, value_range=(0, 255), dtype="float32"))
+    if augment.gamma:
+        random.append(RandomGamma(augment.gamma))
     if augment.contrast:
         random.append(layers.RandomContrast(augment.contrast, value_range=(0, 255), dtype="float32"))
     if augment.brightness:
         random.append(layers.RandomBrightness(augment.brightness, value_range=(0, 255), dtype="float32"))
-    if keras.backend.backend() == "jax":
-        # Keras takes RandomRotation and RandomZoom for layers that cannot be compiled, which is so under
-        # TensorFlow's XLA alone, and would run every operation of the step by itself.
-        for layer in random:
-            layer.supports_jit = True
     to_floats = layers.Rescaling(1.0, dtype="float32")  # still 0..255
     return keras.Sequential(
         [keras.Input(network.input_shape[1:], dtype="uint8"), to_floats, *random, network]

@@ -137,6 +137,8 @@ class NetworkConfig(_Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     l2: float = Field(1e-3, ge=0)
     """reference and compact: weight decay as an L2 term of the loss, on every kernel but the last."""
+    standardize: bool = False
+    """compact: bring each image to mean 0 and variance 1 first: exposure and contrast do not count."""
     imagenet: str = ""
     """efficientnet: Keras's own weights file to begin with (efficientnetv2-b0_notop.h5), relative to the
     data folder; empty begins with random weights. Nothing is downloaded."""
@@ -157,8 +159,15 @@ class AugmentConfig(_Section):
     """Largest shift up or down, as a share of the full scale."""
     contrast: float = Field(0.0, ge=0, lt=1)
     """Largest relative change of the distance from the image's mean."""
+    gamma: float = Field(0.0, ge=0, lt=1)
+    """Largest relative change of the exponent that grey levels between black and white are raised to."""
     zoom: float = Field(0.0, ge=0, lt=1)
     """Largest relative change of the image's size, in or out."""
+    zoom_width: float = Field(0.0, ge=0, lt=1)
+    """Largest relative change of the width, drawn apart from that of the height: it changes the aspect ratio.
+    0 changes both alike."""
+    sharpness: float = Field(0.0, ge=0, le=1)
+    """Largest part of its fine detail that an image loses or gains."""
     shift: float = Field(0.0, ge=0, lt=1)
     """Largest move to each side, as a share of the image's side."""
 

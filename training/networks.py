@@ -102,6 +102,8 @@ def _compact(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTens
         return layers.BatchNormalization(momentum=0.9)(x)
 
     x = layers.Rescaling(1 / 255)(image)
+    if config.standardize:
+        x = layers.LayerNormalization((1, 2, 3), epsilon=1e-4, center=False, scale=False, dtype="float32")(x)
     x = layers.ReLU()(convolve(x, config.width, strides=2))
     for stage in range(1, 5):
         count = config.width * 2**stage
