@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,51 +12,18 @@ from typing import Any
 from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
-from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
+from chexscore.errors import LockedError, NoImageError, OutputError
 from chexscore.fingerprints import Fingerprint
-from chexscore.images import MAX_PIXELS
 from chexscore.lock import locked
+from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.predictions import Columns, Prediction, Status
 from chexscore.records import RunRecord, record_path
-from chexscore.scoring import BATCH_SIZE, score_images, usable_cores
+from chexscore.scoring import BATCH_SIZE, score_images
 from chexscore.stopping import Stop
 from chexscore.store import Store, store_path
 
 __all__ = ["Options", "plan", "run"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run.
-
-    Attributes:
-        batch_size: images that go through the network together; None means BATCH_SIZE.
-        workers: threads that decode; None means one for each usable core.
-        max_pixels: larger images are not decoded.
-        min_age: seconds; younger files are left for the next run.
-        max_duration: seconds after which the run stops, to be resumed.
-        thresholds: add a column of 1 and 0 for each label.
-        tags: DICOM keywords to add, a column each.
-        resume: go on where an earlier run stopped; in a finished output score what is new or has changed.
-        forget_gone: publish although images that an earlier run scored are not found any more.
-        overwrite: begin anew in spite of an earlier output.
-        lock_wait: seconds to wait for another run of the same output.
-        jsonl: JSON lines on standard output.
-    """
-
-    batch_size: int | None = None
-    workers: int | None = None
-    max_pixels: int = MAX_PIXELS
-    min_age: float = 0.0
-    max_duration: float | None = None
-    thresholds: bool = False
-    tags: tuple[str, ...] = ()
-    resume: bool = False
-    forget_gone: bool = False
-    overwrite: bool = False
-    lock_wait: float = 0.0
-    jsonl: bool = False
 
 
 def run(
@@ -105,11 +71,12 @@ def run(
     arguments = {
         "paths": paths if isinstance(paths, list) else "a list",
         "output": output,
-        **_in_force(options),
+        **options.in_force(),
         **(asked or {}),
     }
     run = _Run(paths, classifier, options, stop, watch, arguments)
     try:
+        options.check(output)
         if output == STDOUT:
             _stream(run, columns)
         else:
@@ -121,12 +88,7 @@ def run(
 
 def _stream(run: "_Run", columns: Columns) -> None:
     """Scores to standard output."""
-    options = run.options
-    if options.resume or options.forget_gone:
-        raise UsageError("standard output cannot be resumed; give --output a file.")
-    if options.overwrite or options.lock_wait:
-        raise UsageError("--overwrite and --lock-wait are for files; give --output one.")
-    stream(run.predictions(None), columns, jsonl=options.jsonl)
+    stream(run.predictions(None), columns, jsonl=run.options.jsonl)
     run.record.check()
     if not run.stop.reason:
         run.record.finished = _now()
@@ -138,12 +100,6 @@ def _write(run: "_Run", output: str, columns: Columns) -> None:
     for target in (output, record_path(output)):
         check_target(target)
     check_format(output)
-    if options.jsonl:
-        raise UsageError("--jsonl is for standard output; a file's format is that of its suffix.")
-    if options.resume and options.overwrite:
-        raise UsageError("--resume and --overwrite exclude each other.")
-    if options.forget_gone and not options.resume:
-        raise UsageError("--forget-gone goes with --resume; without it there are no earlier rows.")
     try:
         with (
             locked(output, options.lock_wait, run.stop),
@@ -327,14 +283,6 @@ def _versions() -> Iterator[str]:
     for name in ("numpy", "pillow", "pydicom", "python-gdcm"):
         with suppress(PackageNotFoundError):  # the last one is not for every platform
             yield f"{name} {version(name)}"
-
-
-def _in_force(options: Options) -> dict[str, Any]:
-    return {
-        **asdict(options),
-        "batch_size": options.batch_size or BATCH_SIZE,
-        "workers": options.workers or usable_cores(),
-    }
 
 
 def _now() -> str:

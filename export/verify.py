@@ -105,14 +105,14 @@ def score(classifier: Classifier, images: NDArray[np.uint8], size: int) -> NDArr
 
 def draw_samples(image: ImageSpec) -> Samples:
     """Drawn films, for a network without validation images."""
-    images = np.stack([_draw(seed, image) for seed in range(16)])
+    y, x = np.mgrid[-1 : 1 : image.height * 1j, -1 : 1 : image.width * 1j]
+    lungs = sum(np.exp(-(((x - side) / 0.3) ** 4) - (y / 0.7) ** 4) for side in (-0.42, 0.42))
+    images = np.stack([_draw(seed, lungs) for seed in range(16)])
     return Samples(images, None, f"{len(images)} drawn images")
 
 
-def _draw(seed: int, image: ImageSpec) -> NDArray[np.uint8]:
+def _draw(seed: int, lungs: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Two dark lungs in a grey body, with noise: values and edges of the size that radiographs have."""
     random = np.random.default_rng(seed)
-    y, x = np.mgrid[-1 : 1 : image.height * 1j, -1 : 1 : image.width * 1j]
-    lungs = sum(np.exp(-(((x - side) / 0.3) ** 4) - (y / 0.7) ** 4) for side in (-0.42, 0.42))
-    film = 160 - 110 * lungs * random.uniform(0.6, 1.1) + random.normal(0, 12, x.shape)
+    film = 160 - 110 * lungs * random.uniform(0.6, 1.1) + random.normal(0, 12, lungs.shape)
     return np.asarray(np.clip(film, 0, 255), dtype=np.uint8)[..., np.newaxis]

@@ -129,6 +129,7 @@ def test_wrong_usage_exits_2(
         ("predict", images, "--model", model, "--dicom-tag", "EncapsulatedDocument"),
         ("predict", images, "--model", model, "--jsonl", "-o", tmp_path / "new.csv"),
         ("predict", images, "--model", model, "--overwrite"),
+        ("predict", images, "--model", model, "-o", tmp_path / "new.csv", "--resume", "--overwrite"),
         ("predict", images, "--model", model, "--lock-wait", "5m"),
         ("predict", images, "--model", model, "--dicom-tag", "Name"),
         ("predict", "--files-from", tmp_path / "none.txt", "--model", model),

@@ -70,7 +70,9 @@ def two_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     """A folder in which JAX trains on one device and on two, beside the other tests of this module."""
     folder = tmp_path_factory.mktemp("jax")
     write_dataset(folder / "films", 12, size=64)
-    jax = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    # Unoptimised code is compiled in half the time, and there is next to nothing to compute.
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    jax = {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     command = list(map(str, (sys.executable, "-c", TWO_DEVICES, SMOKE, folder / "films", folder)))
     with subprocess.Popen(
         command, env=os.environ | jax, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -92,13 +94,14 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(films: Path) -> Path:
     """Prepared, and trained on it; killed after the first epoch and called again."""
     from training import __main__ as training
-    from training.fit import fit
 
     folder, recipe, cache = films / "run", films / "recipe.toml", films / "cache"
     training.prepare(recipe, films, cache)
     command = [sys.executable, "-m", "training", "fit", recipe, "--data", films, "--out", folder]
     command += ["--cache", cache]
     with subprocess.Popen(list(map(str, command)), cwd=ROOT) as process:
+        from training.fit import fit  # takes seconds, as it does there
+
         while process.poll() is None and not (folder / "checkpoint.npz").exists():
             time.sleep(0.05)
         process.kill()

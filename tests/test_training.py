@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexscore.errors import ChexscoreError, TableError, UsageError
+from chexscore.errors import ChexscoreError, TableError, UsageError, exit_on_error
 from chexscore.images import load_image
 from chexscore.labels import Policy, to_targets
 from chexscore.lock import locked
@@ -407,16 +407,15 @@ def test_efficientnet_begins_with_weights_from_a_file_or_says_what_is_missing(tm
 
     from training.networks import build
 
-    config, image = NetworkConfig(name="efficientnet"), ImageSpec(40, 56)
+    config, image, file = NetworkConfig(name="efficientnet"), ImageSpec(40, 56), tmp_path / "b0.weights.h5"
     network = build(config, image, 14)
     assert network.output_shape == (None, 14)
     missing = config.model_copy(update={"imagenet": "weights.h5"}).located(tmp_path)
     with pytest.raises(UsageError, match=r"weights\.h5: no such file; .* or leave imagenet"):
         build(missing, image, 14)
-    body = keras.applications.EfficientNetV2B0(include_top=False, weights=None)
-    body.save_weights(tmp_path / "b0.weights.h5")
-    found = build(config.model_copy(update={"imagenet": str(tmp_path / "b0.weights.h5")}), image, 14)
-    np.testing.assert_array_equal(found.get_layer("stem_conv").kernel, body.get_layer("stem_conv").kernel)
+    keras.Model(network.input, network.get_layer("top_activation").output).save_weights(file)
+    found = build(config.model_copy(update={"imagenet": str(file)}), image, 14)
+    np.testing.assert_array_equal(found.get_layer("stem_conv").kernel, network.get_layer("stem_conv").kernel)
 
 
 def test_mixed_precision_keeps_weights_and_scores_in_float32() -> None:
@@ -518,8 +517,16 @@ def test_a_network_that_standardizes_scores_alike_at_any_exposure() -> None:
     )
 
 
+@pytest.fixture
+def eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves seconds a network: to compile one takes longer than the few steps here. test_line.py compiles."""
+    import keras
+
+    monkeypatch.setattr(keras.Model, "run_eagerly", property(lambda _: True, lambda *_: None))
+
+
 def recipe(**changes: object) -> TrainConfig:
-    """One of few layers, because backends take longer to compile a network than to train it here."""
+    """One of few layers, because backends take longer to build a network than to train it here."""
     network = NetworkConfig(name="reference", blocks=2, width=4)
     small = {"network": network, "image": ImageConfig(height=32, width=32)}
     return TrainConfig.from_toml(SMOKE).model_copy(update=small | changes)
@@ -567,6 +574,7 @@ class Cut(Exception):  # noqa: N818, a stop and no error
     pass
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -636,6 +644,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
         module.fit(recipe(epochs=4), tmp_path, run, report=said.append)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_network_that_is_kept_is_the_average_of_the_weights(tmp_path: Path) -> None:
     import keras
 
@@ -651,6 +660,7 @@ def test_the_network_that_is_kept_is_the_average_of_the_weights(tmp_path: Path) 
     assert [bool(np.allclose(array, kernel)) for array in alike] == [False, True, False, False, True]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path: Path) -> None:
     from training import fit as module
 
@@ -701,15 +711,20 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
     assert (tmp_path / "file").read_text() == "before"
 
 
-def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(tmp_path: Path) -> None:
+def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_dataset(tmp_path, 4, size=16)
-    command = [sys.executable, "-m", "training", "prepare", str(SMOKE), "--data"]
-    for data, out, code, said in (
-        (tmp_path / "none", tmp_path / "cache", 1, "labels.csv: the table of labels cannot be read"),
-        (tmp_path, tmp_path / "labels.csv", 1, "labels.csv"),
-        (tmp_path, tmp_path / "cache", 0, "images in "),
+    arguments = ["prepare", str(SMOKE), "--data", str(tmp_path), "--out"]
+    for out, code, said in (
+        (tmp_path / "labels.csv", 1, "labels.csv"),
+        (tmp_path / "cache", 0, "images in "),
     ):
-        done = subprocess.run(
-            [*command, str(data), "--out", str(out)], capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+        with pytest.raises(SystemExit) as left, exit_on_error("training"):
+            command.app([*arguments, str(out)])
+        assert (left.value.code, said in capsys.readouterr().err) == (code, True)
+    whole = [sys.executable, "-m", "training", *arguments, str(tmp_path / "cache")]
+    whole[whole.index(str(tmp_path))] = str(tmp_path / "none")
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    said = "labels.csv: the table of labels cannot be read"
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (1, True, False)

@@ -75,19 +75,17 @@ def prepare(
         OSError: the disk has no room for the pixels; nothing was decoded.
     """
     rule_file, pixels_file, index_file = (folder / n for n in ("image.json", "pixels.npy", "images.csv"))
-    shape = (len(paths), image.height, image.width, 1)
-    notes = _done(folder, paths, image)
-    if len(notes) == len(paths):
-        return _finish(_open(pixels_file, shape, "r"), notes, f"prepared before: {{}} in {folder}", report)
+    pixels, notes = _done(folder, paths, image, "r")
+    if pixels is not None and len(notes) == len(paths):
+        return _finish(pixels, notes, f"prepared before: {{}} in {folder}", report)
     missing = _missing(root, paths)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        notes = _done(folder, paths, image)  # by now
-        if rule_file.exists():
-            report(f"going on after {len(notes)} of {len(paths)} images in {folder}")
-            pixels = _open(pixels_file, shape, "r+")
+        pixels, notes = _done(folder, paths, image, "r+")  # by now
+        if pixels is None:
+            pixels = _reserve(pixels_file, (len(paths), image.height, image.width, 1), report)
         else:
-            pixels = _reserve(pixels_file, shape, report)
+            report(f"going on after {len(notes)} of {len(paths)} images in {folder}")
         _table(paths[: len(notes)], notes).to_csv(index_file, index=False, errors="surrogateescape")
         # Last: a folder without it is begun anew.
         with replacing(str(rule_file)) as file:
@@ -139,19 +137,24 @@ def _table(paths: list[str], notes: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "note": notes}, dtype=object)
 
 
-def _done(folder: Path, paths: list[str], image: ImageSpec) -> list[str]:
-    """The notes of the images that are done, whole blocks of them; a torn last block is done again."""
+def _done(
+    folder: Path, paths: list[str], image: ImageSpec, mode: Literal["r", "r+"]
+) -> tuple[Pixels | None, list[str]]:
+    """The array, None if there is none yet, and the notes of the images that are done.
+
+    Those are whole blocks; a torn last block is done again.
+    """
     rule_file, index_file = folder / "image.json", folder / "images.csv"
     if not rule_file.exists():
-        return []
+        return None, []
     if json.loads(rule_file.read_text()) != asdict(image):
         raise TableError(f"{folder}: prepared with another image size or resize rule; use another folder.")
-    _open(folder / "pixels.npy", (len(paths), image.height, image.width, 1), "r")
+    pixels = _open(folder / "pixels.npy", (len(paths), image.height, image.width, 1), mode)
     index = pd.read_csv(index_file, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
     done = len(index) if len(index) == len(paths) else len(index) // KEEP_EVERY * KEEP_EVERY
     if list(index["path"][:done]) != paths[:done]:
         raise TableError(f"{folder}: prepared from another table of images; use another folder.")
-    return list(index["note"][:done])
+    return pixels, list(index["note"][:done])
 
 
 def _missing(root: Path, paths: list[str]) -> set[str]:
