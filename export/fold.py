@@ -8,8 +8,8 @@ identity of arithmetic, with W and b for weights and bias, c and d constants for
     behind    c (Wx + b) + d is (cW) x + (cb + d)
 
 A batch norm ahead of a convolution stays, though the order of the layers would allow it to go where no zeros
-are laid around x: it keeps the sums over many pixels and channels small, and without it the reference lost two
-thirds of the digits that the tolerance leaves.
+are laid around x: it keeps the sums over many pixels and channels small, and without it the reference lost
+two thirds of the digits that the tolerance leaves.
 """
 
 from pathlib import Path
@@ -59,7 +59,9 @@ def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
     with TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "basic.onnx")
         try:
-            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime's exceptions have no common base
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(f"onnxruntime cannot run what the network was converted to: {reason}") from error

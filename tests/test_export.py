@@ -70,13 +70,20 @@ def test_scores_are_those_of_keras_calibrated(run: Path, exported: Path) -> None
 def test_the_file_says_what_was_measured(run: Path, exported: Path) -> None:
     spec = Classifier(exported, device="cpu").spec
     assert "Platt" in spec.calibration
-    assert (
-        "300 images of 150 validation patients; left as they are: Rare (only 5 positives)" in spec.calibration
-    )
+    left_out = "left as they are: Rare (only 5 patients with it)"
+    assert f"300 images of 150 validation patients; {left_out}" in spec.calibration
     assert float(spec.provenance["difference_to_keras"]) <= 1e-5
     assert float(spec.provenance["auc_onnx"]) == pytest.approx(float(spec.provenance["auc_keras"]), abs=1e-4)
+    assert spec.provenance["compared_with"] == "Keras in float32"
+    assert float(spec.provenance["difference_of_logits"]) <= 1e-4
+    with np.load(run / "validation.npz") as arrays:  # of calibrated scores, half of them are not right of 0.5
+        truth, raw = arrays["targets"][:, 0], arrays["scores"][:, 0].astype(np.float64)
+    slope, intercept = (spec.metrics[f"calibration_{name}/Opacity"] for name in ("slope", "intercept"))
+    called = slope * np.log(raw / (1 - raw)) + intercept >= 0
+    assert spec.metrics["accuracy_at_0.5/Opacity"] == pytest.approx((called == truth).mean(), abs=1e-6)
+    assert (spec.metrics["images"], spec.metrics["patients"]) == (300, 150)
     assert spec.metrics["ece/Opacity"] < spec.metrics["ece_before/Opacity"] / 2
-    assert spec.metrics["ece/Rare"] == pytest.approx(spec.metrics["ece_before/Rare"])
+    assert spec.metrics["ece/Rare"] == spec.metrics["ece_before/Rare"]
     found = json.loads((run / "metrics.json").read_text())["validation"]
     assert found["auc/macro"] == {"value": 0.5}
     assert found["ece/macro"]["value"] == spec.metrics["ece/macro"] < found["ece_before/macro"]["value"]
@@ -91,17 +98,19 @@ def test_a_network_taken_apart_wrongly_is_not_published(
 ) -> None:
     import keras
 
-    from export import publish as module
-    from export.convert import without_sigmoid
+    from export import convert
+    from export.publish import publish_run
+
+    without_sigmoid = convert.without_sigmoid
 
     def broken(network: keras.Model) -> keras.Model:
         apart = without_sigmoid(network)
         apart.layers[-1].kernel.assign(apart.layers[-1].kernel * 1.2)
         return apart
 
-    monkeypatch.setattr(module, "without_sigmoid", broken)
-    with pytest.raises(ModelError, match="cannot be taken apart in front of its last sigmoid"):
-        module.publish_run(run, tmp_path / "model.onnx")
+    monkeypatch.setattr(convert, "without_sigmoid", broken)
+    with pytest.raises(ModelError, match=r"was not published: .* differ by"):
+        publish_run(run, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 
@@ -181,12 +190,14 @@ def test_an_older_run_without_scores_is_published_uncalibrated(run: Path, tmp_pa
     assert not (tmp_path / "small.onnx").exists()
 
 
-@pytest.mark.usefixtures("converted")
 def test_without_its_samples_a_run_is_compared_on_drawn_images(run: Path, tmp_path: Path) -> None:
     from export.publish import publish_run
 
     old = copy_of(run, tmp_path / "old", without="samples.npy")
-    assert "16 drawn images (the run's own are gone)" in publish_run(old, tmp_path / "model.onnx")
+    assert "64 drawn images (the run's own are gone)" in publish_run(old, tmp_path / "model.onnx")
+    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    assert spec.calibration == "none: the images are gone that its scores could be checked on"
+    assert not spec.operating_points
 
 
 @pytest.mark.usefixtures("converted")
@@ -235,15 +246,18 @@ def test_lower_precision_is_smaller_and_its_loss_is_known(
 def test_what_loses_too_much_is_refused_unless_allowed(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from export import lower
     from export import publish as module
 
-    def coarse(model: onnx.ModelProto, _: str, __: object) -> onnx.ModelProto:
-        swap_labels(model)
-        return model
+    def coarse(model: onnx.ModelProto, *_: object) -> onnx.ModelProto:
+        other = onnx.ModelProto()
+        other.CopyFrom(model)
+        swap_labels(other)
+        return other
 
-    monkeypatch.setattr(module, "reduce", coarse)
+    monkeypatch.setattr(lower, "reduce", coarse)
     target = tmp_path / "model.onnx"
-    with pytest.raises(ModelError, match=r"int8 loses 0\.\d+ macro AUC .*--allow-loss"):
+    with pytest.raises(ModelError, match=r"int8 loses 0\.\d+ macro AUC, .*--allow-loss"):
         module.publish_run(run, target, "int8")
     assert not target.exists()
     module.publish_run(run, target, "int8", allow_loss=True)
@@ -358,24 +372,24 @@ def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
     """A narrow one, with the same layers."""
     import keras
 
-    from export.calibrate import Platt
-    from export.convert import convert
+    from export.calibrate import Platt, sigmoid
+    from export.convert import convert, predict_logits
     from export.run import in_precision
-    from export.verify import TOLERANCE, compare, draw_samples
+    from export.verify import LOGIT_TOLERANCE, TOLERANCE, compare, compare_logits, draw
     from training.networks import build
 
     image = ImageSpec(512, 512)
     keras.utils.set_random_seed(0)
     network = build(NetworkConfig(name="reference", width=2), image, 2)
     shake(network)
-    samples = replace(draw_samples(image), images=draw_samples(image).images[:3])
-    platt = Platt((0.5, 3.0), (-1.0, 0.25), {})
-    raw = np.asarray(in_precision(network, "float64").predict_on_batch(samples.images))
-    expected = platt.scores(np.log(raw / (1 - raw)))
+    films = draw(image, 3)
+    platt = Platt(np.array([0.5, 3.0]), np.array([-1.0, 0.25]))
+    logits = platt.logits(predict_logits(in_precision(network, "float64"), films))
 
     model = convert(network, ModelSpec("narrow", "1", ("A", "B"), image, (0.5, 0.5)), platt)
     onnx.save(model, tmp_path / "narrow.onnx")
-    assert compare(expected, tmp_path / "narrow.onnx", samples).difference <= TOLERANCE
+    assert compare(sigmoid(logits), tmp_path / "narrow.onnx", films, "films").difference <= TOLERANCE
+    assert compare_logits(logits, model, films) <= LOGIT_TOLERANCE
     scaling, norms = 1, 7  # a ReLU stands between a convolution and its batch norm
     assert Counter(node.op_type for node in model.graph.node) == {
         "Cast": 1,
@@ -402,7 +416,7 @@ def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_p
     from keras import layers
 
     from export.convert import convert
-    from export.verify import TOLERANCE, compare, draw_samples
+    from export.verify import TOLERANCE, compare, draw
 
     inputs = keras.Input((32, 32, 1))
     x = layers.Conv2D(4, 3, activation="relu", padding="same")(layers.Rescaling(1 / 255)(inputs))
@@ -414,11 +428,11 @@ def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_p
     out = layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
     network = keras.Model(inputs, out)
     shake(network)
-    samples = draw_samples(ImageSpec(32, 32))
+    films = draw(ImageSpec(32, 32), 16)
     model = convert(network, ModelSpec("attention", "1", ("A",), ImageSpec(32, 32), (0.5,)))
     onnx.save(model, tmp_path / "model.onnx")
-    expected = np.asarray(network.predict_on_batch(samples.images))
-    assert compare(expected, tmp_path / "model.onnx", samples).difference <= TOLERANCE
+    expected = np.asarray(network.predict_on_batch(films))
+    assert compare(expected, tmp_path / "model.onnx", films, "films").difference <= TOLERANCE
     counted = Counter(node.op_type for node in model.graph.node)
     assert counted["Transpose"] == 0
     assert (counted["Mul"], counted["Add"]) == (3, 1)  # scaling, the padded one's batch norm, attention
@@ -437,8 +451,8 @@ def test_a_label_with_one_class_alone_has_no_operating_point(run: Path, tmp_path
     assert list(spec.operating_points) == ["Rare"]
     assert spec.thresholds[:2] == (0.5, 0.5)
     assert (
-        spec.calibration
-        == "none: Opacity (only 0 positives), Device (only 0 positives), Rare (only 5 positives)"
+        spec.calibration == "none: Opacity (only 0 patients with it), Device (only 0 patients with it), "
+        "Rare (only 5 patients with it)"
     )
     assert "ece/Device" not in spec.metrics
     assert all(math.isfinite(value) for value in spec.metrics.values())
