@@ -70,12 +70,12 @@ def open_run(folder: Path) -> TrainedNetwork:
         spec = ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8"))
     except (ModelError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / 'spec.json'}: {error}") from error
-    network = load_network(folder / "network.keras")
     images = _read_images(folder / "samples.npy", spec)
     if images is None:
         spec = replace(spec, calibration="none: the images are gone that its scores could be checked on")
         drawn = draw_samples(spec.image)
-        return TrainedNetwork(network, spec, replace(drawn, what=f"{drawn.what} (the run's own are gone)"))
+        samples = replace(drawn, what=f"{drawn.what} (the run's own are gone)")
+        return TrainedNetwork(load_network(folder / "network.keras"), spec, samples)
     validation, rows = _read_validation(folder / "validation.npz", len(spec.labels))
     if validation is None:
         spec = replace(spec, calibration="none: the run has no validation scores")
@@ -88,6 +88,7 @@ def open_run(folder: Path) -> TrainedNetwork:
     if missing := max(0, PROOF_IMAGES - len(images)):
         images, rows = np.concatenate([images, draw(spec.image, missing)]), np.append(rows, [-1] * missing)
         what += f" and {missing} drawn ones"
+    network = load_network(folder / "network.keras")
     return TrainedNetwork(network, spec, Samples(images, rows, what), validation)
 
 

@@ -135,11 +135,11 @@ def test_predict_gives_what_the_network_gives(
 
 
 def test_the_file_says_where_it_comes_from_and_leaves_out_what_has_no_name(tmp_path: Path) -> None:
-    foreign = foreign_model(tmp_path / "foreign.onnx")
+    foreign = foreign_model(tmp_path / "fremd-😀.onnx")
     spec = spec_for(foreign, labels='["A", "", "C"]', resize='"crop"', licence='"CC0"')
     publish_foreign(foreign, spec, tmp_path / "model.onnx")
     classifier = Classifier(tmp_path / "model.onnx", device="cpu")
-    assert classifier.spec.labels == ("A", "C")
+    assert (classifier.spec.name, classifier.spec.labels) == ("fremd-😀", ("A", "C"))
     assert (classifier.spec.image.resize, classifier.spec.licence) == ("crop", "CC0")
     assert classifier.spec.provenance["made_by"] == "elsewhere"
     assert float(classifier.spec.provenance["difference_to_original"]) < 1e-5

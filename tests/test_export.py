@@ -121,15 +121,23 @@ def test_info_shows_it_in_80_columns(
     classifier = Classifier(exported, device="cpu")
     display.info(classifier, ["cpu"])
     shown = capsys.readouterr().out
-    for word in ("fp32", "Platt scaling", "calibration error", "sensitivity 90 %", "auc keras", "youden"):
+    for word in (
+        "fp32",
+        "Platt scaling",
+        "calibration error",
+        "sensitivity 90 %",
+        "auc keras",
+        "youden",
+        "macro",
+    ):
         assert word in shown, word
     point = classifier.spec.operating_points["Device"][1]
     assert f"{point.threshold:.4f} │      {point.sensitivity:.4f} │      {point.specificity:.4f} │" in shown
 
 
-def damage_weights(model: onnx.ModelProto) -> None:
+def damage_weights(model: onnx.ModelProto, by: float = 1.01) -> None:
     weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
-    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.01), weights.name))
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(by), weights.name))
 
 
 def swap_labels(model: onnx.ModelProto) -> None:
@@ -177,27 +185,100 @@ def test_a_graph_that_scores_otherwise_is_not_published(
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_an_older_run_without_scores_is_published_uncalibrated(run: Path, tmp_path: Path) -> None:
-    from export.publish import publish_run
+def test_scores_that_are_not_there_or_cannot_be_checked_are_not_calibrated_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import publish as module
 
-    old = copy_of(run, tmp_path / "old", without="validation.npz")
-    assert "100 validation images" in publish_run(old, tmp_path / "model.onnx")
-    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    old, blind = (copy_of(run, tmp_path / name, without=name) for name in ("validation.npz", "samples.npy"))
+    model = tmp_path / "model.onnx"
+    assert "100 validation images" in module.publish_run(old, model)
+    spec = Classifier(model, device="cpu").spec
     assert spec.calibration == "none: the run has no validation scores"
     assert spec.thresholds == (0.5,) * 3
-    with pytest.raises(ModelError, match="what int8 loses cannot be measured"):
-        publish_run(old, tmp_path / "small.onnx", "int8")
-    assert not (tmp_path / "small.onnx").exists()
-
-
-def test_without_its_samples_a_run_is_compared_on_drawn_images(run: Path, tmp_path: Path) -> None:
-    from export.publish import publish_run
-
-    old = copy_of(run, tmp_path / "old", without="samples.npy")
-    assert "64 drawn images (the run's own are gone)" in publish_run(old, tmp_path / "model.onnx")
-    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    monkeypatch.setattr(module, "convert", lambda *_: onnx.load(model))  # a second time it would be the same
+    assert "64 drawn images (the run's own are gone)" in module.publish_run(blind, tmp_path / "blind.onnx")
+    spec = Classifier(tmp_path / "blind.onnx", device="cpu").spec
     assert spec.calibration == "none: the images are gone that its scores could be checked on"
     assert not spec.operating_points
+    with pytest.raises(ModelError, match="what int8 loses cannot be measured"):
+        module.publish_run(old, tmp_path / "small.onnx", "int8")
+    assert not (tmp_path / "small.onnx").exists()
+    module.publish_run(old, tmp_path / "small.onnx", "fp16", allow_loss=True)
+    assert not Classifier(tmp_path / "small.onnx", device="cpu").spec.metrics  # those of fp32 are not its own
+
+
+@pytest.fixture(scope="module")
+def certain() -> Any:
+    """A network whose scores are all 0 or 1."""
+    import keras
+
+    from export.convert import convert
+    from export.run import TrainedNetwork
+    from export.verify import draw_samples
+
+    spec = ModelSpec("certain", "1", ("A", "B"), ImageSpec(8, 8), (0.5, 0.5))
+    image = keras.Input((8, 8, 1))
+    mean = keras.layers.GlobalAveragePooling2D()(image)
+    network = keras.Model(image, keras.layers.Dense(2, activation="sigmoid")(mean))
+    network.layers[-1].set_weights([np.array([[1.0, -2.0]], np.float32), np.zeros(2, np.float32)])
+    return TrainedNetwork(network, spec, draw_samples(spec.image)), convert(network, spec)
+
+
+def test_a_changed_weight_shows_where_scores_are_0_or_1(
+    certain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import publish as module
+
+    trained, model = certain
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(model)
+    damage_weights(damaged)
+    monkeypatch.setattr(module, "convert", lambda *_: damaged)
+    said = r"model\.onnx was not published: .* differ by .* at most, their logits by 1\.0e-02 of"
+    with pytest.raises(ModelError, match=said):
+        module.publish(trained, tmp_path / "model.onnx", "fp32", allow_loss=False)
+
+
+def test_64_images_are_compared_at_each_batch_size(
+    certain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import publish as module
+
+    asked = []
+    score = Classifier.score
+
+    def spy(self: Classifier, images: Any) -> Any:
+        asked.append(len(images))
+        return score(self, images)
+
+    trained, model = certain
+    monkeypatch.setattr(module, "convert", lambda *_: model)
+    monkeypatch.setattr(Classifier, "score", spy)
+    line, _ = module.publish(trained, tmp_path / "model.onnx", "fp32", allow_loss=False)
+    assert "the scores of 64 drawn images at batch sizes 1, 3, 8 differ" in line
+    assert Counter(asked) == {1: 64 + 1, 3: 21, 8: 8}  # 64 are 21 times 3, and 1
+
+
+def test_a_network_that_gives_no_numbers_is_not_published(
+    certain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    from export.publish import publish
+
+    trained, model = certain
+    damaged = keras.models.clone_model(trained.network)
+    damaged.layers[-1].set_weights([np.full((1, 2), np.nan), np.zeros(2)])
+    with pytest.raises(ModelError, match="scores that are no numbers"):
+        publish(replace(trained, network=damaged), tmp_path / "model.onnx", "fp32", allow_loss=False)
+    infinite = onnx.ModelProto()
+    infinite.CopyFrom(model)
+    damage_weights(infinite, math.nan)
+    monkeypatch.setattr("export.publish.convert", lambda *_: infinite)
+    model = tmp_path / "model.onnx"
+    with pytest.raises(ModelError, match=f"^{model} was not published: gives scores that are no numbers"):
+        publish(trained, model, "fp32", allow_loss=False)
 
 
 @pytest.mark.usefixtures("converted")
@@ -217,6 +298,8 @@ def test_rounding_of_keras_itself_is_not_held_against_the_file(
     monkeypatch.setattr(module, "compare", compare)
     module.publish_run(run, tmp_path / "model.onnx")
     assert len(asked) == 2
+    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    assert spec.provenance["compared_with"] == "Keras in float64"
     assert 0 < np.abs(asked[0] - asked[1]).max() < 1e-5
 
 
@@ -225,19 +308,38 @@ def test_rounding_of_keras_itself_is_not_held_against_the_file(
 def test_lower_precision_is_smaller_and_its_loss_is_known(
     run: Path, exported: Path, tmp_path: Path, precision: Any
 ) -> None:
+    from chexscore.metrics import auroc_macro
     from export.publish import publish_run
+    from export.quantize import set_apart
 
     model = tmp_path / "model.onnx"
     publish_run(run, model, precision, allow_loss=True)
     assert model.stat().st_size < exported.stat().st_size
     classifier, exact = Classifier(model, device="cpu"), Classifier(exported, device="cpu")
+    own = {"fp16": 100, "int8": 75}[precision]  # the others gave int8 its ranges
+    assert classifier.spec.metrics["images"] == own
+    assert f"{own} images of" in classifier.spec.provenance["measured_on"]
+    assert (
+        json.loads((run / "metrics.json").read_text())["validation"]["ece/macro"]["value"]
+        == (exact.spec.metrics["ece/macro"])
+    )
     assert classifier.spec.precision == precision
     assert abs(float(classifier.spec.provenance["auc_lost"])) < 0.02
     assert float(classifier.spec.provenance["difference_to_keras"]) <= 1e-5
     images = np.load(run / "samples.npy")
-    difference = np.abs(classifier.score(images) - exact.score(images)).max()
+    with np.load(run / "validation.npz") as arrays:
+        truth, patients = (arrays[name][arrays["samples"]] for name in ("targets", "patients"))
+    chosen = ~set_apart(patients) if precision == "int8" else np.full(100, fill_value=True)
+    scores = classifier.score(images)[chosen]
+    difference = np.abs(scores - exact.score(images)[chosen]).max()
     measured = float(classifier.spec.provenance["difference_after_reduction"])
     assert 1e-5 < difference == pytest.approx(measured, rel=0.1)
+    assert classifier.spec.metrics["auc/macro"] == pytest.approx(auroc_macro(truth[chosen], scores), abs=1e-6)
+    positive = truth[chosen, 0] == 1
+    for point in classifier.spec.operating_points["Opacity"]:
+        called = scores[:, 0].round(6) >= point.threshold
+        assert point.sensitivity == pytest.approx(called[positive].mean(), abs=1e-6)
+        assert point.specificity == pytest.approx((~called[~positive]).mean(), abs=1e-6)
     kinds = {item.data_type for item in onnx.load(model).graph.initializer}
     assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
 
@@ -262,6 +364,19 @@ def test_what_loses_too_much_is_refused_unless_allowed(
     assert not target.exists()
     module.publish_run(run, target, "int8", allow_loss=True)
     assert float(Classifier(target, device="cpu").spec.provenance["auc_lost"]) > 0.002
+
+
+def test_the_ranges_of_int8_come_from_other_patients_than_its_loss() -> None:
+    from export.quantize import RANGE_IMAGES, set_apart
+
+    for images, share in ((100, 25), (2000, RANGE_IMAGES)):
+        patients = np.array([f"p{row // 3}" for row in range(images)])
+        apart = set_apart(patients)
+        assert share - 3 < apart.sum() <= share
+        assert not set(patients[apart]) & set(patients[~apart])
+    assert set_apart(np.array(["a"] * 9 + ["b"])).any()
+    with pytest.raises(ModelError, match="int8 needs two validation patients"):
+        set_apart(np.array(["a"] * 9))
 
 
 def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path: Path) -> None:
@@ -294,6 +409,14 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
     np.savez(mixed_up / "validation.npz", **{**arrays, "scores": arrays["scores"][:, [1, 0, 2]]})
     with pytest.raises(ModelError, match="the two are of different runs"):
         publish_run(mixed_up, tmp_path / "model.onnx")
+    for changed, said in (
+        ({"samples": arrays["samples"] + 3}, "its samples are not rows of its 300 images"),
+        ({"samples": np.arange(99)}, "holds 100 images, validation.npz speaks of 99"),
+        ({"scores": arrays["scores"] * np.nan}, "scores that are no numbers from 0 to 1"),
+    ):
+        np.savez(mixed_up / "validation.npz", **{**arrays, **changed})
+        with pytest.raises(ModelError, match=said):
+            publish_run(mixed_up, tmp_path / "model.onnx")
     for name, said in (
         ("network.keras", "cannot load the network"),
         ("validation.npz", "damaged"),
@@ -304,6 +427,19 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
         with pytest.raises(ModelError, match=said):
             publish_run(torn, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_drawn_images_make_up_for_few_of_its_own(run: Path, tmp_path: Path) -> None:
+    from export.run import open_run
+
+    small = copy_of(run, tmp_path / "small")
+    arrays = dict(np.load(run / "validation.npz"))
+    np.savez(small / "validation.npz", **{**arrays, "samples": arrays["samples"][:20]})
+    np.save(small / "samples.npy", np.load(run / "samples.npy")[:20])
+    samples = open_run(small).samples
+    assert samples.what == "20 validation images and 44 drawn ones"
+    assert len(samples.images) == 64
+    assert samples.rows.tolist() == [*arrays["samples"][:20], *[-1] * 44]
 
 
 def test_a_network_trained_in_mixed_precision_is_published_in_float32(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_old_weights_score_as_training_s_own_reference_does(old: tuple[Any, Path
 
     network, file = old
     line = publish_weights(file, tmp_path / "model.onnx", network="reference", labels="chexpert", size=512)
-    assert "16 drawn images" in line
+    assert "64 drawn images" in line
     classifier = Classifier(tmp_path / "model.onnx", device="cpu")
     assert classifier.spec.labels == CHEXPERT_FINDINGS
     assert classifier.spec.provenance["weights"] == "xray-model-weights.h5"
