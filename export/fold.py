@@ -20,12 +20,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, numpy_helper
 
+from chexscore.classifier import SILENT  # which switches off onnxruntime's telemetry before it is loaded
 from chexscore.errors import ModelError
 
 __all__ = ["fold"]
-
-ERROR = 3
-"""onnxruntime's severity: it warns of each initializer that it takes out."""
 
 
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -50,11 +48,10 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
     """What onnxruntime makes of a graph at its basic level, which keeps to ONNX's own operators."""
-    # Behind chexscore.classifier, which switches off onnxruntime's telemetry before it is loaded.
-    import onnxruntime  # noqa: PLC0415
+    import onnxruntime  # noqa: PLC0415, as above
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERROR
+    options.log_severity_level = SILENT
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "basic.onnx")
