@@ -37,9 +37,9 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     model = _basic(model)
     constants = {item.name: item for item in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Gemm" and constants.keys() >= set(node.input[1:]):
-            _fill(node, model.graph, constants)
+    for gemm in [node for node in model.graph.node if node.op_type == "Gemm"]:
+        if constants.keys() >= set(gemm.input[1:]):
+            _fill(gemm, model.graph, constants)
     used = {name for node in model.graph.node for name in node.input}
     del model.graph.initializer[:]
     model.graph.initializer.extend(item for name, item in constants.items() if name in used)
@@ -48,7 +48,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
     """What onnxruntime makes of a graph at its basic level, which keeps to ONNX's own operators."""
-    import onnxruntime  # noqa: PLC0415, as above
+    import onnxruntime  # noqa: PLC0415, behind chexscore.classifier
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
