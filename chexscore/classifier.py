@@ -19,7 +19,7 @@ from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
 
 onnxruntime.disable_telemetry_events()  # in case that an application has loaded it before
 
-__all__ = ["BUNDLED_MODEL", "Classifier", "Device", "open_session", "usable_devices"]
+__all__ = ["BUNDLED_MODEL", "ELSEWHERE", "Classifier", "Device", "open_session", "usable_devices"]
 
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -54,6 +54,11 @@ def _measures(spec: ModelSpec) -> Table:
     for label, threshold in spec.default_thresholds.items():
         found = (spec.metrics.get(f"{name}/{label}", math.nan) for name in shown.values())
         table.add_row(escape(label), *map(_number, found), _number(threshold))
+    if shown:
+        table.add_section()
+        table.add_row(
+            "macro", *(_number(spec.metrics.get(f"{name}/macro", math.nan)) for name in shown.values())
+        )
     return table
 
 

@@ -12,11 +12,13 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from chexscore.classifier import open_session
 from chexscore.errors import ModelError
+from chexscore.messages import visible
 from chexscore.outputs import check_target
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
+from export.calibrate import sigmoid
 from export.files import candidate, describe, place
-from export.foreign import ForeignSpec, check, find_value, opset_of, read_foreign, shape_of
-from export.verify import TOLERANCE, Proof, compare, draw_samples
+from export.foreign import ForeignSpec, batch_of, check, last_node, opset_of, read_foreign
+from export.verify import LOGIT_TOLERANCE, TOLERANCE, Proof, compare, compare_logits, draw_samples
 
 __all__ = ["publish_foreign", "wrap"]
 
@@ -42,17 +44,20 @@ def publish_foreign(foreign: Path, spec: Path, output: Path) -> str:
         raise ModelError(f"{foreign} is not what {spec} says: {error}") from error
     model_spec, wrapped = described.model, wrap(network, described)
     samples = draw_samples(model_spec.image)
-    expected = _score_alone(network, described, samples.images, foreign)
-    if expected.min() < 0 or expected.max() > 1:
-        raise ModelError(
-            f"{foreign} gives values from {expected.min():.3g} to {expected.max():.3g}, no probabilities; "
-            f'with kind = "logits" in {spec} a sigmoid is put behind them.'
-        )
+    given = _run_alone(network, described, samples.images, foreign)
+    _check_kind(given, described, foreign, spec)
+    expected = sigmoid(given) if described.output.kind == "logits" else given
+    front = in_front(network, described)
+    logits = given if front is network else _run_alone(front, described, samples.images, foreign)
     with candidate(output) as file:
         onnx.save(describe(wrapped, model_spec), file)
-        proof = compare(expected, file, samples)
-        if proof.difference > TOLERANCE:
-            raise ModelError(f"{output} was not published: {proof}, above {TOLERANCE:.0e}.")
+        proof = compare(expected, file, samples.images, samples.what)
+        apart = compare_logits(logits, wrap(front, described), samples.images)
+        if not (proof.difference <= TOLERANCE and apart <= LOGIT_TOLERANCE):
+            raise ModelError(
+                f"{file}: wrapped and alone, {proof}, their logits by {apart:.1e} of their size; the "
+                f"tolerances are {TOLERANCE:.0e} and {LOGIT_TOLERANCE:.0e}."
+            )
     place(wrapped, _with_provenance(model_spec, network, foreign, proof), output)
     return f"published {output}, {output.stat().st_size / 1e6:.1f} MB: wrapped and alone, {proof}"
 
@@ -69,12 +74,12 @@ def wrap(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
     Returns:
         A graph from `image`, uint8 [N, H, W, 1], to `scores`, float32 [N, L].
     """
-    batch = shape_of(find_value(network.graph.input, spec.input.name))[0]
+    batch = batch_of(network, spec)
     inner = compose.add_prefix(network, PREFIX)
     graph, constants = inner.graph, dict[str, NDArray[Any]]()
     nodes = _prepare(spec, constants)
     given, taken = PREFIX + spec.input.name, PREFIX + spec.output.name
-    if isinstance(batch, int):
+    if batch:
         nodes.append(_one_by_one(graph, given, taken, batch, spec))
     else:
         nodes += [
@@ -145,24 +150,35 @@ def _finish(spec: ForeignSpec, constants: dict[str, NDArray[Any]]) -> list[onnx.
     return [*nodes, helper.make_node(last, ["chosen"], [OUTPUT_NAME])]
 
 
-def _score_alone(
+def in_front(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
+    """The network up to the sigmoid or softmax that gives its output, which keeps its name; or as it is."""
+    front = onnx.ModelProto()
+    front.CopyFrom(network)
+    last = last_node(front, spec.output.name)
+    if last is None or last.op_type not in ("Sigmoid", "Softmax"):
+        return network
+    last.CopyFrom(helper.make_node("Identity", last.input, last.output))
+    return front
+
+
+def _run_alone(
     network: onnx.ModelProto, spec: ForeignSpec, images: NDArray[np.uint8], foreign: Path
 ) -> NDArray[np.float64]:
-    """Scores [S, L] of the network as it came, an image at a time, with numpy doing what `wrap` adds.
+    """What the network gives as it came [S, L], an image at a time, with numpy doing what `wrap` adds.
 
     Raises:
-        ModelError: onnxruntime cannot run it, or it gives another shape than the spec says.
+        ModelError: onnxruntime cannot run it, it gives another shape than the spec says, or no numbers.
     """
-    batch = shape_of(find_value(network.graph.input, spec.input.name))[0]
-    pixels = spec.input.black + images / 255 * (spec.input.white - spec.input.black)
-    prepared = ((pixels - spec.input.mean) / spec.input.std) * np.ones(spec.input.channels)
-    if spec.input.layout == "NCHW":
-        prepared = prepared.transpose(0, 3, 1, 2)
+    batch = batch_of(network, spec)
     rows = []
     try:
         session, _ = open_session(network.SerializeToString(), "cpu")
-        for image in prepared.astype(np.float32):
-            filled = np.stack([image] * (batch if isinstance(batch, int) else 1))
+        for image in images:
+            pixels = spec.input.black + image / 255 * (spec.input.white - spec.input.black)
+            prepared = ((pixels - spec.input.mean) / spec.input.std) * np.ones(spec.input.channels)
+            if spec.input.layout == "NCHW":
+                prepared = prepared.transpose(2, 0, 1)
+            filled = np.stack([prepared.astype(np.float32)] * (batch or 1))
             rows.append(session.run([spec.output.name], {spec.input.name: filled})[0][0])
     except Exception as error:  # onnxruntime's exceptions have no common base
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
@@ -172,12 +188,30 @@ def _score_alone(
             f"{foreign} gives {rows[0].shape} for an image, the spec has {len(spec.output.labels)} labels."
         )
     values = np.stack(rows)[:, spec.output.kept].astype(np.float64)
-    return 1 / (1 + np.exp(-values)) if spec.output.kind == "logits" else values
+    if not np.isfinite(values).all():
+        raise ModelError(f"{foreign} gives no numbers (NaN or infinity) for drawn images.")
+    return values
+
+
+def _check_kind(values: NDArray[np.float64], spec: ForeignSpec, foreign: Path, file: Path) -> None:
+    """Raises a ModelError if what the network gives is not of the kind that its spec says."""
+    low, high = values.min(), values.max()
+    between = low >= 0 and high <= 1
+    if spec.output.kind == "probabilities" and not between:
+        raise ModelError(
+            f"{foreign} gives values from {low:.3g} to {high:.3g}, no probabilities; "
+            f'with kind = "logits" in {file} a sigmoid is put behind them.'
+        )
+    if spec.output.kind == "logits" and between:
+        raise ModelError(
+            f"{foreign} gives values from {low:.3g} to {high:.3g}, as probabilities are, not logits; with "
+            f'kind = "probabilities" in {file} no second sigmoid is put behind them.'
+        )
 
 
 def _with_provenance(spec: ModelSpec, network: onnx.ModelProto, foreign: Path, proof: Proof) -> ModelSpec:
     facts = {
-        "adopted_from": foreign.name,
+        "adopted_from": visible(foreign.name),
         "sha256_there": hashlib.sha256(foreign.read_bytes()).hexdigest(),
         "made_by": f"{network.producer_name} {network.producer_version}".strip() or "not stated",
         "opset": str(opset_of(network)),

@@ -1,37 +1,31 @@
 """Validation scores -> scores that are probabilities, and the thresholds that a user can choose from."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chexscore.spec import OperatingPoint
 
-__all__ = [
-    "MIN_CASES",
-    "Platt",
-    "calibrate",
-    "calibration_error",
-    "cross_calibrated",
-    "fit",
-    "logit",
-    "operating_points",
-]
+__all__ = ["FOLDS", "MIN_PATIENTS", "Platt", "calibrate", "logit", "operating_points", "sigmoid"]
 
 Array = NDArray[np.floating]
+Floats = NDArray[np.float64]
 
-MIN_CASES = 20
-"""Positives and negatives that a label needs to be calibrated: ten for each of the two parameters that are
-fitted (Peduzzi et al. 1996, doi:10.1016/S0895-4356(96)00236-3)."""
+MIN_PATIENTS = 20
+"""With a finding, and without it, that a label needs to be calibrated: ten for each of the two parameters
+that are fitted (Peduzzi et al. 1996, doi:10.1016/S0895-4356(96)00236-3)."""
 
 GOAL = 0.9
 """Of the operating points at a given sensitivity or specificity."""
 
 FOLDS = 5
-BINS = 10
-CLIP = 1e-7
-"""float32 cannot tell scores apart that are closer to 1."""
+SMALLEST, LARGEST = 1e-30, 1 - 2.0**-24
+"""Scores beyond which a logit is not known: float32 has no other one between the latter and 1."""
+
+STEP = 1e-7
+"""Of the fit, that counts as none."""
 
 
 @dataclass(frozen=True)
@@ -39,106 +33,84 @@ class Platt:
     """Platt scaling: a label's score is the sigmoid of slope * logit + intercept.
 
     Attributes:
-        slopes: [L], above 0, so that no image overtakes another; 1 where nothing was fitted.
-        intercepts: [L], 0 where nothing was fitted.
+        slopes: float64 [L], or [N, L] with its own for each image; above 0, so that no image overtakes
+            another, 1 where nothing was fitted.
+        intercepts: the same, 0 where nothing was fitted.
         left_out: label's column -> why nothing was fitted.
     """
 
-    slopes: tuple[float, ...]
-    intercepts: tuple[float, ...]
-    left_out: dict[int, str]
+    slopes: Floats
+    intercepts: Floats
+    left_out: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def none(cls, labels: int, reason: str) -> "Platt":
+    def none(cls, labels: int) -> "Platt":
         """Leaves every score as it is."""
-        return cls((1.0,) * labels, (0.0,) * labels, dict.fromkeys(range(labels), reason))
+        return cls(np.ones(labels), np.zeros(labels))
 
-    def scores(self, logits: Array) -> NDArray[np.float64]:
-        """Calibrated scores [N, L] in 0..1 of logits [N, L]."""
-        return _sigmoid(np.asarray(logits, np.float64) * self.slopes + self.intercepts)
+    def logits(self, raw: Array) -> Floats:
+        """Calibrated logits [N, L] of the network's own."""
+        return np.asarray(raw, np.float64) * self.slopes + self.intercepts
 
+    def scores(self, raw: Array) -> Floats:
+        """Calibrated scores [N, L] of the network's own logits."""
+        return sigmoid(self.logits(raw))
 
-def fit(targets: Array, scores: Array) -> Platt:
-    """Fits slope and intercept of each label by maximum likelihood, where it has MIN_CASES of both kinds.
+    def raw(self, scores: Array) -> Floats:
+        """The network's own logits [N, L] behind calibrated scores."""
+        return (logit(scores) - self.intercepts) / self.slopes
 
-    With Platt's own targets, (P + 1) / (P + 2) for the P positives and 1 / (N + 2) for the N negatives, which
-    keep the fit finite where a threshold separates the classes (Platt 1999, "Probabilistic outputs for
-    support vector machines", section 2.2).
-
-    Args:
-        targets: [N, L], 0, 1 or NaN for unknown.
-        scores: [N, L], sigmoid outputs in 0..1.
-    """
-    slopes, intercepts, left_out = [], [], {}
-    for column in range(targets.shape[1]):
-        known = ~np.isnan(targets[:, column])
-        truth, logits = targets[known, column] == 1, logit(scores[known, column])
-        fewest = int(min(truth.sum(), (~truth).sum()))
-        slope, intercept = 1.0, 0.0
-        if fewest < MIN_CASES:
-            left_out[column] = f"only {fewest} {'positives' if fewest == truth.sum() else 'negatives'}"
-        else:
-            slope, intercept = _fit_one(truth, logits)
-            if not slope > 0 or not np.isfinite((slope, intercept)).all():
-                slope, intercept = 1.0, 0.0
-                left_out[column] = "its scores do not rise with the finding"
-        slopes.append(float(slope))
-        intercepts.append(float(intercept))
-    return Platt(tuple(slopes), tuple(intercepts), left_out)
+    def of(self, rows: NDArray[np.intp]) -> "Platt":
+        """That of some images alone, where each has its own."""
+        return Platt(self.slopes[rows], self.intercepts[rows], self.left_out)
 
 
-def calibrate(targets: Array, scores: Array, patients: NDArray[np.str_]) -> tuple[Platt, NDArray[np.float64]]:
-    """Fits a calibration, and keeps it for the labels where it helps patients that it was not fitted on.
+def calibrate(targets: Array, raw: Array, patients: NDArray[np.str_]) -> tuple[Platt, Platt]:
+    """Fits slope and intercept of each label by maximum likelihood, where that helps other patients.
 
-    What helps is a higher likelihood: a label that is calibrated already would only get the noise of the fit.
+    Left as they are: labels with fewer than MIN_PATIENTS patients that have an image with the finding, or
+    without; those whose scores do not rise with it, in a fit on all patients or without one of FOLDS parts of
+    them; and those whose likelihood for the part left out does not gain, so that one which is calibrated
+    already does not get the noise of a fit.
 
     Args:
         targets: [N, L], 0, 1 or NaN for unknown.
-        scores: [N, L], sigmoid outputs in 0..1.
+        raw: [N, L], the network's logits.
         patients: str [N], the patient of each image.
 
     Returns:
-        The calibration fitted on all patients, and for an honest measure the scores [N, L] that each patient
-        has from one fitted on others.
+        The calibration fitted on all patients, and for an honest measure the one that gives each of the N
+        images what was fitted without its patient's part. Both leave out the same labels.
     """
-    platt, held_out = fit(targets, scores), cross_calibrated(targets, scores, patients)
-    slopes, intercepts, left_out = list(platt.slopes), list(platt.intercepts), dict(platt.left_out)
-    for column in range(targets.shape[1]):
-        truth = targets[:, column]
-        if column not in left_out and _loss(truth, held_out[:, column]) >= _loss(truth, scores[:, column]):
-            left_out[column] = "no gain"
-        if column in left_out:
-            slopes[column], intercepts[column] = 1.0, 0.0
-            held_out[:, column] = scores[:, column]
-    return Platt(tuple(slopes), tuple(intercepts), left_out), held_out
+    everyone, patient = np.unique(patients, return_inverse=True)
+    fold = (np.random.default_rng(0).permutation(everyone.size) % FOLDS)[patient]
+    count, labels = targets.shape
+    final, crossed = Platt.none(labels), Platt(np.ones((count, labels)), np.zeros((count, labels)))
+    for column in range(labels):
+        truth, logits = targets[:, column], np.asarray(raw[:, column], np.float64)
+        if few := _too_few(truth, patient):
+            final.left_out[column] = few
+            continue
+        known = ~np.isnan(truth)
+        chosen = [known & (fold != part) for part in range(FOLDS)] + [known]
+        fits = np.array([_fit(truth[rows] == 1, logits[rows]) for rows in chosen])
+        held_out = logits * fits[fold, 0] + fits[fold, 1]
+        if not (np.isfinite(fits).all() and (fits[:, 0] > 0).all()):
+            final.left_out[column] = "its scores do not rise with the finding"
+        elif _loss(truth, held_out) >= _loss(truth, logits):
+            final.left_out[column] = "no gain"
+        else:
+            final.slopes[column], final.intercepts[column] = fits[-1]
+            crossed.slopes[:, column], crossed.intercepts[:, column] = fits[fold].T
+    return final, crossed
 
 
-def cross_calibrated(targets: Array, scores: Array, patients: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Scores [N, L] that each patient would have had from a calibration fitted on other patients alone."""
-    everyone, row = np.unique(patients, return_inverse=True)
-    fold = (np.random.default_rng(0).permutation(everyone.size) % FOLDS)[row]
-    calibrated = np.array(scores, np.float64)
-    for held_out in (fold == number for number in range(FOLDS)):
-        calibrated[held_out] = fit(targets[~held_out], scores[~held_out]).scores(logit(scores[held_out]))
-    return calibrated
-
-
-def calibration_error(truth: Array, scores: Array) -> float:
-    """Expected calibration error: mean distance of score and share of positives, over ten bins of scores.
-
-    Bins of equal width, as in `chexscore eval` (Guo et al. 2017, arXiv:1706.04599, section 2).
-
-    Args:
-        truth: [N], 0, 1 or NaN for unknown.
-        scores: [N] in 0..1.
-
-    Returns:
-        0..1, or NaN without a known label.
-    """
-    known = ~np.isnan(truth)
-    bins = np.searchsorted(np.arange(1, BINS) / BINS, scores[known], side="right")
-    gaps = np.bincount(bins, weights=truth[known] - scores[known], minlength=BINS)
-    return float(np.abs(gaps).sum() / known.sum()) if known.any() else float("nan")
+def _too_few(truth: Array, patient: NDArray[np.intp]) -> str:
+    """Which kind of patients is too rare, in words; empty if none is."""
+    for value, kind in ((1, "with"), (0, "without")):
+        if (count := np.unique(patient[truth == value]).size) < MIN_PATIENTS:
+            return f"only {count} patients {kind} it"
+    return ""
 
 
 def operating_points(truth: Array, scores: Array) -> tuple[OperatingPoint, ...]:
@@ -176,24 +148,30 @@ def operating_points(truth: Array, scores: Array) -> tuple[OperatingPoint, ...]:
     )
 
 
-def logit(scores: Array) -> NDArray[np.float64]:
+def logit(scores: Array) -> Floats:
     """The inverse of the sigmoid, within what float32 can tell apart."""
-    scores = np.clip(np.asarray(scores, np.float64), CLIP, 1 - CLIP)
+    scores = np.clip(np.asarray(scores, np.float64), SMALLEST, LARGEST)
     return np.log(scores) - np.log1p(-scores)
 
 
-def _loss(truth: Array, scores: Array) -> float:
+def sigmoid(logits: Array) -> Floats:
+    """Scores in 0..1."""
+    return np.exp(-np.logaddexp(0, -np.asarray(logits, np.float64)))
+
+
+def _loss(truth: Array, logits: Array) -> float:
     """Mean negative log likelihood of the known labels."""
-    known, logits = ~np.isnan(truth), logit(scores)
+    known = ~np.isnan(truth)
     return float(np.mean(np.logaddexp(0, logits[known]) - truth[known] * logits[known]))
 
 
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(-np.logaddexp(0, -logits))
+def _fit(truth: NDArray[np.bool_], logits: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope and intercept, by Newton's method on the log likelihood, which is concave.
 
-
-def _fit_one(truth: NDArray[np.bool_], logits: NDArray[np.float64]) -> tuple[float, float]:
-    """Newton's method on the log likelihood, which is concave, halving a step that would not raise it."""
+    With Platt's own targets, (P + 1) / (P + 2) for the P positives and 1 / (N + 2) for the N negatives, which
+    keep the fit finite where a threshold separates the classes (Platt 1999, "Probabilistic outputs for
+    support vector machines", section 2.2). A step that would not raise the likelihood is halved.
+    """
     goal = np.where(truth, (truth.sum() + 1) / (truth.sum() + 2), 1 / ((~truth).sum() + 2))
     inputs = np.stack([logits, np.ones_like(logits)])
 
@@ -203,13 +181,13 @@ def _fit_one(truth: NDArray[np.bool_], logits: NDArray[np.float64]) -> tuple[flo
 
     parameters = np.array([1.0, 0.0])
     for _ in range(100):
-        scores = _sigmoid(parameters @ inputs)
+        scores = sigmoid(parameters @ inputs)
         gradient = inputs @ (scores - goal) / goal.size
         curvature = (inputs * scores * (1 - scores)) @ inputs.T / goal.size
         step = np.linalg.solve(curvature + 1e-12 * np.eye(2), gradient)
-        while loss(parameters - step) > loss(parameters) and np.abs(step).max() > CLIP:
+        while loss(parameters - step) > loss(parameters) and np.abs(step).max() > STEP:
             step /= 2
         parameters = parameters - step
-        if np.abs(step).max() < CLIP:
+        if np.abs(step).max() < STEP:
             break
     return float(parameters[0]), float(parameters[1])

@@ -5,17 +5,22 @@ import io
 from importlib.metadata import version
 
 import keras
+import numpy as np
 import onnx
 import tensorflow as tf
 import tf2onnx
+from numpy.typing import NDArray
 
 from chexscore.errors import ModelError
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
-from export.calibrate import Platt
+from export.calibrate import Platt, sigmoid
 from export.files import describe
 from export.fold import fold
 
-__all__ = ["OPSET", "convert", "tools", "without_sigmoid"]
+__all__ = ["OPSET", "check_shapes", "convert", "predict_logits", "tools", "without_sigmoid"]
+
+ROUNDING = 1e-5
+"""Of scores in float32, between one way through Keras and another."""
 
 OPSET = 18
 """ONNX operator set of the graph; onnxruntime has supported it since 1.14."""
@@ -25,7 +30,8 @@ def convert(network: keras.Model, spec: ModelSpec, platt: Platt | None = None) -
     """Converts a network and wraps it into the contract of chexscore's models.
 
     Args:
-        network: float32 [N, H, W, 1] in 0..255 -> scores [N, L], each the sigmoid of a logit.
+        network: float32 [N, H, W, 1] in 0..255 -> scores [N, L], each the sigmoid of a logit; see
+            `check_shapes`.
         spec: what to write into the file.
         platt: the calibration to put between logits and sigmoid.
 
@@ -33,21 +39,16 @@ def convert(network: keras.Model, spec: ModelSpec, platt: Platt | None = None) -
         A graph from `image`, uint8 [N, H, W, 1], to `scores`, float32 [N, L].
 
     Raises:
-        ModelError: the network's shapes are not those of the spec, it does not end in a sigmoid, or it has an
-            operation that ONNX does not have.
+        ModelError: the network does not end in a sigmoid, has an operation that ONNX does not have, or cannot
+            be converted for another reason.
     """
-    promised = ((None, spec.image.height, spec.image.width, 1), (None, len(spec.labels)))
-    if (network.input_shape, network.output_shape) != promised:
-        raise ModelError(
-            f"the network maps {network.input_shape} to {network.output_shape}, its description promises "
-            f"{promised[0]} to {promised[1]}."
-        )
-    image = keras.Input(promised[0][1:], dtype="uint8", name=INPUT_NAME)
+    shape = (spec.image.height, spec.image.width, 1)
+    image = keras.Input(shape, dtype="uint8", name=INPUT_NAME)
     logits = without_sigmoid(network)(keras.ops.cast(image, "float32"))
     if platt is not None:
-        logits = keras.layers.Rescaling(list(platt.slopes), list(platt.intercepts))(logits)
+        logits = keras.layers.Rescaling(platt.slopes.tolist(), platt.intercepts.tolist())(logits)
     wrapped = keras.Model(image, keras.layers.Activation("sigmoid", name=OUTPUT_NAME)(logits))
-    signature = [tf.TensorSpec(promised[0], tf.uint8, name=INPUT_NAME)]
+    signature = [tf.TensorSpec((None, *shape), tf.uint8, name=INPUT_NAME)]
     words = io.StringIO()  # tf2onnx talks about rewriting that succeeded
     try:
         with contextlib.redirect_stderr(words):
@@ -60,19 +61,61 @@ def convert(network: keras.Model, spec: ModelSpec, platt: Platt | None = None) -
     return describe(fold(model), spec)
 
 
+def check_shapes(network: keras.Model, spec: ModelSpec) -> None:
+    """Raises a ModelError unless a network takes the images and gives the scores that its spec promises."""
+    promised = ((None, spec.image.height, spec.image.width, 1), (None, len(spec.labels)))
+    if (network.input_shape, network.output_shape) != promised:
+        raise ModelError(
+            f"the network maps {network.input_shape} to {network.output_shape}, its description promises "
+            f"{promised[0]} to {promised[1]}."
+        )
+
+
 def without_sigmoid(network: keras.Model) -> keras.Model:
-    """The same network up to its logits, float [N, L]; weights are shared with `network`, not copied back.
+    """The same network up to its logits, float [N, L], with a last layer of its own.
 
     Raises:
         ModelError: the last layer does not apply a sigmoid, so the scores are no probabilities.
     """
-    last = network.layers[-1]
-    if getattr(last, "activation", None) is not keras.activations.sigmoid:
-        raise ModelError(f"the network ends in the layer {last.name}, which is no sigmoid for each label.")
+    last = _last(network)
     plain = type(last).from_config({**last.get_config(), "activation": "linear"})
     logits = keras.Model(network.inputs, plain(last.input))
     plain.set_weights(last.get_weights())
     return logits
+
+
+def predict_logits(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.floating]:
+    """Logits [S, L] of images [S, H, W, 1], by the network itself: its sigmoid is switched off meanwhile.
+
+    Raises:
+        ModelError: the last layer does not apply a sigmoid, or the logits are not those of its scores, or no
+            numbers.
+    """
+    last, scores = _last(network), _predict(network, images)
+    last.activation = keras.activations.linear
+    try:
+        logits = _predict(keras.Model(network.inputs, network.outputs), images)
+    finally:
+        last.activation = keras.activations.sigmoid
+    if not np.isfinite(logits).all():
+        raise ModelError("the network gives scores that are no numbers; train it again.")
+    if np.abs(sigmoid(logits) - scores).max() > ROUNDING:
+        raise ModelError(f"the network's last layer, {last.name}, gives no sigmoid of what it gives without.")
+    return logits
+
+
+def _last(network: keras.Model) -> keras.layers.Layer:
+    last = network.layers[-1]
+    if getattr(last, "activation", None) is not keras.activations.sigmoid:
+        raise ModelError(f"the network ends in the layer {last.name}, which is no sigmoid for each label.")
+    return last
+
+
+def _predict(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.floating]:
+    """What Keras gives for images [S, H, W, 1], 8 at a time; the first images fill up the last batch."""
+    rows = np.resize(np.arange(len(images)), (-(-len(images) // 8), 8))
+    batches = [np.asarray(network.predict_on_batch(images[chunk])) for chunk in rows]
+    return np.concatenate(batches)[: len(images)]
 
 
 def tools() -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from chexscore.errors import ModelError
 from chexscore.outputs import replacing
 from chexscore.spec import SPEC_KEY, ModelSpec
 
@@ -20,10 +21,12 @@ def describe(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
 
 @contextmanager
 def candidate(output: Path) -> Iterator[Path]:
-    """A name beside the output for what has not passed yet; gone at the end."""
+    """A name beside the output for what has not passed yet; gone at the end, and in no message."""
     file = output.with_name(f"{output.name}.candidate")
     try:
         yield file
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(file), f"{output} was not published")) from error
     finally:
         file.unlink(missing_ok=True)
 

@@ -1,221 +1,113 @@
-"""Takes the waste out of a graph: arithmetic by constants goes into the convolution or matrix beside it.
+"""Takes the waste out of a graph: what is constant is worked out, and goes into the weights beside it.
 
-tf2onnx folds a batch norm that follows a convolution directly. The rules below do the rest, each by itself an
-identity of arithmetic; `export.verify` shows that nothing but the waste is gone. In formulas W and b are
-weights and bias, c and d constants for each channel.
+onnxruntime's basic level does most of it: constants, transposes, what follows a convolution, a matrix and its
+bias. It leaves multiplications and additions beside a matrix, which go into it here. Each is by itself an
+identity of arithmetic, with W and b for weights and bias, c and d constants for each channel:
+
+    ahead     W (cx + d) + b is (Wc) x + (Wd + b)
+    behind    c (Wx + b) + d is (cW) x + (cb + d)
+
+A batch norm ahead of a convolution stays, though the order of the layers would allow it to go where no zeros
+are laid around x: it keeps the sums over many pixels and channels small, and without it the reference lost
+two thirds of the digits that the tolerance leaves.
 """
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, numpy_helper
+
+from chexscore.classifier import SILENT  # which switches off onnxruntime's telemetry before it is loaded
+from chexscore.errors import ModelError
 
 __all__ = ["fold"]
 
-Channels = NDArray[np.float64]
-
-CHANNELS_LAST = [0, 2, 3, 1]
-
 
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Applies the rules until none applies; changes and returns `model`.
+    """The same graph without the waste; `export.verify` shows that nothing else is gone.
 
     Args:
-        model: a float32 graph, its weights initializers.
+        model: a float32 graph of ONNX's own operators, its weights initializers.
+
+    Raises:
+        ModelError: onnxruntime cannot run it.
     """
-    graph = _Graph(onnx.shape_inference.infer_shapes(model).graph)
-    while any(rule(graph, node) for node in graph.nodes for rule in RULES):
-        pass
-    graph.drop_unused()
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(graph.nodes)
-    used = {name for node in graph.nodes for name in node.input}
-    model.graph.initializer.extend(
-        numpy_helper.from_array(values, name) for name, values in graph.constants.items() if name in used
-    )
+    model = _basic(model)
+    constants = {item.name: item for item in model.graph.initializer}
+    for gemm in [node for node in model.graph.node if node.op_type == "Gemm"]:
+        if constants.keys() >= set(gemm.input[1:]):
+            _fill(gemm, model.graph, constants)
+    used = {name for node in model.graph.node for name in node.input}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(item for name, item in constants.items() if name in used)
     return model
 
 
-class _Graph:
-    """Nodes and constants, and who stands beside a node."""
+def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxruntime makes of a graph at its basic level, which keeps to ONNX's own operators."""
+    import onnxruntime  # noqa: PLC0415, behind chexscore.classifier
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.nodes = list(graph.node)
-        self.constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
-        values = (*graph.value_info, *graph.input)
-        self.ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
-        self.outputs = {value.name for value in graph.output}
-
-    def before(self, node: NodeProto) -> NodeProto | None:
-        """What gives the first input of `node`, if nothing else takes that."""
-        found = next((other for other in self.nodes if node.input[0] in other.output), None)
-        return found if found is not None and self.behind(found) is node else None
-
-    def behind(self, node: NodeProto) -> NodeProto | None:
-        """What takes the output of `node` as its first input, if nothing else takes it."""
-        name = node.output[0]
-        takers = [
-            (other, place)
-            for other in self.nodes
-            for place in range(len(other.input))
-            if other.input[place] == name
-        ]
-        alone = len(takers) == 1 and takers[0][1] == 0 and name not in self.outputs
-        return takers[0][0] if alone else None
-
-    def constant(self, values: NDArray[np.generic]) -> str:
-        """The name of a new constant: an old one may have other users."""
-        name = f"folded/{len(self.constants)}"
-        self.constants[name] = values
-        return name
-
-    def affine(self, node: NodeProto) -> NDArray[np.float64] | None:
-        """The constant of a multiplication or addition, which becomes its second input; None for others."""
-        if node.op_type not in ("Mul", "Add"):
-            return None
-        if node.input[0] in self.constants:
-            node.input[:] = [node.input[1], node.input[0]]
-        constant = self.constants.get(node.input[1])
-        return None if constant is None else constant.astype(np.float64)
-
-    def weights(self, node: NodeProto) -> tuple[NDArray[np.float64], Channels]:
-        """Weights [out, in, pixels] and bias [out] of a convolution or Gemm."""
-        weights = self.constants[node.input[1]].astype(np.float64)
-        weights = (
-            weights.T[..., np.newaxis] if node.op_type == "Gemm" else weights.reshape(*weights.shape[:2], -1)
-        )
-        has_bias = len(node.input) > 2  # noqa: PLR2004, data, weights, bias
-        return weights, self.constants[node.input[2]].astype(np.float64) if has_bias else np.zeros(
-            len(weights)
-        )
-
-    def set_weights(self, node: NodeProto, weights: NDArray[np.float64], bias: Channels) -> None:
-        """What `weights` gave, changed."""
-        shape = self.constants[node.input[1]].shape
-        weights = weights[..., 0].T if node.op_type == "Gemm" else weights.reshape(shape)
-        node.input[:] = [
-            node.input[0],
-            self.constant(weights.astype(np.float32)),
-            self.constant(bias.astype(np.float32)),
-        ]
-
-    def can_fold(self, node: NodeProto | None) -> bool:
-        """Whether this is a convolution or Gemm of constant weights."""
-        if node is None or node.op_type not in ("Conv", "Gemm"):
-            return False
-        return all(name in self.constants for name in node.input[1:])
-
-    def remove(self, node: NodeProto) -> bool:
-        """Takes a node out: its takers get its first input."""
-        self.nodes = [other for other in self.nodes if other is not node]
-        for other in self.nodes:
-            other.input[:] = [node.input[0] if name == node.output[0] else name for name in other.input]
-        return True
-
-    def drop_unused(self) -> None:
-        """Takes out the nodes whose outputs nobody takes."""
-        for node in reversed(self.nodes):
-            taken = self.outputs.union(*(other.input for other in self.nodes))
-            if not taken.intersection(node.output):
-                self.nodes = [other for other in self.nodes if other is not node]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "basic.onnx")
+        try:
+            onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise ModelError(f"onnxruntime cannot run what the network was converted to: {reason}") from error
+        basic = onnx.load(options.optimized_model_filepath)
+    del basic.opset_import[:]  # it names all operator sets that onnxruntime knows
+    basic.opset_import.extend(model.opset_import)
+    return basic
 
 
-def _neutral(graph: _Graph, node: NodeProto) -> bool:
-    """Times one, plus zero."""
-    constant = graph.affine(node)
-    if constant is None or constant.shape not in ((), (1,)):  # a larger one may spread the other side
-        return False
-    return bool((constant == (node.op_type == "Mul")).all()) and graph.remove(node)
+def _fill(gemm: NodeProto, graph: GraphProto, constants: dict[str, onnx.TensorProto]) -> None:
+    """Takes the multiplications and additions around a Gemm into its weights [in, out] and bias [out]."""
+    weights, bias = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in gemm.input[1:])
+    while found := _affine(graph, gemm, constants, len(weights), ahead=True):
+        node, each = found
+        if node.op_type == "Mul":
+            weights = weights * each[:, np.newaxis]
+        else:
+            bias = bias + each @ weights
+        gemm.input[0] = next(name for name in node.input if name not in constants)
+        graph.node.remove(node)
+    while found := _affine(graph, gemm, constants, len(bias), ahead=False):
+        node, each = found
+        if node.op_type == "Mul":
+            weights, bias = weights * each, bias * each
+        else:
+            bias = bias + each
+        gemm.output[0] = node.output[0]
+        graph.node.remove(node)
+    for place, values in ((1, weights), (2, bias)):
+        name = f"{gemm.output[0]}/{place}"  # a new one: an old one may have other users
+        constants[name] = numpy_helper.from_array(values.astype(np.float32), name)
+        gemm.input[place] = name
 
 
-def _gemm(graph: _Graph, node: NodeProto) -> bool:
-    """A product with a matrix becomes one that has a place for a bias."""
-    weights = graph.constants.get(node.input[1]) if node.op_type == "MatMul" else None
-    if weights is None or weights.ndim != 2 or graph.ranks.get(node.input[0]) != 2:  # noqa: PLR2004, matrices
-        return False
-    bias = graph.constant(np.zeros(weights.shape[1], np.float32))
-    node.CopyFrom(helper.make_node("Gemm", [*node.input, bias], node.output, name=node.name))
-    return True
+def _affine(
+    graph: GraphProto, gemm: NodeProto, constants: dict[str, onnx.TensorProto], channels: int, *, ahead: bool
+) -> tuple[NodeProto, NDArray[np.float64]] | None:
+    """The multiplication or addition by a constant beside a Gemm, and that constant for each channel.
 
-
-def _flat(graph: _Graph, node: NodeProto) -> bool:
-    """What a matrix multiplies has as many columns as that has rows: tf2onnx may work it out in the graph."""
-    matrix = (
-        graph.behind(node) if node.op_type == "Reshape" and node.input[1] not in graph.constants else None
-    )
-    if matrix is None or matrix.op_type != "Gemm" or not graph.can_fold(matrix):
-        return False
-    node.input[1] = graph.constant(np.array([-1, graph.weights(matrix)[0].shape[1]]))
-    return True
-
-
-def _after(graph: _Graph, node: NodeProto) -> bool:
-    """What follows: c (Wx + b) + d is (cW) x + (cb + d)."""
-    constant = graph.affine(node)
-    weighted = graph.before(node) if constant is not None else None
-    if constant is None or weighted is None or not graph.can_fold(weighted):
-        return False
-    weights, bias = graph.weights(weighted)
-    each = _channels(constant, len(bias), weighted)
-    if each is None:
-        return False
-    if node.op_type == "Mul":
-        graph.set_weights(weighted, weights * each[:, np.newaxis, np.newaxis], bias * each)
-    else:
-        graph.set_weights(weighted, weights, bias + each)
-    return graph.remove(node)
-
-
-def _ahead(graph: _Graph, node: NodeProto) -> bool:
-    """What precedes a matrix: W (cx + d) + b is (Wc) x + (Wd + b).
-
-    Not a convolution, though the order of the layers would allow it where no zeros are laid around x: a batch
-    norm keeps the sums over many pixels and channels small, and without it in front of its convolutions the
-    reference lost two thirds of the digits that the tolerance leaves.
+    None if something else stands there, or what lies between is taken elsewhere too.
     """
-    constant = graph.affine(node)
-    matrix = graph.behind(node) if constant is not None else None
-    if constant is None or matrix is None or matrix.op_type != "Gemm" or not graph.can_fold(matrix):
-        return False
-    weights, bias = graph.weights(matrix)
-    each = _channels(constant, weights.shape[1], matrix)
-    if each is None:
-        return False
-    if node.op_type == "Mul":
-        graph.set_weights(matrix, weights * each[:, np.newaxis], bias)
-    else:
-        graph.set_weights(matrix, weights, bias + weights.sum(axis=2) @ each)
-    return graph.remove(node)
-
-
-def _mean(graph: _Graph, node: NodeProto) -> bool:
-    """A mean over height and width does not need the channels last."""
-    mean = graph.behind(node) if node.op_type == "Transpose" else None
-    if mean is None or mean.op_type != "ReduceMean" or len(mean.input) != 2:  # noqa: PLR2004, data and axes
-        return False
-    axes = graph.constants.get(mean.input[1])
-    given = (
-        _ints(node, "perm"),
-        _ints(mean, "keepdims"),
-        sorted(axes.tolist()) if axes is not None else None,
-    )
-    if given != (CHANNELS_LAST, [0], [1, 2]):
-        return False
-    mean.input[1] = graph.constant(np.array([2, 3]))
-    return graph.remove(node)
-
-
-RULES = (_neutral, _gemm, _flat, _after, _ahead, _mean)
-
-
-def _channels(constant: NDArray[np.float64], count: int, weighted: NodeProto) -> Channels | None:
-    """A constant as one value for each of `count` channels; None if it is something else."""
-    spread = (count, 1, 1) if weighted.op_type == "Conv" else (count,)
-    shape = constant.shape[1:] if len(constant.shape) > len(spread) else constant.shape
-    return np.broadcast_to(constant.reshape(-1), count) if shape in ((), (1,), spread) else None
-
-
-def _ints(node: NodeProto, name: str) -> list[int]:
-    """An attribute's integers; none if it is absent."""
-    found = next((item for item in node.attribute if item.name == name), None)
-    return [] if found is None else list(found.ints) or [found.i]
+    between = gemm.input[0] if ahead else gemm.output[0]
+    takers = [node for node in graph.node for name in node.input if name == between]
+    beside = [node for node in graph.node if between in node.output] if ahead else takers
+    if len(takers) != 1 or len(beside) != 1 or beside[0].op_type not in ("Mul", "Add"):
+        return None
+    if any(between == value.name for value in graph.output):
+        return None
+    known = [numpy_helper.to_array(constants[name]) for name in beside[0].input if name in constants]
+    if len(known) != 1 or known[0].shape not in ((), (1,), (channels,), (1, channels)):
+        return None
+    return beside[0], np.broadcast_to(known[0].astype(np.float64).reshape(-1), channels)

@@ -7,15 +7,28 @@ from typing import Literal, Self
 
 import onnx
 from onnx import TensorProto, inliner
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from chexscore.classifier import ELSEWHERE
 from chexscore.errors import ModelError, UsageError
 from chexscore.spec import SPEC_KEY, ImageSpec, ModelSpec, Resize
 
-__all__ = ["ForeignSpec", "check", "find_value", "inputs_of", "opset_of", "read_foreign", "shape_of"]
+__all__ = [
+    "PLACEHOLDER",
+    "ForeignSpec",
+    "batch_of",
+    "check",
+    "inputs_of",
+    "opset_of",
+    "read_foreign",
+    "shape_of",
+]
 
 OLDEST_OPSET = 9
 """The first with today's Scan."""
+
+PLACEHOLDER = "Label {}"
+"""What a template calls an output, until somebody says what it is."""
 
 
 class _Section(BaseModel):
@@ -69,6 +82,14 @@ class OutputSpec(_Section):
     """In the order of the outputs; "" leaves an output out."""
     thresholds: tuple[float, ...] = ()
     """One for each label that is named; 0.5 each if there are none."""
+
+    @field_validator("labels")
+    @classmethod
+    def _is_edited(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        for number, label in enumerate(labels, 1):
+            if label == PLACEHOLDER.format(number):
+                raise ValueError(f"{label!r} is what the template wrote; name the finding, or leave it out")
+        return labels
 
     @property
     def kept(self) -> list[int]:
@@ -138,7 +159,7 @@ def read_foreign(file: Path) -> onnx.ModelProto:
         raise ModelError(f"{file}: not an ONNX file.") from error
     if not model.graph.node:
         raise ModelError(f"{file}: not an ONNX file, or one without a graph.")
-    if any(item.data_location == TensorProto.EXTERNAL for item in model.graph.initializer):
+    if ELSEWHERE in file.read_bytes():  # of initializers, and of constants in the graph and graphs inside it
         raise ModelError(
             f"{file}: its weights lie in other files; store all in one, in PyTorch with "
             "torch.onnx.export(..., external_data=False)."
@@ -159,11 +180,16 @@ def check(network: onnx.ModelProto, spec: ForeignSpec) -> None:
     )
     if others := [item.name for item in inputs_of(network) if item.name != spec.input.name]:
         raise ModelError(f"it also takes {others[0]!r}, for which there is no value.")
-    labels = len(spec.output.labels)
-    for item, wanted in ((given, spec.input.shape), (taken, (labels,))):
+    if not shape_of(given):
+        raise ModelError(f"{given.name!r} has no declared shape; export it with one.")
+    if batch_of(network, spec) == 0:
+        raise ModelError(f"{given.name!r} takes batches of 0 images; export it for 1, or any number.")
+    for item, wanted in ((given, spec.input.shape), (taken, (len(spec.output.labels),))):
         kind, found = item.type.tensor_type.elem_type, shape_of(item)[1:]
         if kind != TensorProto.FLOAT:
             raise ModelError(f"{item.name!r} is {TensorProto.DataType.Name(kind)}, not FLOAT.")
+        if not shape_of(item):  # what it really gives is looked at when it runs
+            continue
         fixed = [size if isinstance(size, int) else want for size, want in zip(found, wanted, strict=False)]
         if len(found) != len(wanted) or tuple(fixed) != tuple(wanted):
             raise ModelError(f"{item.name!r} is N x {_by(found)}, the spec says N x {_by(wanted)}.")
@@ -184,9 +210,21 @@ def find_value(values: Iterable[onnx.ValueInfoProto], name: str) -> onnx.ValueIn
 
 
 def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Sizes of the axes; a text for one that is open."""
+    """Sizes of the axes; a text for one that is open, and nothing where none are declared."""
     axes = value.type.tensor_type.shape.dim
     return [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?" for axis in axes]
+
+
+def last_node(network: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
+    """The node that gives a value, Identities passed over; None if it is an input."""
+    node = next((node for node in network.graph.node if name in node.output), None)
+    return last_node(network, node.input[0]) if node is not None and node.op_type == "Identity" else node
+
+
+def batch_of(network: onnx.ModelProto, spec: ForeignSpec) -> int | None:
+    """Images that the network takes at a time; None if any number."""
+    batch = shape_of(find_value(network.graph.input, spec.input.name))[0]
+    return batch if isinstance(batch, int) else None
 
 
 def opset_of(network: onnx.ModelProto) -> int:

@@ -9,12 +9,36 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from chexscore.errors import ModelError
 from chexscore.spec import INPUT_NAME, Precision
 
-__all__ = ["reduce"]
+__all__ = ["reduce", "set_apart"]
 
-CALIBRATION_IMAGES = 128
-"""Enough for ranges of activations; more only takes time."""
+RANGE_IMAGES = 128
+"""Enough for ranges of activations; more only takes time. Of few images no more than SHARE is taken."""
+
+SHARE = 1 / 4
+
+
+def set_apart(patients: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Draws patients whose images int8 takes its ranges from, and on whom its loss is therefore not measured.
+
+    Args:
+        patients: str [S], the patient of each image.
+
+    Returns:
+        bool [S], true for the images of those who are drawn; at least one patient is, and one is not.
+
+    Raises:
+        ModelError: there is one patient alone.
+    """
+    everyone, row, images = np.unique(patients, return_inverse=True, return_counts=True)
+    if everyone.size < 2:  # noqa: PLR2004, one for each
+        raise ModelError("int8 needs two validation patients: one for its ranges, one to measure it on.")
+    order = np.random.default_rng(0).permutation(everyone.size)
+    wanted = min(RANGE_IMAGES, SHARE * len(patients))
+    count = int(np.searchsorted(np.cumsum(images[order]), wanted, side="right"))
+    return np.isin(row, order[: max(1, count)])
 
 
 def reduce(model: onnx.ModelProto, precision: Precision, images: NDArray[np.uint8]) -> onnx.ModelProto:
@@ -23,7 +47,7 @@ def reduce(model: onnx.ModelProto, precision: Precision, images: NDArray[np.uint
     Args:
         model: float32 graph from `image` to `scores`, no Gemm behind its logits.
         precision: what to make of it.
-        images: uint8 [S, H, W, 1], typical ones, for the ranges of int8.
+        images: uint8 [S, H, W, 1], typical ones, for the ranges of int8, RANGE_IMAGES of them at most.
     """
     # Behind chexscore.classifier, which switches off onnxruntime's telemetry before it is loaded.
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
@@ -47,7 +71,7 @@ def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[misc]  # no types
         def __init__(self) -> None:
-            step = -(-len(images) // CALIBRATION_IMAGES)
+            step = -(-len(images) // RANGE_IMAGES)
             self.batches = iter([{INPUT_NAME: image[np.newaxis]} for image in images[::step]])
 
         def get_next(self) -> Any:

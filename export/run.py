@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chexscore.errors import ModelError, UsageError
 from chexscore.spec import ModelSpec
-from export.verify import Samples, draw_samples
+from export.verify import PROOF_IMAGES, Samples, draw, draw_samples
 
 __all__ = ["TrainedNetwork", "Validation", "in_precision", "load_network", "open_run"]
 
@@ -24,13 +24,15 @@ class Validation:
         patients: str [N], the patient of each image.
         targets: float32 [N, L], 0, 1 or NaN for unknown.
         scores: float32 [N, L] in 0..1, as the network gave them.
-        samples: intp [S], the rows of them whose pixels are kept.
     """
 
     patients: NDArray[np.str_]
     targets: NDArray[np.float32]
     scores: NDArray[np.float32]
-    samples: NDArray[np.intp]
+
+    def of(self, rows: NDArray[np.intp]) -> "Validation":
+        """That of some images alone."""
+        return Validation(self.patients[rows], self.targets[rows], self.scores[rows])
 
     def __str__(self) -> str:
         return f"{len(self.patients)} images of {np.unique(self.patients).size} validation patients"
@@ -44,7 +46,7 @@ class TrainedNetwork:
         network: float32 [N, H, W, 1] in 0..255 -> scores [N, L].
         spec: what training said about it.
         samples: images to compare on.
-        validation: scores to calibrate on; None where there are none.
+        validation: scores to calibrate on; None where there are none that `samples` can be held against.
     """
 
     network: keras.Model
@@ -68,10 +70,26 @@ def open_run(folder: Path) -> TrainedNetwork:
         spec = ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8"))
     except (ModelError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / 'spec.json'}: {error}") from error
+    images = _read_images(folder / "samples.npy", spec)
+    if images is None:
+        spec = replace(spec, calibration="none: the images are gone that its scores could be checked on")
+        drawn = draw_samples(spec.image)
+        samples = replace(drawn, what=f"{drawn.what} (the run's own are gone)")
+        return TrainedNetwork(load_network(folder / "network.keras"), spec, samples)
+    validation, rows = _read_validation(folder / "validation.npz", len(spec.labels))
+    if validation is None:
+        spec = replace(spec, calibration="none: the run has no validation scores")
+        rows = np.full(len(images), -1, np.intp)
+    elif len(rows) != len(images):
+        raise ModelError(
+            f"{folder / 'samples.npy'}: holds {len(images)} images, validation.npz speaks of {len(rows)}."
+        )
+    what = f"{len(images)} validation images"
+    if missing := max(0, PROOF_IMAGES - len(images)):
+        images, rows = np.concatenate([images, draw(spec.image, missing)]), np.append(rows, [-1] * missing)
+        what += f" and {missing} drawn ones"
     network = load_network(folder / "network.keras")
-    validation = _read_validation(folder / "validation.npz", len(spec.labels))
-    truth = validation.targets[validation.samples] if validation is not None else None
-    return TrainedNetwork(network, spec, _read_samples(folder / "samples.npy", spec, truth), validation)
+    return TrainedNetwork(network, spec, Samples(images, rows, what), validation)
 
 
 def load_network(file: Path) -> keras.Model:
@@ -100,34 +118,31 @@ def in_precision(network: keras.Model, dtype: Literal["float32", "float64"]) -> 
     return cast
 
 
-def _read_validation(file: Path, labels: int) -> Validation | None:
+def _read_validation(file: Path, labels: int) -> tuple[Validation | None, NDArray[np.intp]]:
+    """The scores, and the rows of them whose pixels are kept; None and no rows without the file."""
     if not file.exists():
-        return None
+        return None, np.empty(0, np.intp)
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
-            samples = arrays["samples"].astype(np.intp)
-            validation = Validation(arrays["patients"], arrays["targets"], arrays["scores"], samples)
+            rows = arrays["samples"].astype(np.intp)
+            validation = Validation(arrays["patients"], arrays["targets"], arrays["scores"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"{file}: damaged, or not written by this version of training: {error}.") from error
-    shape = (len(validation.patients), labels)
-    if validation.targets.shape != shape or validation.scores.shape != shape or not len(samples) <= shape[0]:
-        raise ModelError(f"{file}: has scores of shape {validation.scores.shape}, the run promises {shape}.")
-    return validation
+    shape, scores = (len(validation.patients), labels), validation.scores
+    if validation.targets.shape != shape or scores.shape != shape:
+        raise ModelError(f"{file}: has scores of shape {scores.shape}, the run promises {shape}.")
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ModelError(f"{file}: has scores that are no numbers from 0 to 1; train again.")
+    if rows.ndim != 1 or not np.isin(rows, np.arange(shape[0])).all() or np.unique(rows).size < rows.size:
+        raise ModelError(f"{file}: its samples are not rows of its {shape[0]} images, each named once.")
+    return validation, rows
 
 
-def _read_samples(file: Path, spec: ModelSpec, truth: NDArray[np.float32] | None) -> Samples:
-    """The run's own validation images, or drawn ones where they are gone or were prepared otherwise."""
+def _read_images(file: Path, spec: ModelSpec) -> NDArray[np.uint8] | None:
+    """The run's own validation images; None where they are gone or were prepared otherwise."""
     try:
         images: NDArray[np.uint8] = np.load(file)
     except (OSError, ValueError, EOFError):
-        images = np.empty((0,), np.uint8)
-    if (
-        images.shape[1:] != (spec.image.height, spec.image.width, 1)
-        or images.dtype != np.uint8
-        or not len(images)
-    ):
-        drawn = draw_samples(spec.image)
-        return replace(drawn, what=f"{drawn.what} (the run's own are gone)")
-    if truth is not None and len(truth) != len(images):
-        raise ModelError(f"{file}: holds {len(images)} images, validation.npz speaks of {len(truth)}.")
-    return Samples(images, truth, f"{len(images)} validation images")
+        return None
+    fits = images.shape[1:] == (spec.image.height, spec.image.width, 1) and images.dtype == np.uint8
+    return images if fits and len(images) else None

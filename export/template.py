@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from chexscore.errors import ModelError, UsageError
+from chexscore.messages import visible
 from chexscore.outputs import check_target, replacing
-from export.foreign import inputs_of, read_foreign, shape_of
+from export.foreign import PLACEHOLDER, inputs_of, last_node, read_foreign, shape_of
 
 __all__ = ["write_template"]
 
@@ -56,25 +57,31 @@ def write_template(foreign: Path, output: Path) -> str:
         raise UsageError(f"{output} exists already; give another -o.")
     network = read_foreign(foreign)
     images = [item for item in inputs_of(network) if len(shape_of(item)) == 4]  # noqa: PLR2004, N x C x H x W
-    scores = [item for item in network.graph.output if len(shape_of(item)) == 2]  # noqa: PLR2004, N x labels
+    scores = [item for item in network.graph.output if len(shape_of(item)) in (0, 2)]  # not told, N x labels
     if len(inputs_of(network)) != 1 or not images or not scores:
         raise ModelError(f"{foreign} does not go from one batch of images to one of scores, N x labels.")
     _, *rest = shape_of(images[0])
     layout = "NHWC" if rest[2] in (1, 3) and rest[0] not in (1, 3) else "NCHW"
     channels, height, width = rest if layout == "NCHW" else (rest[2], rest[0], rest[1])
-    count = shape_of(scores[0])[1]
-    last = next((node.op_type for node in network.graph.node if scores[0].name in node.output), "")
+    _, count = shape_of(scores[0]) or ("N", "labels")
+    labels = count if isinstance(count, int) else 1
+    last = last_node(network, scores[0].name)
     content = TEMPLATE.format(
-        name=json.dumps(foreign.stem),
-        input=json.dumps(images[0].name),
+        name=_quoted(visible(foreign.stem)),
+        input=_quoted(images[0].name),
         layout=layout,
         channels=channels if channels in (1, 3) else 1,
         height=height if isinstance(height, int) else 224,
         width=width if isinstance(width, int) else 224,
-        output=json.dumps(scores[0].name),
-        kind="probabilities" if last in ("Sigmoid", "Softmax") else "logits",
-        labels="".join(f'  "Label {i + 1}",\n' for i in range(count if isinstance(count, int) else 1)),
+        output=_quoted(scores[0].name),
+        kind="probabilities" if last and last.op_type in ("Sigmoid", "Softmax") else "logits",
+        labels="".join(f'  "{PLACEHOLDER.format(i + 1)}",\n' for i in range(labels)),
     )
     with replacing(str(output)) as file:
         file.write(content.encode())
     return f"wrote {output}: edit the labels and the range of pixel values, then adopt"
+
+
+def _quoted(text: str) -> str:
+    """A string of TOML, whose escapes JSON has too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

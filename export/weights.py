@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from chexscore.errors import ModelError, UsageError
+from chexscore.messages import visible
 from chexscore.spec import ImageSpec, ModelSpec
 from export.publish import publish
 from export.run import TrainedNetwork
@@ -53,13 +54,13 @@ def publish_weights(file: Path, output: Path, *, network: str, labels: str, size
         raise UsageError(f"{network!r} is no network whose old weights are known; reference is.")
     names = CHEXPERT if labels == "chexpert" else tuple(label.strip() for label in labels.split(","))
     spec = ModelSpec(
-        name=file.stem,
+        name=visible(file.stem),
         version="0",
         labels=names,
         image=ImageSpec(size, size),
         thresholds=(0.5,) * len(names),
         calibration="none: the weights came without validation scores",
-        provenance={"weights": file.name, "network": network},
+        provenance={"weights": visible(file.name), "network": network},
     )
     model = reference(size, _filters(file), len(names))
     _load(model, file, spec)

@@ -27,8 +27,16 @@ HEAD = RANDOM.normal(size=(4, 3)).astype(np.float32)
 SIZE = 12
 
 
-def foreign_model(
-    path: Path, *, channels: int = 1, batch: Any = "batch", layout: str = "NCHW", sigmoid: bool = False
+def foreign_model(  # noqa: PLR0913, what such files differ in
+    path: Path,
+    *,
+    channels: int = 1,
+    batch: Any = "batch",
+    layout: str = "NCHW",
+    end: tuple[str, ...] = (),
+    head: NDArray[np.float32] = HEAD,
+    name: str = "scores",
+    shaped: bool = True,
 ) -> Path:
     """Each pixel's channels are mixed, positives averaged, and the means weighed for three labels."""
     to_planes = (
@@ -40,18 +48,20 @@ def foreign_model(
         helper.make_node("Relu", ["mixed"], ["positive"]),
         helper.make_node("GlobalAveragePool", ["positive"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "head"], ["logits" if sigmoid else "scores"]),
-        *([helper.make_node("Sigmoid", ["logits"], ["scores"])] if sigmoid else []),
+        helper.make_node("MatMul", ["flat", "head"], ["logits" if end else name]),
     ]
+    for number, operator in enumerate(end, 1):
+        given = name if number == len(end) else f"{operator}/out"
+        nodes.append(helper.make_node(operator, [nodes[-1].output[0]], [given]))
     shape = [batch, channels, SIZE, SIZE] if layout == "NCHW" else [batch, SIZE, SIZE, channels]
     graph = helper.make_graph(
         nodes,
         "foreign",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3] if shaped else None)],
         [
             numpy_helper.from_array(MIX[channels][:, :, np.newaxis, np.newaxis], "mix"),
-            numpy_helper.from_array(HEAD, "head"),
+            numpy_helper.from_array(head, "head"),
         ],
     )
     opset = [helper.make_opsetid("", 13)]
@@ -104,7 +114,9 @@ def films(tmp_path: Path) -> Path:
         ),
         ({"layout": "NHWC", "channels": 3}, {"black": "1.0", "white": "-1.0"}, (1, -1, 0, 1)),
         ({"layout": "NHWC", "batch": 1}, {}, (0, 1, 0, 1)),
-        ({"sigmoid": True}, {}, (0, 1, 0, 1)),
+        ({"end": ("Sigmoid",)}, {}, (0, 1, 0, 1)),
+        ({"end": ("Sigmoid", "Identity"), "name": "oceně\x7f😀"}, {}, (0, 1, 0, 1)),
+        ({"shaped": False}, {}, (0, 1, 0, 1)),
     ],
 )
 def test_predict_gives_what_the_network_gives(
@@ -112,9 +124,9 @@ def test_predict_gives_what_the_network_gives(
 ) -> None:
     foreign = foreign_model(tmp_path / "foreign.onnx", **model)
     spec = spec_for(foreign, **settings)
-    assert ("probabilities" in spec.read_text().split("kind")[1]) == bool(model.get("sigmoid"))
+    assert ("probabilities" in spec.read_text().split("kind")[1]) == ("end" in model)
     line = publish_foreign(foreign, spec, tmp_path / "model.onnx")
-    assert "wrapped and alone, the scores of 16 drawn images at batch sizes 1, 3, 8 differ by" in line
+    assert "wrapped and alone, the scores of 64 drawn images at batch sizes 1, 3, 8 differ by" in line
     stacked = np.stack([np.asarray(Image.open(path)) for path in sorted(films.iterdir())])[..., np.newaxis]
     expected = by_hand(stacked, model.get("channels", 1), *numbers)
     found = [list(row.scores.values()) for row in predict(films, tmp_path / "model.onnx", batch_size=2)]
@@ -123,11 +135,11 @@ def test_predict_gives_what_the_network_gives(
 
 
 def test_the_file_says_where_it_comes_from_and_leaves_out_what_has_no_name(tmp_path: Path) -> None:
-    foreign = foreign_model(tmp_path / "foreign.onnx")
+    foreign = foreign_model(tmp_path / "fremd-😀.onnx")
     spec = spec_for(foreign, labels='["A", "", "C"]', resize='"crop"', licence='"CC0"')
     publish_foreign(foreign, spec, tmp_path / "model.onnx")
     classifier = Classifier(tmp_path / "model.onnx", device="cpu")
-    assert classifier.spec.labels == ("A", "C")
+    assert (classifier.spec.name, classifier.spec.labels) == ("fremd-😀", ("A", "C"))
     assert (classifier.spec.image.resize, classifier.spec.licence) == ("crop", "CC0")
     assert classifier.spec.provenance["made_by"] == "elsewhere"
     assert float(classifier.spec.provenance["difference_to_original"]) < 1e-5
@@ -153,6 +165,26 @@ def test_a_wrapping_that_scores_otherwise_is_not_published(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.onnx", "foreign.toml"]
 
 
+def test_a_wrapping_is_compared_where_scores_are_0_or_1_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import adopt
+
+    real = adopt.wrap
+    monkeypatch.setattr(
+        adopt,
+        "wrap",
+        lambda network, spec: real(
+            network, spec.model_copy(update={"input": spec.input.model_copy(update={"white": 1.01})})
+        ),
+    )
+    certain = np.abs(HEAD) * np.array([400, -400, 400], np.float32)
+    for end in ((), ("Sigmoid",)):
+        foreign = foreign_model(tmp_path / f"{len(end)}.onnx", end=end, head=certain)
+        with pytest.raises(ModelError, match=r"differ by .* at most, their logits by 1\.0e-02"):
+            publish_foreign(foreign, spec_for(foreign), tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -170,6 +202,7 @@ def test_a_wrapping_that_scores_otherwise_is_not_published(
         ({"resize": '"squeeze"'}, "input.resize"),
         ({"layout": "NCHW"}, "not a TOML file"),
         ({"name": '"y"'}, "the graph has no 'y', but 'x'"),
+        ({"labels": '["A", "Label 2", "C"]'}, "'Label 2' is what the template wrote"),
     ],
 )
 def test_a_spec_that_does_not_fit_is_refused_with_the_reason(
@@ -193,6 +226,16 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
             node.op_type = change.get(node.op_type, node.op_type)
         if "opset" in change:
             model.opset_import[0].version = change["opset"]
+        if "batch" in change:
+            model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = change["batch"]
+        if "scale" in change:
+            scaled = numpy_helper.to_array(model.graph.initializer[1]) * change["scale"]
+            model.graph.initializer[1].CopyFrom(numpy_helper.from_array(scaled, "head"))
+        if "constant" in change:
+            elsewhere = numpy_helper.from_array(np.zeros(3, np.float32))
+            elsewhere.data_location = TensorProto.EXTERNAL
+            elsewhere.external_data.add(key="location", value="weights.bin")
+            model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=elsewhere))
         if "type" in change:
             model.graph.input[0].type.tensor_type.elem_type = change["type"]
         path = tmp_path / f"{name}.onnx"
@@ -206,6 +249,10 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
         (changed("external"), "its weights lie in other files"),
         (changed("old", opset=8), "of opset 8"),
         (changed("unknown", Relu="Wobble"), "onnxruntime cannot run it: .*Wobble"),
+        (changed("constant", constant=True), "its weights lie in other files"),
+        (changed("no-batch", batch=0), "'x' takes batches of 0 images"),
+        (changed("infinite", scale=np.float32(np.inf)), "gives no numbers"),
+        (foreign_model(tmp_path / "squeezed.onnx", end=("Sigmoid", "Identity")), "no second sigmoid"),
         (changed("doubles", type=TensorProto.DOUBLE), "'x' is DOUBLE, not FLOAT"),
         (brightness_model(tmp_path / "ours.onnx"), "a model of chexscore already"),
     ):
@@ -228,11 +275,15 @@ def test_the_commands_need_no_tensorflow_and_end_with_the_right_codes(tmp_path: 
 
     spec, model = tmp_path / "spec.toml", tmp_path / "model.onnx"
     assert export("template", foreign, "-o", spec).returncode == 0
+    unedited = export("adopt", foreign, "--spec", spec, "-o", model)
+    assert unedited.returncode == 2
+    assert "'Label 1' is what the template wrote; name the finding" in unedited.stderr
+    spec.write_text(spec.read_text().replace("Label ", "Finding "))
     done = export("adopt", foreign, "--spec", spec, "-o", model)
     assert done.returncode == 0
     assert "published" in done.stderr
     assert "tensorflow" not in done.stderr
-    assert Classifier(model, device="cpu").spec.labels == ("Label 1", "Label 2", "Label 3")
+    assert Classifier(model, device="cpu").spec.labels == ("Finding 1", "Finding 2", "Finding 3")
     refused = export("adopt", tmp_path / "none.onnx", "--spec", spec, "-o", model)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("export: error: ")

@@ -70,13 +70,20 @@ def test_scores_are_those_of_keras_calibrated(run: Path, exported: Path) -> None
 def test_the_file_says_what_was_measured(run: Path, exported: Path) -> None:
     spec = Classifier(exported, device="cpu").spec
     assert "Platt" in spec.calibration
-    assert (
-        "300 images of 150 validation patients; left as they are: Rare (only 5 positives)" in spec.calibration
-    )
+    left_out = "left as they are: Rare (only 5 patients with it)"
+    assert f"300 images of 150 validation patients; {left_out}" in spec.calibration
     assert float(spec.provenance["difference_to_keras"]) <= 1e-5
     assert float(spec.provenance["auc_onnx"]) == pytest.approx(float(spec.provenance["auc_keras"]), abs=1e-4)
+    assert spec.provenance["compared_with"] == "Keras in float32"
+    assert float(spec.provenance["difference_of_logits"]) <= 1e-4
+    with np.load(run / "validation.npz") as arrays:  # of calibrated scores, half of them are not right of 0.5
+        truth, raw = arrays["targets"][:, 0], arrays["scores"][:, 0].astype(np.float64)
+    slope, intercept = (spec.metrics[f"calibration_{name}/Opacity"] for name in ("slope", "intercept"))
+    called = slope * np.log(raw / (1 - raw)) + intercept >= 0
+    assert spec.metrics["accuracy_at_0.5/Opacity"] == pytest.approx((called == truth).mean(), abs=1e-6)
+    assert (spec.metrics["images"], spec.metrics["patients"]) == (300, 150)
     assert spec.metrics["ece/Opacity"] < spec.metrics["ece_before/Opacity"] / 2
-    assert spec.metrics["ece/Rare"] == pytest.approx(spec.metrics["ece_before/Rare"])
+    assert spec.metrics["ece/Rare"] == spec.metrics["ece_before/Rare"]
     found = json.loads((run / "metrics.json").read_text())["validation"]
     assert found["auc/macro"] == {"value": 0.5}
     assert found["ece/macro"]["value"] == spec.metrics["ece/macro"] < found["ece_before/macro"]["value"]
@@ -91,17 +98,19 @@ def test_a_network_taken_apart_wrongly_is_not_published(
 ) -> None:
     import keras
 
-    from export import publish as module
-    from export.convert import without_sigmoid
+    from export import convert
+    from export.publish import publish_run
+
+    without_sigmoid = convert.without_sigmoid
 
     def broken(network: keras.Model) -> keras.Model:
         apart = without_sigmoid(network)
         apart.layers[-1].kernel.assign(apart.layers[-1].kernel * 1.2)
         return apart
 
-    monkeypatch.setattr(module, "without_sigmoid", broken)
-    with pytest.raises(ModelError, match="cannot be taken apart in front of its last sigmoid"):
-        module.publish_run(run, tmp_path / "model.onnx")
+    monkeypatch.setattr(convert, "without_sigmoid", broken)
+    with pytest.raises(ModelError, match=r"was not published: .* differ by"):
+        publish_run(run, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 
@@ -112,15 +121,23 @@ def test_info_shows_it_in_80_columns(
     classifier = Classifier(exported, device="cpu")
     display.info(classifier, ["cpu"])
     shown = capsys.readouterr().out
-    for word in ("fp32", "Platt scaling", "calibration error", "sensitivity 90 %", "auc keras", "youden"):
+    for word in (
+        "fp32",
+        "Platt scaling",
+        "calibration error",
+        "sensitivity 90 %",
+        "auc keras",
+        "youden",
+        "macro",
+    ):
         assert word in shown, word
     point = classifier.spec.operating_points["Device"][1]
     assert f"{point.threshold:.4f} │      {point.sensitivity:.4f} │      {point.specificity:.4f} │" in shown
 
 
-def damage_weights(model: onnx.ModelProto) -> None:
+def damage_weights(model: onnx.ModelProto, by: float = 1.01) -> None:
     weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
-    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.01), weights.name))
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(by), weights.name))
 
 
 def swap_labels(model: onnx.ModelProto) -> None:
@@ -168,25 +185,100 @@ def test_a_graph_that_scores_otherwise_is_not_published(
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_an_older_run_without_scores_is_published_uncalibrated(run: Path, tmp_path: Path) -> None:
-    from export.publish import publish_run
+def test_scores_that_are_not_there_or_cannot_be_checked_are_not_calibrated_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import publish as module
 
-    old = copy_of(run, tmp_path / "old", without="validation.npz")
-    assert "100 validation images" in publish_run(old, tmp_path / "model.onnx")
-    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    old, blind = (copy_of(run, tmp_path / name, without=name) for name in ("validation.npz", "samples.npy"))
+    model = tmp_path / "model.onnx"
+    assert "100 validation images" in module.publish_run(old, model)
+    spec = Classifier(model, device="cpu").spec
     assert spec.calibration == "none: the run has no validation scores"
     assert spec.thresholds == (0.5,) * 3
+    monkeypatch.setattr(module, "convert", lambda *_: onnx.load(model))  # a second time it would be the same
+    assert "64 drawn images (the run's own are gone)" in module.publish_run(blind, tmp_path / "blind.onnx")
+    spec = Classifier(tmp_path / "blind.onnx", device="cpu").spec
+    assert spec.calibration == "none: the images are gone that its scores could be checked on"
+    assert not spec.operating_points
     with pytest.raises(ModelError, match="what int8 loses cannot be measured"):
-        publish_run(old, tmp_path / "small.onnx", "int8")
+        module.publish_run(old, tmp_path / "small.onnx", "int8")
     assert not (tmp_path / "small.onnx").exists()
+    module.publish_run(old, tmp_path / "small.onnx", "fp16", allow_loss=True)
+    assert not Classifier(tmp_path / "small.onnx", device="cpu").spec.metrics  # those of fp32 are not its own
 
 
-@pytest.mark.usefixtures("converted")
-def test_without_its_samples_a_run_is_compared_on_drawn_images(run: Path, tmp_path: Path) -> None:
-    from export.publish import publish_run
+@pytest.fixture(scope="module")
+def certain() -> Any:
+    """A network whose scores are all 0 or 1."""
+    import keras
 
-    old = copy_of(run, tmp_path / "old", without="samples.npy")
-    assert "16 drawn images (the run's own are gone)" in publish_run(old, tmp_path / "model.onnx")
+    from export.convert import convert
+    from export.run import TrainedNetwork
+    from export.verify import draw_samples
+
+    spec = ModelSpec("certain", "1", ("A", "B"), ImageSpec(8, 8), (0.5, 0.5))
+    image = keras.Input((8, 8, 1))
+    mean = keras.layers.GlobalAveragePooling2D()(image)
+    network = keras.Model(image, keras.layers.Dense(2, activation="sigmoid")(mean))
+    network.layers[-1].set_weights([np.array([[1.0, -2.0]], np.float32), np.zeros(2, np.float32)])
+    return TrainedNetwork(network, spec, draw_samples(spec.image)), convert(network, spec)
+
+
+def test_a_changed_weight_shows_where_scores_are_0_or_1(
+    certain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import publish as module
+
+    trained, model = certain
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(model)
+    damage_weights(damaged)
+    monkeypatch.setattr(module, "convert", lambda *_: damaged)
+    said = r"model\.onnx was not published: .* differ by .* at most, their logits by 1\.0e-02 of"
+    with pytest.raises(ModelError, match=said):
+        module.publish(trained, tmp_path / "model.onnx", "fp32", allow_loss=False)
+
+
+def test_64_images_are_compared_at_each_batch_size(
+    certain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import publish as module
+
+    asked = []
+    score = Classifier.score
+
+    def spy(self: Classifier, images: Any) -> Any:
+        asked.append(len(images))
+        return score(self, images)
+
+    trained, model = certain
+    monkeypatch.setattr(module, "convert", lambda *_: model)
+    monkeypatch.setattr(Classifier, "score", spy)
+    line, _ = module.publish(trained, tmp_path / "model.onnx", "fp32", allow_loss=False)
+    assert "the scores of 64 drawn images at batch sizes 1, 3, 8 differ" in line
+    assert Counter(asked) == {1: 64 + 1, 3: 21, 8: 8}  # 64 are 21 times 3, and 1
+
+
+def test_a_network_that_gives_no_numbers_is_not_published(
+    certain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    from export.publish import publish
+
+    trained, model = certain
+    damaged = keras.models.clone_model(trained.network)
+    damaged.layers[-1].set_weights([np.full((1, 2), np.nan), np.zeros(2)])
+    with pytest.raises(ModelError, match="scores that are no numbers"):
+        publish(replace(trained, network=damaged), tmp_path / "model.onnx", "fp32", allow_loss=False)
+    infinite = onnx.ModelProto()
+    infinite.CopyFrom(model)
+    damage_weights(infinite, math.nan)
+    monkeypatch.setattr("export.publish.convert", lambda *_: infinite)
+    model = tmp_path / "model.onnx"
+    with pytest.raises(ModelError, match=f"^{model} was not published: gives scores that are no numbers"):
+        publish(trained, model, "fp32", allow_loss=False)
 
 
 @pytest.mark.usefixtures("converted")
@@ -206,6 +298,8 @@ def test_rounding_of_keras_itself_is_not_held_against_the_file(
     monkeypatch.setattr(module, "compare", compare)
     module.publish_run(run, tmp_path / "model.onnx")
     assert len(asked) == 2
+    spec = Classifier(tmp_path / "model.onnx", device="cpu").spec
+    assert spec.provenance["compared_with"] == "Keras in float64"
     assert 0 < np.abs(asked[0] - asked[1]).max() < 1e-5
 
 
@@ -214,19 +308,38 @@ def test_rounding_of_keras_itself_is_not_held_against_the_file(
 def test_lower_precision_is_smaller_and_its_loss_is_known(
     run: Path, exported: Path, tmp_path: Path, precision: Any
 ) -> None:
+    from chexscore.metrics import auroc_macro
     from export.publish import publish_run
+    from export.quantize import set_apart
 
     model = tmp_path / "model.onnx"
     publish_run(run, model, precision, allow_loss=True)
     assert model.stat().st_size < exported.stat().st_size
     classifier, exact = Classifier(model, device="cpu"), Classifier(exported, device="cpu")
+    own = {"fp16": 100, "int8": 75}[precision]  # the others gave int8 its ranges
+    assert classifier.spec.metrics["images"] == own
+    assert f"{own} images of" in classifier.spec.provenance["measured_on"]
+    assert (
+        json.loads((run / "metrics.json").read_text())["validation"]["ece/macro"]["value"]
+        == (exact.spec.metrics["ece/macro"])
+    )
     assert classifier.spec.precision == precision
     assert abs(float(classifier.spec.provenance["auc_lost"])) < 0.02
     assert float(classifier.spec.provenance["difference_to_keras"]) <= 1e-5
     images = np.load(run / "samples.npy")
-    difference = np.abs(classifier.score(images) - exact.score(images)).max()
+    with np.load(run / "validation.npz") as arrays:
+        truth, patients = (arrays[name][arrays["samples"]] for name in ("targets", "patients"))
+    chosen = ~set_apart(patients) if precision == "int8" else np.full(100, fill_value=True)
+    scores = classifier.score(images)[chosen]
+    difference = np.abs(scores - exact.score(images)[chosen]).max()
     measured = float(classifier.spec.provenance["difference_after_reduction"])
     assert 1e-5 < difference == pytest.approx(measured, rel=0.1)
+    assert classifier.spec.metrics["auc/macro"] == pytest.approx(auroc_macro(truth[chosen], scores), abs=1e-6)
+    positive = truth[chosen, 0] == 1
+    for point in classifier.spec.operating_points["Opacity"]:
+        called = scores[:, 0].round(6) >= point.threshold
+        assert point.sensitivity == pytest.approx(called[positive].mean(), abs=1e-6)
+        assert point.specificity == pytest.approx((~called[~positive]).mean(), abs=1e-6)
     kinds = {item.data_type for item in onnx.load(model).graph.initializer}
     assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
 
@@ -235,19 +348,35 @@ def test_lower_precision_is_smaller_and_its_loss_is_known(
 def test_what_loses_too_much_is_refused_unless_allowed(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from export import lower
     from export import publish as module
 
-    def coarse(model: onnx.ModelProto, _: str, __: object) -> onnx.ModelProto:
-        swap_labels(model)
-        return model
+    def coarse(model: onnx.ModelProto, *_: object) -> onnx.ModelProto:
+        other = onnx.ModelProto()
+        other.CopyFrom(model)
+        swap_labels(other)
+        return other
 
-    monkeypatch.setattr(module, "reduce", coarse)
+    monkeypatch.setattr(lower, "reduce", coarse)
     target = tmp_path / "model.onnx"
-    with pytest.raises(ModelError, match=r"int8 loses 0\.\d+ macro AUC .*--allow-loss"):
+    with pytest.raises(ModelError, match=r"int8 loses 0\.\d+ macro AUC, .*--allow-loss"):
         module.publish_run(run, target, "int8")
     assert not target.exists()
     module.publish_run(run, target, "int8", allow_loss=True)
     assert float(Classifier(target, device="cpu").spec.provenance["auc_lost"]) > 0.002
+
+
+def test_the_ranges_of_int8_come_from_other_patients_than_its_loss() -> None:
+    from export.quantize import RANGE_IMAGES, set_apart
+
+    for images, share in ((100, 25), (2000, RANGE_IMAGES)):
+        patients = np.array([f"p{row // 3}" for row in range(images)])
+        apart = set_apart(patients)
+        assert share - 3 < apart.sum() <= share
+        assert not set(patients[apart]) & set(patients[~apart])
+    assert set_apart(np.array(["a"] * 9 + ["b"])).any()
+    with pytest.raises(ModelError, match="int8 needs two validation patients"):
+        set_apart(np.array(["a"] * 9))
 
 
 def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path: Path) -> None:
@@ -280,6 +409,14 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
     np.savez(mixed_up / "validation.npz", **{**arrays, "scores": arrays["scores"][:, [1, 0, 2]]})
     with pytest.raises(ModelError, match="the two are of different runs"):
         publish_run(mixed_up, tmp_path / "model.onnx")
+    for changed, said in (
+        ({"samples": arrays["samples"] + 3}, "its samples are not rows of its 300 images"),
+        ({"samples": np.arange(99)}, "holds 100 images, validation.npz speaks of 99"),
+        ({"scores": arrays["scores"] * np.nan}, "scores that are no numbers from 0 to 1"),
+    ):
+        np.savez(mixed_up / "validation.npz", **{**arrays, **changed})
+        with pytest.raises(ModelError, match=said):
+            publish_run(mixed_up, tmp_path / "model.onnx")
     for name, said in (
         ("network.keras", "cannot load the network"),
         ("validation.npz", "damaged"),
@@ -290,6 +427,19 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
         with pytest.raises(ModelError, match=said):
             publish_run(torn, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_drawn_images_make_up_for_few_of_its_own(run: Path, tmp_path: Path) -> None:
+    from export.run import open_run
+
+    small = copy_of(run, tmp_path / "small")
+    arrays = dict(np.load(run / "validation.npz"))
+    np.savez(small / "validation.npz", **{**arrays, "samples": arrays["samples"][:20]})
+    np.save(small / "samples.npy", np.load(run / "samples.npy")[:20])
+    samples = open_run(small).samples
+    assert samples.what == "20 validation images and 44 drawn ones"
+    assert len(samples.images) == 64
+    assert samples.rows.tolist() == [*arrays["samples"][:20], *[-1] * 44]
 
 
 def test_a_network_trained_in_mixed_precision_is_published_in_float32(tmp_path: Path) -> None:
@@ -331,8 +481,9 @@ def test_a_flattening_whose_shape_is_worked_out_in_the_graph_is_written_out() ->
             numpy_helper.from_array(np.ones((12, 5), np.float32), "weights"),
         ],
     )
-    folded = fold(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])).graph
-    assert [node.op_type for node in folded.node] == ["Reshape", "Gemm"]
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    folded = fold(model).graph
+    assert [node.op_type for node in folded.node] == ["Reshape", "MatMul"]
     shape = next(item for item in folded.initializer if item.name == folded.node[0].input[1])
     assert numpy_helper.to_array(shape).tolist() == [-1, 12]
 
@@ -357,24 +508,24 @@ def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
     """A narrow one, with the same layers."""
     import keras
 
-    from export.calibrate import Platt
-    from export.convert import convert
+    from export.calibrate import Platt, sigmoid
+    from export.convert import convert, predict_logits
     from export.run import in_precision
-    from export.verify import TOLERANCE, compare, draw_samples
+    from export.verify import LOGIT_TOLERANCE, TOLERANCE, compare, compare_logits, draw
     from training.networks import build
 
     image = ImageSpec(512, 512)
     keras.utils.set_random_seed(0)
     network = build(NetworkConfig(name="reference", width=2), image, 2)
     shake(network)
-    samples = replace(draw_samples(image), images=draw_samples(image).images[:3])
-    platt = Platt((0.5, 3.0), (-1.0, 0.25), {})
-    raw = np.asarray(in_precision(network, "float64").predict_on_batch(samples.images))
-    expected = platt.scores(np.log(raw / (1 - raw)))
+    films = draw(image, 3)
+    platt = Platt(np.array([0.5, 3.0]), np.array([-1.0, 0.25]))
+    logits = platt.logits(predict_logits(in_precision(network, "float64"), films))
 
     model = convert(network, ModelSpec("narrow", "1", ("A", "B"), image, (0.5, 0.5)), platt)
     onnx.save(model, tmp_path / "narrow.onnx")
-    assert compare(expected, tmp_path / "narrow.onnx", samples).difference <= TOLERANCE
+    assert compare(sigmoid(logits), tmp_path / "narrow.onnx", films, "films").difference <= TOLERANCE
+    assert compare_logits(logits, model, films) <= LOGIT_TOLERANCE
     scaling, norms = 1, 7  # a ReLU stands between a convolution and its batch norm
     assert Counter(node.op_type for node in model.graph.node) == {
         "Cast": 1,
@@ -401,7 +552,7 @@ def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_p
     from keras import layers
 
     from export.convert import convert
-    from export.verify import TOLERANCE, compare, draw_samples
+    from export.verify import TOLERANCE, compare, draw
 
     inputs = keras.Input((32, 32, 1))
     x = layers.Conv2D(4, 3, activation="relu", padding="same")(layers.Rescaling(1 / 255)(inputs))
@@ -413,11 +564,11 @@ def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_p
     out = layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
     network = keras.Model(inputs, out)
     shake(network)
-    samples = draw_samples(ImageSpec(32, 32))
+    films = draw(ImageSpec(32, 32), 16)
     model = convert(network, ModelSpec("attention", "1", ("A",), ImageSpec(32, 32), (0.5,)))
     onnx.save(model, tmp_path / "model.onnx")
-    expected = np.asarray(network.predict_on_batch(samples.images))
-    assert compare(expected, tmp_path / "model.onnx", samples).difference <= TOLERANCE
+    expected = np.asarray(network.predict_on_batch(films))
+    assert compare(expected, tmp_path / "model.onnx", films, "films").difference <= TOLERANCE
     counted = Counter(node.op_type for node in model.graph.node)
     assert counted["Transpose"] == 0
     assert (counted["Mul"], counted["Add"]) == (3, 1)  # scaling, the padded one's batch norm, attention
@@ -436,8 +587,8 @@ def test_a_label_with_one_class_alone_has_no_operating_point(run: Path, tmp_path
     assert list(spec.operating_points) == ["Rare"]
     assert spec.thresholds[:2] == (0.5, 0.5)
     assert (
-        spec.calibration
-        == "none: Opacity (only 0 positives), Device (only 0 positives), Rare (only 5 positives)"
+        spec.calibration == "none: Opacity (only 0 patients with it), Device (only 0 patients with it), "
+        "Rare (only 5 patients with it)"
     )
     assert "ece/Device" not in spec.metrics
     assert all(math.isfinite(value) for value in spec.metrics.values())

@@ -8,7 +8,6 @@ that what shows is the file's own rounding. The full reference takes minutes.
 
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,9 +17,10 @@ import numpy as np
 import onnx
 
 from chexscore import ImageSpec, ModelSpec
-from export.convert import convert, without_sigmoid
+from export.calibrate import sigmoid
+from export.convert import convert, predict_logits
 from export.run import in_precision
-from export.verify import TOLERANCE, compare, draw_samples
+from export.verify import LOGIT_TOLERANCE, TOLERANCE, compare, compare_logits, draw
 from tests.trained import shake
 from training.config import NetworkConfig
 from training.networks import build
@@ -28,6 +28,7 @@ from training.networks import build
 SIDES = {"reference": 512, "compact": 192}
 SCALED_INSIDE = {"EfficientNetV2B0"}
 NETWORKS = ("compact", "reference", "MobileNetV2", "DenseNet121", "EfficientNetV2B0")
+FILMS = 16
 LARGEST_LOGIT = 4.0
 """As a trained network has them; random weights give hundreds to some, and no digits behind the point."""
 
@@ -41,27 +42,32 @@ def main(names: list[str]) -> None:
         keras.utils.set_random_seed(0)
         network = _build(name, image)
         shake(network)
-        films = draw_samples(image).images
+        films = draw(image, FILMS)
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = 0.0
         network(films.astype(np.float32), training=True)  # batch norms take their statistics from these
-        logits = without_sigmoid(network).predict(films, batch_size=4, verbose=0)
+        logits = predict_logits(network, films)
         scale = min(1.0, LARGEST_LOGIT / np.abs(logits).max())
         network.layers[-1].set_weights([scale * values for values in network.layers[-1].get_weights()])
-        samples = replace(draw_samples(image), images=films)
-        precise = in_precision(network, "float64")
-        expected = np.asarray(precise.predict(films, batch_size=4, verbose=0))
+        logits = predict_logits(in_precision(network, "float64"), films)
+        expected = sigmoid(logits)
         spec = ModelSpec(name, "0", LABELS, image, (0.5,) * len(LABELS))
         with TemporaryDirectory() as place:
             file = Path(place) / "model.onnx"
             model = convert(network, spec)
             onnx.save(model, file)
-            proof = compare(expected, file, samples)
+            proof = compare(expected, file, films, f"{FILMS} drawn films")
+            apart = compare_logits(logits, model, films)
         nodes = Counter(node.op_type for node in model.graph.node)
         print(f"{name}: {network.count_params():,} parameters, {sum(nodes.values())} nodes {dict(nodes)}")
-        print(f"  scores {expected.min():.3f} to {expected.max():.3f}: {proof}", flush=True)
+        print(
+            f"  scores {expected.min():.3f} to {expected.max():.3f}: {proof}, "
+            f"their logits by {apart:.1e} of their size",
+            flush=True,
+        )
         assert proof.difference <= TOLERANCE
+        assert apart <= LOGIT_TOLERANCE
 
 
 def _build(name: str, image: ImageSpec) -> Any:

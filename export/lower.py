@@ -1,0 +1,93 @@
+"""A network's graph in fp16 or int8, and what its own scores are worth."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from chexscore import metrics
+from chexscore.spec import ModelSpec, Precision
+from export.calibrate import Platt
+from export.measure import measured
+from export.quantize import reduce, set_apart
+from export.run import TrainedNetwork
+from export.verify import compare
+
+__all__ = ["Lower", "lower"]
+
+
+@dataclass(frozen=True)
+class Lower:
+    """A graph of lower precision.
+
+    Attributes:
+        model: from `image` to `scores`.
+        spec: with operating points and measures of its own scores; without those where nothing is known.
+        loss: macro AUC that it has lost; NaN where that is not known.
+        said: the comparison, in words.
+    """
+
+    model: onnx.ModelProto
+    spec: ModelSpec
+    loss: float
+    said: str
+
+
+def lower(
+    precision: Precision,
+    model: onnx.ModelProto,
+    exact: NDArray[np.floating],
+    trained: TrainedNetwork,
+    spec: ModelSpec,
+    calibration: tuple[Platt, Platt],
+    file: Path,
+) -> Lower:
+    """Reduces a graph, and measures it on validation images that int8 has not taken its ranges from.
+
+    Args:
+        precision: fp16 or int8.
+        model: in fp32, as it passed.
+        exact: [S, L], its scores of the samples.
+        trained: the samples and what is known of them.
+        spec: of the file in fp32.
+        calibration: as `calibrate` gives it.
+        file: to write the reduced graph to, to score with it.
+
+    Raises:
+        ModelError: there is one validation patient alone, or the reduced graph cannot be run.
+    """
+    samples, validation = trained.samples, trained.validation
+    places, ranges = _divide(trained, precision)
+    reduced = reduce(model, precision, samples.images[ranges])
+    onnx.save(reduced, file)
+    what = f"{len(places)} validation images" if validation is not None else samples.what
+    proof = compare(exact[places], file, samples.images[places], what)
+    facts = {"difference_after_reduction": f"{proof.difference:.1e}", "auc_lost": "not measured"}
+    loss, said = math.nan, str(proof)
+    spec = replace(spec, precision=precision, metrics={}, operating_points={})
+    if validation is not None:
+        rows, (platt, crossed) = samples.rows[places], calibration
+        part = validation.of(rows)
+        spec = measured(spec, part, platt.raw(proof.scores), platt, crossed.of(rows))
+        before, after = (metrics.auroc_macro(part.targets, each) for each in (exact[places], proof.scores))
+        loss, said = before - after, f"{said}, macro AUC {before:.4f} -> {after:.4f}"
+        facts |= {"auc_lost": f"{loss:.6f}", "measured_on": f"{part}, with this file's scores"}
+    if precision == "int8":
+        facts["int8_ranges"] = f"from {len(ranges)} images" + ", of other patients" * (validation is not None)
+        said += f"; ranges {facts['int8_ranges']}"
+    return Lower(reduced, replace(spec, provenance={**spec.provenance, **facts}), loss, said)
+
+
+def _divide(trained: TrainedNetwork, precision: Precision) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places in the samples: of images to measure on, and of images for the ranges of int8."""
+    if trained.validation is None:
+        everything = np.arange(len(trained.samples.images))
+        return everything, everything
+    own = np.flatnonzero(trained.samples.rows >= 0)
+    if precision != "int8":
+        return own, own
+    apart = set_apart(trained.validation.patients[trained.samples.rows[own]])
+    return own[~apart], own[apart]
