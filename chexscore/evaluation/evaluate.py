@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from chexscore.evaluation.cases import Cases, Protocol, read_cases
 from chexscore.evaluation.points import Points
 from chexscore.evaluation.subgroups import split
-from chexscore.intervals import Interval, bootstrap, interval, number
-from chexscore.samples import MACRO, Sample, mean_of_known
+from chexscore.intervals import Draws, Interval, bootstrap, differences, intervals, number
+from chexscore.samples import MACRO, Sample
 
 __all__ = ["COMPETITION", "HALF", "Evaluation", "Group", "SubgroupResult", "evaluate"]
 
@@ -27,9 +27,6 @@ CALIBRATION = "calibration_error"
 would say that a calibrated model is not."""
 
 REST = " the rest"
-
-Distributions = Mapping[str, NDArray[np.float64]]
-"""Measure -> [1 + draws, columns]."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ class _Drawn:
             self._means[COMPETITION] = [cases.names.index(name) for name in COMPETITION_FINDINGS]
         self._samples: dict[str, Sample] = {}
         self._chosen: dict[str, NDArray[np.bool_]] = {}
-        self._measured: dict[str, Distributions] = {}
+        self._draws: dict[str, Draws] = {}
 
     def add(
         self,
@@ -193,35 +190,27 @@ class _Drawn:
 
     def bootstrap(self, resamples: int) -> None:
         found = bootstrap(list(self._samples.values()), resamples=resamples)
-        self._measured = dict(zip(self._samples, found, strict=True))
+        self._draws = dict(zip(self._samples, found, strict=True))
 
     def group(self, name: str) -> Group:
-        return self._table(name, name, self._measured[name])
+        measures = intervals(self._draws[name])
+        measures[CALIBRATION][:, 1:] = np.nan
+        return self._table(name, name, measures)
 
     def difference(self, name: str, other: str) -> Group:
-        """The first minus the other; a mean is that of the differences of labels that both define."""
-        first, second = self._measured[name], self._measured[other]
-        minus = {
-            measure: first[measure] - second[measure]
-            for measure in first
-            if measure in second and measure != CALIBRATION
-        }
-        for values in minus.values():
-            for column, chosen in enumerate(self._means.values(), start=len(self._cases.names)):
-                values[:, column] = mean_of_known(values[:, list(chosen)])
-        return self._table(f"{name} minus {other if other != name + REST else REST.strip()}", name, minus)
+        """The first minus the other."""
+        measures = differences(self._draws[name], self._draws[other])
+        del measures[CALIBRATION]
+        return self._table(f"{name} minus {other if other != name + REST else REST.strip()}", name, measures)
 
-    def _table(self, name: str, counted: str, measured: Distributions) -> Group:
+    def _table(self, name: str, counted: str, measures: Mapping[str, NDArray[np.float64]]) -> Group:
         labels = self._cases.labels[self._chosen[counted]]
         columns = self._samples[counted].names
         known, positives = (
             dict(zip(columns, _counts(test, columns), strict=True))
             for test in (~np.isnan(labels), labels == 1)
         )
-        intervals = {measure: interval(values) for measure, values in measured.items()}
-        if CALIBRATION in intervals:
-            intervals[CALIBRATION][:, 1:] = np.nan
-        return Group(name, columns, len(labels), known, positives, intervals)
+        return Group(name, columns, len(labels), known, positives, measures)
 
 
 def _counts(test: NDArray[np.bool_], columns: tuple[str, ...]) -> list[int]:
