@@ -3,9 +3,9 @@
 All images of a patient come and go together, because they are not independent of each other. Each draw has
 as many patients as the data; what a measure varies by over the draws is its standard error (Efron and
 Tibshirani 1993, An Introduction to the Bootstrap, chapter 6). An interval is the value plus and minus t
-standard errors on the logit scale (Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2, for the
-AUC): a percentile interval is too narrow where few patients are positive. For the same reason the error is
-that of n - 1 degrees of freedom (Hesterberg 2015, doi:10.1080/00031305.2015.1089789), and t is Student's.
+standard errors on the logit scale (Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2, for
+the AUC): a percentile interval is too narrow where few patients are positive. For the same reason the error
+is that of n - 1 degrees of freedom (Hesterberg 2015, doi:10.1080/00031305.2015.1089789), and t is Student's.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +49,7 @@ Integers = NDArray[np.int64]
 
 
 class Interval(NamedTuple):
-    """A measure and its 95 % interval; NaN where it is not defined, low and high also where no bounds are known.
+    """A measure and its 95 % interval; NaN where not defined, low and high also where no bounds are known.
 
     Attributes:
         value: on the data themselves.
@@ -91,8 +91,8 @@ class Draws:
             defined: [L + 1], labels to take means over; without, those whose measure is not NaN on the data.
 
         Returns:
-            [1 + B, C], NaN for a mean where a draw does not define one of its labels; and [C], how many groups
-            each rests on, a mean on as few as that of its labels with the fewest.
+            [1 + B, C], NaN for a mean where a draw does not define one of its labels; and [C], how many
+            groups each rests on, a mean on as few as that of its labels with the fewest.
         """
         values, support = self.measured[measure], self.support[measure]
         defined = ~np.isnan(values[0]) if defined is None else defined
@@ -141,9 +141,10 @@ def number(groups: ArrayLike) -> Integers:
 def intervals(draws: Draws) -> dict[str, Floats]:
     """Measure -> [C, 3], value, low and high.
 
-    Low and high are NaN for a measure that rests on fewer than FEWEST groups or that over 5 % of the draws do not
-    define. An AUC or a share of 1 (or 0) is 1 in every draw, which does not make it certain: its low is then
-    0.025^(1/n), what n groups that are all right leave open (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404).
+    Low and high are NaN for a measure that rests on fewer than FEWEST groups or that over 5 % of the draws do
+    not define. An AUC or a share of 1 (or 0) is 1 in every draw, which does not make it certain: its low is
+    then 0.025^(1/n), what n groups that are all right leave open (Clopper and Pearson 1934,
+    doi:10.1093/biomet/26.4.404).
     """
     return {measure: _bounded(*draws.columns(measure)) for measure in draws.measured}
 
@@ -151,10 +152,11 @@ def intervals(draws: Draws) -> dict[str, Floats]:
 def differences(first: Draws, second: Draws) -> dict[str, Floats]:
     """Measure -> [C, 3], the first minus the second, drawn together; a mean is over labels that both define.
 
-    The bounds are put together from those of both sides (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095), so
-    that a side that hardly varies, with an AUC near 1, say, keeps its doubt. What both sides vary by together
-    is taken out: the bounds come closer by as much as differences vary less than they would if the sides had
-    been drawn apart. Where differences do not vary but the sides do, as of a model and itself, there are none.
+    The bounds are put together from those of both sides (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095),
+    so that a side that hardly varies, with an AUC near 1, say, keeps its doubt. What both sides vary by
+    together is taken out: the bounds come closer by as much as differences vary less than they would if the
+    sides had been drawn apart. Where differences do not vary but the sides do, as of a model and itself,
+    there are none.
     """
     found = {}
     for measure in first.measured.keys() & second.measured.keys():

@@ -30,7 +30,7 @@ def read_table(source: str) -> pd.DataFrame:
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
-            header = next(lines, [])
+            header = [name.strip() for name in next(lines, [])]
             rows = []
             for row in lines:
                 if len(row) not in (0, len(header)):

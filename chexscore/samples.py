@@ -34,9 +34,9 @@ class Sample:
         means: as given; without, the macro mean over all labels.
         groups: as given.
         size: images times labels.
-        support: measure -> [L + 1], the labels and "micro": how many groups it rests on. For sensitivity and F1
-            those with a positive, for specificity with a negative, for areas the fewer of both, for PPV and NPV
-            those with a case on that side of the threshold, else those with a known label.
+        support: measure -> [L + 1], the labels and "micro": how many groups it rests on. For sensitivity and
+            F1 those with a positive, for specificity with a negative, for areas the fewer of both, for PPV
+            and NPV those with a case on that side of the threshold, else those with a known label.
     """
 
     def __init__(
@@ -74,9 +74,10 @@ class Sample:
             weights: int64 [B, G], how often each group is there.
 
         Returns:
-            Measure -> [B, L + 1], the labels and "micro", NaN where it is not defined; at an operating point it
-            is called "sensitivity@youden" and so on. Where one class is missing, only prevalence, Brier score,
-            calibration error, accuracy, and sensitivity or specificity, whose class is there, are defined.
+            Measure -> [B, L + 1], the labels and "micro", NaN where it is not defined; at an operating point
+            it is called "sensitivity@youden" and so on. Where one class is missing, only prevalence, Brier
+            score, calibration error, accuracy, and sensitivity or specificity, whose class is there, are
+            defined.
         """
         tallies = [ranking.tally(weights) for ranking in self._rankings]
         areas = self._together.areas(weights)

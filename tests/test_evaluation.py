@@ -12,6 +12,7 @@ from sklearn import metrics as sklearn
 from chexscore.errors import TableError, UsageError
 from chexscore.evaluation.cases import Protocol, read_cases
 from chexscore.evaluation.evaluate import evaluate
+from chexscore.evaluation.figures import chance
 from chexscore.evaluation.summary import describe, to_csv, to_json
 
 SCORES = [0.9, 0.8, 0.7, 0.4, 0.3, 0.2]
@@ -247,10 +248,16 @@ def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
     assert women.group.cases + men.group.cases == sum(one.group.cases for one in ages) == 600
     assert women.group.get("auc", "Finding").value < 0.6
     assert men.group.get("auc", "Finding").value > 0.8
-    assert women.to_the_rest.get("auc", "Finding").high < 0 < men.to_the_rest.get("auc", "Finding").low
+    assert women.to_the_rest is not None
+    assert men.to_the_rest is None, "of two values the second has the mirror of the first's difference"
+    assert women.to_the_rest.get("auc", "Finding").high < 0
     difference = women.group.get("auc", "Finding").value - men.group.get("auc", "Finding").value
     assert women.to_the_rest.get("auc", "Finding").value == pytest.approx(difference)
-    assert not any(one.to_the_rest.get("auc", "Finding").excludes_zero for one in ages)
+    marked = [one for one in result.comparisons if one.difference.excludes_zero]
+    assert {one.subgroup.group.name for one in marked if one.measure == "auc"} == {"Sex=F"}
+    assert len(result.comparisons) == 4 * 3 * 3  # women and ages; measures; the label, macro and micro
+    assert f"36 comparisons with the rest were made and {len(marked)} are marked" in chance(result)
+    assert "1 in 20, here about 2" in chance(result)
     alone = read_cases(predictions, labels, protocol)
     rows = alone.table.cells["Sex"].to_numpy() == "M"
     expected = sklearn.roc_auc_score(alone.labels[rows], alone.scores[rows])
@@ -269,6 +276,7 @@ def test_a_mean_is_compared_over_labels_that_both_sides_define(tmp_path: Path) -
     result = evaluate(predictions, label_csv(tmp_path, labels), {}, Protocol(subgroups=("Sex",), resamples=0))
     women, men = result.subgroups
     assert (women.group.get("auc", "macro").value, men.group.get("auc", "macro").value) == (1, 0.5)
+    assert women.to_the_rest is not None
     assert women.to_the_rest.get("auc", "macro").value == 0
 
 

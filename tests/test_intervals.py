@@ -238,8 +238,10 @@ def covers(
 ) -> bool:
     """Whether the interval of a simulated set has the AUC that the simulation was made with.
 
-    Patients have 1 to 3 images. Scores are Phi(N(apart * label, 1)), half of the variance common to a patient's
-    images: AUC = Phi(apart / sqrt 2). With `less` it is the difference to as many other patients, whose scores
+    Patients have 1 to 3 images. Scores are Phi(N(apart * label, 1)), half of the variance common to a
+    patient's
+    images: AUC = Phi(apart / sqrt 2). With `less` it is the difference to as many other patients, whose
+        scores
     lie that far apart.
     """
     random = np.random.default_rng(seed)

@@ -3,17 +3,29 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.evaluation.cases import Cases, Protocol, read_cases
+from chexscore.evaluation.cases import Cases, Protocol, join_cases, read_cases
 from chexscore.evaluation.points import Points
-from chexscore.evaluation.subgroups import split
+from chexscore.evaluation.subgroups import Subgroup, split
 from chexscore.intervals import Draws, Interval, bootstrap, differences, intervals, number
+from chexscore.predictions import Prediction, Status
 from chexscore.samples import MACRO, Sample
 
-__all__ = ["COMPETITION", "HALF", "Evaluation", "Group", "SubgroupResult", "evaluate"]
+__all__ = [
+    "COMPETITION",
+    "HALF",
+    "Comparison",
+    "Evaluation",
+    "Group",
+    "SubgroupResult",
+    "check_images",
+    "evaluate",
+]
 
 COMPETITION = "CheXpert 5"
 COMPETITION_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -62,13 +74,23 @@ class SubgroupResult:
         column: of the labels.
         value: that its cases have.
         group: its measures.
-        to_the_rest: the same minus those of the other cases that have a value, draw by draw.
+        to_the_rest: the same minus those of the other cases that have a value, draw by draw. Of two values
+            only the first has it, because the second has its mirror; a single value has none.
     """
 
     column: str
     value: str
     group: Group
-    to_the_rest: Group
+    to_the_rest: Group | None
+
+
+class Comparison(NamedTuple):
+    """A subgroup against the rest by one measure of one column, where that has an interval."""
+
+    subgroup: SubgroupResult
+    measure: str
+    column: str
+    difference: Interval
 
 
 @dataclass(frozen=True)
@@ -96,6 +118,24 @@ class Evaluation:
     other: Group | None = None
     difference: Group | None = None
     assumed: bool = False
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """What subgroups are compared by: the AUC, and two measures at the first operating point."""
+        point = next(iter(self.points))
+        return "auc", f"sensitivity@{point}", f"specificity@{point}"
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """All of them, marked or not."""
+        found = [
+            Comparison(one, measure, column, one.to_the_rest.get(measure, column))
+            for one in self.subgroups
+            if one.to_the_rest is not None
+            for measure in self.compared
+            for column in one.to_the_rest.columns
+        ]
+        return [one for one in found if not math.isnan(one.difference.low)]
 
 
 def evaluate(
@@ -132,11 +172,11 @@ def evaluate(
         members = np.any([chosen for _, chosen in found], axis=0)
         for value, chosen in found:
             drawn.add(f"{column}={value}", chosen, cases.scores, ours)
+        for value, chosen in _to_compare(found):
             drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
     if against is not None and cases.others is not None:
         drawn.add(against, everyone, cases.others, _by_name(other_points or {}, cases.names))
     drawn.bootstrap(protocol.resamples)
-    names = [(column, value) for column, found in splits for value, _ in found]
     return Evaluation(
         cases=cases,
         protocol=protocol,
@@ -148,14 +188,36 @@ def evaluate(
                 column,
                 value,
                 drawn.group(f"{column}={value}"),
-                drawn.difference(f"{column}={value}", f"{column}={value}{REST}"),
+                drawn.to_the_rest(f"{column}={value}"),
             )
-            for column, value in names
+            for column, found in splits
+            for value, _ in found
         ),
         other=drawn.group(against) if against is not None else None,
         difference=drawn.difference("all", against) if against is not None else None,
         assumed=not set(cases.names) <= {label for label, named in points.items() if named},
     )
+
+
+def check_images(
+    images: Sequence[str], names: Sequence[str], labels: str, protocol: Protocol, against: str | None = None
+) -> None:
+    """Raises what `evaluate` would raise for these images and labels of a model, before they are scored.
+
+    Raises:
+        TableError: as for `evaluate`.
+        UsageError: as for `evaluate`.
+    """
+    rows = [Prediction(image, Status.OK, dict.fromkeys(names, 0.0)) for image in images]
+    cases = join_cases(tuple(names), rows, labels, protocol, against)
+    for subgroup in protocol.subgroups:
+        split(cases, subgroup)
+
+
+def _to_compare(found: Sequence[Subgroup]) -> Sequence[Subgroup]:
+    """Of these values of a column, those to compare with the rest."""
+    pair = 2
+    return found if len(found) > pair else found[: len(found) - 1]
 
 
 class _Drawn:
@@ -201,7 +263,11 @@ class _Drawn:
         """The first minus the other."""
         measures = differences(self._draws[name], self._draws[other])
         del measures[CALIBRATION]
-        return self._table(f"{name} minus {other if other != name + REST else REST.strip()}", name, measures)
+        return self._table(f"{name} minus {other.removeprefix(name).strip()}", name, measures)
+
+    def to_the_rest(self, name: str) -> Group | None:
+        """A subgroup minus the rest, if that was added."""
+        return self.difference(name, name + REST) if name + REST in self._draws else None
 
     def _table(self, name: str, counted: str, measures: Mapping[str, NDArray[np.float64]]) -> Group:
         labels = self._cases.labels[self._chosen[counted]]
