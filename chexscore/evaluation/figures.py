@@ -8,14 +8,14 @@ from chexscore.intervals import Interval
 __all__ = ["POINT_MEASURES", "between", "chance", "change", "change_between", "number"]
 
 POINT_MEASURES = {
-    "sensitivity": "sens.",
-    "specificity": "spec.",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "accuracy": "acc.",
-    "f1": "F1",
+    "sensitivity": ("Sensitivity", "sens."),
+    "specificity": ("Specificity", "spec."),
+    "ppv": ("PPV", "PPV"),
+    "npv": ("NPV", "NPV"),
+    "accuracy": ("Accuracy", "acc."),
+    "f1": ("F1", "F1"),
 }
-"""Measure at an operating point -> heading."""
+"""Measure at an operating point -> its heading, and a short one."""
 
 
 def number(value: float) -> str:

@@ -75,7 +75,7 @@ def _accuracy(evaluation: Evaluation) -> str:
 def _at_point(evaluation: Evaluation) -> Table:
     """The first operating point; the files have all of them."""
     point, *others = evaluation.points
-    table = _table("label", f"at {point}", *POINT_MEASURES.values())
+    table = _table("label", f"at {point}", *(short for _, short in POINT_MEASURES.values()))
     thresholds = dict(zip(evaluation.cases.names, evaluation.points[point], strict=True))
     for label in evaluation.everyone.columns:
         if label == MACRO:

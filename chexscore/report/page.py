@@ -116,10 +116,11 @@ def _labels(evaluation: Evaluation) -> str:
     from chexscore.report.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
 
     group, guess = evaluation.everyone, evaluation.guess
-    measures = ("auc", "average_precision", "prevalence", "brier", "calibration_error")
+    measures = ("average_precision", "prevalence", "brier", "calibration_error")
     rows = [
         [
             text(label),
+            cell(group.get("auc", label)),
             f"{group.known[label]:,}",
             f"{group.positives[label]:,}",
             *(cell(group.get(measure, label), bounds=measure != "prevalence") for measure in measures),
@@ -127,9 +128,16 @@ def _labels(evaluation: Evaluation) -> str:
         for label in group.columns
     ]
     rows.append(
-        ["constant guess, micro", "", "", *(cell(guess.get(measure, MICRO)) for measure in measures[:4]), ""]
+        [
+            "constant guess, micro",
+            cell(guess.get("auc", MICRO)),
+            "",
+            "",
+            *(cell(guess.get(measure, MICRO)) for measure in measures[:3]),
+            "",
+        ]
     )
-    whole = table(("", "n", "positive", "AUC", "AP", "prevalence", "Brier", "ECE"), rows, group.columns)
+    whole = table(("", "AUC", "n", "positive", "AP", "prevalence", "Brier", "ECE"), rows, group.columns)
     areas = [(visible(label), group.get("auc", label)) for label in group.columns]
     return whole + figure(forest_plot(areas), "AUC of each label with its 95 % interval", "forest")
 
@@ -139,17 +147,18 @@ def _points(evaluation: Evaluation) -> str:
     for point, thresholds in evaluation.points.items():
         group = evaluation.everyone
         known = dict(zip(evaluation.cases.names, thresholds, strict=True))
+        columns = [label for label in group.columns if not math.isnan(known.get(label, 0))]
         rows = [
             [
                 text(label),
                 number(known.get(label, math.nan)),
                 *(cell(group.get(f"{measure}@{point}", label)) for measure in POINT_MEASURES),
             ]
-            for label in group.columns
+            for label in columns
         ]
         parts.append(
             f"<h3>At {text(point)}</h3>"
-            + table(("", "threshold", *POINT_MEASURES.values()), rows, group.columns)
+            + table(("", "threshold", *(heading for heading, _ in POINT_MEASURES.values())), rows, columns)
         )
     note = (
         "A score at or above the threshold reads as positive. PPV and NPV hold for the prevalence of these "
@@ -199,7 +208,7 @@ def _subgroups(evaluation: Evaluation) -> str:
 
 def _named(measure: str) -> str:
     name, _, point = measure.partition("@")
-    return f"{name.capitalize()} at {point}" if point else name.upper()
+    return f"{POINT_MEASURES[name][0]} at {point}" if point else name.upper()
 
 
 def _against(evaluation: Evaluation, about: Mapping[str, str]) -> str:
