@@ -61,3 +61,16 @@ def test_plain_tables_may_have_patients_and_studies(tmp_path: Path) -> None:
     assert np.isnan(
         read(tmp_path, "path,Edema\na.png,\n").targets(["Edema"], uncertain="ignore", blank="ignore")
     )
+
+
+def test_a_patient_is_a_whole_folder_and_one_foreign_path_does_not_turn_patients_off(tmp_path: Path) -> None:
+    table = read(tmp_path, "path,A\ninpatient1/a.png,1\ninpatient1/b.png,0\n")
+    assert table.patients is None
+    table = read(
+        tmp_path,
+        "path,A\n patient1/study1/a.png ,1\npatient1/study1/b.png,0\nward\\c.png,1\npatient2/d.png,0\n",
+    )
+    assert table.paths[0] == "patient1/study1/a.png"
+    assert table.patients == ["patient1", "patient1", "line 4", "patient2"]
+    assert table.studies == ["patient1/study1", "patient1/study1", "line 4/line 4", "patient2/line 5"]
+    assert table.alone == {2, 3}
