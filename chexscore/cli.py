@@ -43,8 +43,6 @@ DeviceOption = Annotated[
 WrongUsage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 """Typer's base of all wrong usage, which its versions keep in different places."""
 
-PolicyChoice = Literal["ignore", "positive", "negative"]
-
 app = typer.Typer(
     help="Score directories of chest X-rays offline, into a CSV with one row for every image.\n\n"
     "Not a medical device: no score may decide about a patient.",
@@ -220,8 +218,16 @@ def evaluate(
         str | None,
         typer.Option(metavar="CSV", help="For images: keep their predictions here, as `predict -o` does."),
     ] = None,
-    uncertain: Annotated[PolicyChoice, typer.Option(help="What labels of -1 are taken for.")] = "ignore",
-    blank: Annotated[PolicyChoice, typer.Option(help="What blank labels are taken for.")] = "ignore",
+    uncertain: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LABEL=]POLICY",
+            help="What labels of -1 are taken for: ignore, positive or negative; repeatable.",
+        ),
+    ] = None,
+    blank: Annotated[
+        list[str] | None, typer.Option(metavar="[LABEL=]POLICY", help="What blank labels are taken for.")
+    ] = None,
     by: Annotated[
         Literal["image", "study"], typer.Option(help="Count images, or take a study's views together.")
     ] = "image",
@@ -268,6 +274,7 @@ def evaluate(
     from chexscore.evaluation.evaluate import evaluate as measure
     from chexscore.evaluation.points import are_predictions, points_and_model
     from chexscore.evaluation.summary import describe, to_csv, to_json
+    from chexscore.labels import read_policies
     from chexscore.outputs import STDOUT, replacing
 
     predicted = are_predictions(inputs)
@@ -278,7 +285,8 @@ def evaluate(
         from chexscore.report.page import check_plots, to_html
 
         check_plots()
-    protocol = Protocol(uncertain, blank, by, views, group, tuple(subgroup or ()), resamples, strict)
+    taken, blanks = (read_policies(words or ()) for words in (uncertain, blank))
+    protocol = Protocol(taken, blanks, by, views, group, tuple(subgroup or ()), resamples, strict)
     other_points, other_model = points_and_model(against) if against else ({}, {})
     with contextlib.ExitStack() as opened:
         if predicted:

@@ -14,6 +14,7 @@ from chexscore.evaluation.cases import Protocol, read_cases
 from chexscore.evaluation.evaluate import check_images, evaluate
 from chexscore.evaluation.figures import chance
 from chexscore.evaluation.summary import describe, to_csv, to_json
+from chexscore.labels import read_policies
 
 SCORES = [0.9, 0.8, 0.7, 0.4, 0.3, 0.2]
 FINDING = [1, 0, 1, 1, 0, 0]
@@ -134,9 +135,23 @@ def test_uncertain_and_blank_labels_go_by_policy(
     tmp_path: Path, predictions: str, policy: str, known: int, positives: int
 ) -> None:
     labels = label_csv(tmp_path, "path,Finding\n0.png,1\n1.png,-1\n2.png,\n3.png,0\n4.png,0\n")
-    protocol = Protocol(uncertain=policy, blank=policy, resamples=0)  # type: ignore[arg-type]
+    policies = read_policies([policy])
+    protocol = Protocol(uncertain=policies, blank=policies, resamples=0)
     table = evaluate(predictions, labels, {}, protocol).everyone
     assert (table.known["Finding"], table.positives["Finding"]) == (known, positives)
+
+
+def test_a_label_may_have_a_policy_of_its_own(tmp_path: Path, predictions: str) -> None:
+    labels = label_csv(tmp_path, "path,Finding,Opposite\n0.png,1,-1\n1.png,-1,-1\n2.png,,0\n")
+    policies = read_policies(["negative", "Finding=positive"])
+    result = evaluate(predictions, labels, {}, Protocol(uncertain=policies, resamples=0))
+    assert (result.everyone.positives["Finding"], result.everyone.positives["Opposite"]) == (2, 0)
+    said = describe(result, predictions, {})["uncertain labels"]
+    assert said == "taken as negative; of Finding taken as positive"
+    with pytest.raises(UsageError, match="has no label Fnding"):
+        evaluate(predictions, labels, {}, Protocol(blank=read_policies(["Fnding=positive"])))
+    with pytest.raises(UsageError, match="perhaps is none of negative, positive, ignore"):
+        read_policies(["perhaps"])
 
 
 def test_nothing_left_over_is_allowed_when_strict(tmp_path: Path, predictions: str) -> None:

@@ -1,7 +1,7 @@
 """Cases: what an evaluation counts one by one, images or studies, each with its labels and scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chexscore.errors import TableError, UsageError
 from chexscore.evaluation.joining import join
 from chexscore.evaluation.layouts import LabelTable, read_labels
-from chexscore.labels import Policy
+from chexscore.labels import DEFAULT, Policies
 from chexscore.predictions import Prediction, Status, read_predictions
 from chexscore.tables import check_csv
 
@@ -34,8 +34,8 @@ class Protocol:
         strict: refuse to leave anything out.
     """
 
-    uncertain: Policy = "ignore"
-    blank: Policy = "ignore"
+    uncertain: Policies = field(default_factory=lambda: {DEFAULT: "ignore"})
+    blank: Policies = field(default_factory=lambda: {DEFAULT: "ignore"})
     by: Literal["image", "study"] = "image"
     views: Literal["max", "mean"] = "max"
     group: str | None = None

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chexscore.errors import TableError
-from chexscore.labels import Policy, read_table, stripped, to_targets
+from chexscore.errors import TableError, UsageError
+from chexscore.labels import DEFAULT, Policies, read_table, stripped, to_targets
 
 __all__ = ["LabelTable", "read_labels"]
 
@@ -70,7 +70,7 @@ class LabelTable:
     alone: frozenset[int]
     labels: tuple[str, ...]
 
-    def targets(self, names: Sequence[str], *, uncertain: Policy, blank: Policy) -> NDArray[np.float32]:
+    def targets(self, names: Sequence[str], *, uncertain: Policies, blank: Policies) -> NDArray[np.float32]:
         """The labels as numbers, [lines, names], 1, 0 or NaN.
 
         Args:
@@ -80,9 +80,11 @@ class LabelTable:
 
         Raises:
             TableError: a cell is no label; the text names column and line.
+            UsageError: there is a policy for a label that is not there.
         """
-        policies = {"uncertain": {"default": uncertain}, "blank": {"default": blank}}
-        return to_targets(self.cells, names, self.source, **policies)
+        if wrong := {*uncertain, *blank} - {DEFAULT, *self.cells.columns}:
+            raise UsageError(f"{self.source}: has no label {min(wrong)} to take uncertain or blank ones of.")
+        return to_targets(self.cells, names, self.source, uncertain=uncertain, blank=blank)
 
 
 def read_labels(source: str) -> LabelTable:

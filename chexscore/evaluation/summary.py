@@ -11,6 +11,7 @@ from typing import Any
 from chexscore import __version__
 from chexscore.evaluation.evaluate import Evaluation, Group
 from chexscore.intervals import FEWEST
+from chexscore.labels import DEFAULT, Policies
 from chexscore.samples import MACRO, MICRO
 
 __all__ = ["CAUTION", "COLUMNS", "GUESS", "UNKNOWN", "describe", "rows", "to_csv", "to_json"]
@@ -67,9 +68,8 @@ def describe(
         found["only the labels have"] = ", ".join(cases.only_labelled)
     if cases.only_ours:
         found["only the first model has"] = ", ".join(cases.only_ours)
-    words = {"ignore": "left out", "positive": "taken as positive", "negative": "taken as negative"}
-    found["uncertain labels"] = words[protocol.uncertain]
-    found["blank labels"] = words[protocol.blank]
+    found["uncertain labels"] = _taken(protocol.uncertain)
+    found["blank labels"] = _taken(protocol.blank)
     if protocol.by == "study":
         found["score of a study"] = {"max": "the largest of its views", "mean": "the mean of its views"}[
             protocol.views
@@ -152,6 +152,12 @@ def _cell(value: float) -> str:
     if math.isnan(value):
         return ""
     return str(value) if isinstance(value, int) else f"{value:.6f}"
+
+
+def _taken(policies: Policies) -> str:
+    words = {"ignore": "left out", "positive": "taken as positive", "negative": "taken as negative"}
+    named = [f"; of {label} {words[policy]}" for label, policy in policies.items() if label != DEFAULT]
+    return words[policies[DEFAULT]] + "".join(named)
 
 
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:

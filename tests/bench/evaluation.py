@@ -71,7 +71,9 @@ def size() -> None:
 def keras(predictions: str, labels: str) -> None:
     import keras as library
 
-    cases = read_cases(predictions, labels, Protocol(uncertain="negative", blank="negative"))
+    cases = read_cases(
+        predictions, labels, Protocol(uncertain={"default": "negative"}, blank={"default": "negative"})
+    )
     truth, scores = cases.labels.ravel(), cases.scores.ravel()
     theirs = library.metrics.AUC()
     theirs.update_state(truth, scores)
