@@ -16,7 +16,8 @@ from PIL import Image
 
 from chexscore.errors import UsageError
 from chexscore.evaluation.cases import Protocol
-from chexscore.evaluation.evaluate import Evaluation, evaluate
+from chexscore.evaluation.evaluate import evaluate
+from chexscore.evaluation.results import Evaluation
 from chexscore.evaluation.summary import describe
 from chexscore.report.curves import precision_recall
 from chexscore.report.mistakes import mistakes

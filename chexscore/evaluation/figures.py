@@ -2,7 +2,7 @@
 
 import math
 
-from chexscore.evaluation.evaluate import Evaluation
+from chexscore.evaluation.results import Evaluation
 from chexscore.intervals import Interval
 
 __all__ = ["POINT_MEASURES", "between", "chance", "change", "change_between", "number"]

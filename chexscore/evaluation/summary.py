@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chexscore import __version__
-from chexscore.evaluation.evaluate import Evaluation, Group
+from chexscore.evaluation.results import Evaluation, Group
 from chexscore.intervals import FEWEST
 from chexscore.labels import DEFAULT, Policies
 from chexscore.samples import MACRO, MICRO

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chexscore.evaluation.evaluate import HALF, Evaluation, Group
 from chexscore.evaluation.figures import POINT_MEASURES, between, chance, change, change_between, number
+from chexscore.evaluation.results import HALF, Evaluation, Group
 from chexscore.evaluation.summary import CAUTION
 from chexscore.intervals import Interval
 from chexscore.messages import visible

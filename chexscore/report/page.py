@@ -9,8 +9,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from chexscore.errors import UsageError
-from chexscore.evaluation.evaluate import COMPETITION, HALF, Evaluation
 from chexscore.evaluation.figures import POINT_MEASURES, between, chance, number
+from chexscore.evaluation.results import COMPETITION, HALF, Evaluation
 from chexscore.evaluation.summary import CAUTION, UNKNOWN
 from chexscore.messages import visible
 from chexscore.report.elements import cell, changed, compared, figure, table, text
