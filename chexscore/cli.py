@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Annotated, BinaryIO, Literal, cast
 
 import typer
@@ -42,8 +42,6 @@ DeviceOption = Annotated[
 
 WrongUsage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 """Typer's base of all wrong usage, which its versions keep in different places."""
-
-PolicyChoice = Literal["ignore", "positive", "negative"]
 
 app = typer.Typer(
     help="Score directories of chest X-rays offline, into a CSV with one row for every image.\n\n"
@@ -216,8 +214,20 @@ def evaluate(
         ),
     ] = None,
     device: DeviceOption = "auto",
-    uncertain: Annotated[PolicyChoice, typer.Option(help="What labels of -1 are taken for.")] = "ignore",
-    blank: Annotated[PolicyChoice, typer.Option(help="What blank labels are taken for.")] = "ignore",
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="CSV", help="For images: keep their predictions here, as `predict -o` does."),
+    ] = None,
+    uncertain: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LABEL=]POLICY",
+            help="What labels of -1 are taken for: ignore, positive or negative; repeatable.",
+        ),
+    ] = None,
+    blank: Annotated[
+        list[str] | None, typer.Option(metavar="[LABEL=]POLICY", help="What blank labels are taken for.")
+    ] = None,
     by: Annotated[
         Literal["image", "study"], typer.Option(help="Count images, or take a study's views together.")
     ] = "image",
@@ -256,33 +266,38 @@ def evaluate(
 
     Example: chexscore eval out.csv --labels labels.csv --subgroup Sex --report report.html
     """
+    import functools
+    import tempfile
+
     from chexscore.evaluation.cases import Protocol
+    from chexscore.evaluation.evaluate import check_images
     from chexscore.evaluation.evaluate import evaluate as measure
     from chexscore.evaluation.points import are_predictions, points_and_model
     from chexscore.evaluation.summary import describe, to_csv, to_json
-    from chexscore.outputs import STDOUT, check_target, replacing
+    from chexscore.labels import read_policies
+    from chexscore.outputs import STDOUT, replacing
 
-    read = {os.path.realpath(source) for source in (*inputs, labels, against, model) if source}
-    written = [os.path.realpath(target) for target in (output, report) if target not in (None, STDOUT)]
-    if read.intersection(written) or len(set(written)) < len(written):
-        raise UsageError("a file that is read or written already is named as an output; give another name.")
-    for target in (output, report):
-        if target not in (None, STDOUT):
-            check_target(target, overwrite=overwrite)
+    predicted = are_predictions(inputs)
+    if predicted and keep is not None:
+        raise UsageError("--keep is for images; these are predictions already.")
+    _check_outputs([output, report, keep], [*inputs, labels, against, model], overwrite)
     if report is not None:
         from chexscore.report.page import check_plots, to_html
 
         check_plots()
-    protocol = Protocol(uncertain, blank, by, views, group, tuple(subgroup or ()), resamples, strict)
+    taken, blanks = (read_policies(words or ()) for words in (uncertain, blank))
+    protocol = Protocol(taken, blanks, by, views, group, tuple(subgroup or ()), resamples, strict)
+    other_points, other_model = points_and_model(against) if against else ({}, {})
     with contextlib.ExitStack() as opened:
-        if are_predictions(inputs):
+        if predicted:
             predictions = name = inputs[0]
             points, about_model = points_and_model(predictions, model)
         else:
-            name = "scored by this command"
-            predictions = opened.enter_context(_score(inputs, labels, model, device))
+            name = keep or "scored by this command"
+            check = functools.partial(check_images, labels=labels, protocol=protocol, against=against)
+            kept = keep or os.path.join(opened.enter_context(tempfile.TemporaryDirectory()), "out.csv")
+            predictions = _score(inputs, model, device, check, kept, overwrite=overwrite)
             points, about_model = points_and_model(predictions)
-        other_points, other_model = points_and_model(against) if against else ({}, {})
         found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
     about = describe(found, name, about_model, against, other_model)
     text = to_json(found, about) if (output or "").lower().endswith(".json") else to_csv(found)
@@ -352,32 +367,50 @@ def _options(
     pass
 
 
-@contextlib.contextmanager
-def _score(paths: list[str], labels: str, model: str | None, device: Device) -> Iterator[str]:
-    """Scores images for `eval`, into a CSV that lives as long as the context."""
-    import tempfile
-
+def _score(
+    paths: list[str],
+    model: str | None,
+    device: Device,
+    check: Callable[[list[str], tuple[str, ...]], None],
+    output: str,
+    *,
+    overwrite: bool,
+) -> str:
+    """Scores images for `eval` into a CSV; what else it was asked for is checked before, not after hours."""
     from chexscore import progress
     from chexscore.classifier import Classifier
     from chexscore.discovery import find_images
-    from chexscore.evaluation.layouts import read_labels
     from chexscore.exits import exit_code
     from chexscore.outputs import STDOUT
-    from chexscore.runs import run
+    from chexscore.runs import Options, run
     from chexscore.stopping import stop_on_signals
 
-    read_labels(labels)  # now, not after hours of scoring
     classifier, stop = Classifier(model, device=device), stop_on_signals()
-    with tempfile.TemporaryDirectory() as folder:
-        output = os.path.join(folder, "predictions.csv")
-        total = lambda: sum(1 for _ in find_images(paths))  # noqa: E731, as for `predict`
-        # As for standard output: nothing is left that --resume could go on from.
-        with progress.show("text", STDOUT, classifier, total, stop) as watch:
-            record = run(paths, output, classifier, stop=stop, watch=watch)
-        code = exit_code(record, output, stop, None)
-        if not record.finished:
-            raise typer.Exit(code)
-        yield output
+    found = list(find_images(paths, stop=stop))
+    if any(map(os.path.exists, found)):
+        check(found, classifier.spec.labels)
+    # As for standard output: eval itself has no --resume that could go on from here.
+    with progress.show("text", STDOUT, classifier, lambda: len(found), stop) as watch:
+        record = run(paths, output, classifier, Options(overwrite=overwrite), stop=stop, watch=watch)
+    code = exit_code(record, output, stop, None)
+    if not record.finished:
+        raise typer.Exit(code)
+    return output
+
+
+def _check_outputs(outputs: list[str | None], inputs: list[str | None], overwrite: bool) -> None:
+    """Of `eval`: files to write, the last of them predictions, and files that it reads."""
+    from chexscore.outputs import STDOUT, check_target
+
+    *_, keep = outputs
+    if keep is not None and not keep.lower().endswith(".csv"):
+        raise UsageError(f"--keep {keep}: predictions are kept as CSV; name it .csv.")
+    targets = [target for target in outputs if target not in (None, STDOUT)]
+    read, written = ([os.path.realpath(file) for file in files if file] for files in (inputs, targets))
+    if set(read).intersection(written) or len(set(written)) < len(written):
+        raise UsageError("a file that is read or written already is named as an output; give another name.")
+    for target in filter(None, targets):
+        check_target(target, overwrite=overwrite)
 
 
 def _check_tags(keywords: list[str]) -> None:

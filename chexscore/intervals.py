@@ -1,11 +1,16 @@
 """Measures of all labels with bootstrap intervals, patients (or other groups) drawn with replacement.
 
 All images of a patient come and go together, because they are not independent of each other. Each draw has
-as many patients as the data; an interval runs from the 2.5th to the 97.5th percentile of a measure over the
-draws (the percentile interval of Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
+as many patients as the data; what a measure varies by over the draws is its standard error (Efron and
+Tibshirani 1993, An Introduction to the Bootstrap, chapter 6). An interval is the value plus and minus t
+standard errors on the logit scale (Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2, for
+the AUC): a percentile interval is too narrow where few patients are positive. For the same reason the error
+is that of n - 1 degrees of freedom (Hesterberg 2015, doi:10.1080/00031305.2015.1089789), and t is Student's.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 from chexscore.samples import Sample
 
 __all__ = [
+    "FEWEST",
     "LEVEL",
     "RESAMPLES",
+    "Draws",
     "Interval",
     "bootstrap",
-    "compare",
-    "estimate",
-    "interval",
+    "differences",
+    "intervals",
     "number",
 ]
 
@@ -28,20 +34,27 @@ RESAMPLES = 1000
 LEVEL = 0.95
 """Of the intervals."""
 
+FEWEST = 10
+"""Patients that a measure has to rest on, of either class where it needs both: below it no interval is given,
+because it would hold the truth too rarely (`python -m tests.bench.evaluation coverage`)."""
+
 CELLS = 2**20
 """Weights that are looked at together: bounds the memory, and keeps to the processor's cache."""
+
+EQUAL = 1e-12
+"""Measures that differ by less do so by rounding."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
 class Interval(NamedTuple):
-    """A measure and its 95 % interval; NaN where it is not defined, low and high also where too few draws do.
+    """A measure and its 95 % interval; NaN where not defined, low and high also where no bounds are known.
 
     Attributes:
         value: on the data themselves.
-        low: 2.5th percentile over the draws.
-        high: 97.5th percentile.
+        low: lower bound.
+        high: upper bound.
     """
 
     value: float
@@ -54,83 +67,53 @@ class Interval(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def estimate(
-    labels: NDArray[np.floating],
-    scores: NDArray[np.floating],
-    groups: ArrayLike,
-    names: Sequence[str],
-    thresholds: Sequence[float] | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Measures scores against labels, with intervals.
+@dataclass(frozen=True)
+class Draws:
+    """A sample, measured on the data and on each draw.
 
-    Args:
-        labels: [N, L], 1, 0, or NaN for unknown, which is left out.
-        scores: [N, L], 0..1.
-        groups: [N], the patient of each image, as text or numbers.
-        names: of the L labels.
-        thresholds: of the L labels, to measure accuracy and the like at.
-        resamples: draws of patients.
-        seed: the same seed draws the same patients.
-
-    Returns:
-        "<measure>/<label>" -> Interval, and so for "macro" (mean over the labels that define the measure) and
-        "micro" (all labels of all images together). The measures are auc, average_precision, prevalence (the
-        average precision of a guess), brier, calibration_error and, with thresholds, sensitivity,
-        specificity, ppv, npv, accuracy and f1.
+    Attributes:
+        names: of the C columns: the L labels, the means, "micro".
+        means: name -> columns of the labels.
+        measured: measure -> [1 + B, L + 1], the labels and "micro": on the data, then on each draw.
+        support: measure -> [L + 1], how many groups it rests on; see `Sample`.
     """
-    points = {} if thresholds is None else {"": thresholds}
-    sample = Sample(labels, scores, number(groups), names, points)
-    (found,) = bootstrap([sample], resamples=resamples, seed=seed)
-    return _named(sample.names, found)
+
+    names: tuple[str, ...]
+    means: Mapping[str, Sequence[int]]
+    measured: Mapping[str, Floats]
+    support: Mapping[str, Integers]
+
+    def columns(self, measure: str, defined: NDArray[np.bool_] | None = None) -> tuple[Floats, Integers]:
+        """A measure with its means, over the labels that the data define: the same ones in every draw.
+
+        Args:
+            measure: which.
+            defined: [L + 1], labels to take means over; without, those whose measure is not NaN on the data.
+
+        Returns:
+            [1 + B, C], NaN for a mean where a draw does not define one of its labels; and [C], how many
+            groups each rests on, a mean on as few as that of its labels with the fewest.
+        """
+        values, support = self.measured[measure], self.support[measure]
+        defined = ~np.isnan(values[0]) if defined is None else defined
+        means, fewest = [], []
+        for chosen in self.means.values():
+            kept = [column for column in chosen if defined[column]]
+            means.append(values[:, kept].mean(axis=1) if kept else np.full(len(values), np.nan))
+            fewest.append(min(support[kept], default=0))
+        return (
+            np.column_stack([values[:, :-1], *means, values[:, -1]]),
+            np.array([*support[:-1], *fewest, support[-1]], dtype=np.int64),
+        )
 
 
-def compare(
-    labels: NDArray[np.floating],
-    scores: NDArray[np.floating],
-    others: NDArray[np.floating],
-    groups: ArrayLike,
-    names: Sequence[str],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Measures how much better one model's `scores` are than another's, on the same images.
-
-    Both are measured on the same draws, so the differences are paired.
-
-    Args:
-        labels: as for `estimate`.
-        scores: [N, L], of one model.
-        others: [N, L], of the other.
-        groups: as for `estimate`.
-        names: as for `estimate`.
-        resamples: as for `estimate`.
-        seed: as for `estimate`.
-
-    Returns:
-        As `estimate`, each the first model's measure minus the other's: "auc/macro" and so on.
-    """
-    numbers = number(groups)
-    samples = [Sample(labels, each, numbers, names) for each in (scores, others)]
-    first, second = bootstrap(samples, resamples=resamples, seed=seed)
-    return _named(samples[0].names, {measure: first[measure] - second[measure] for measure in first})
-
-
-def bootstrap(
-    samples: Sequence[Sample], *, resamples: int = RESAMPLES, seed: int = 0
-) -> list[dict[str, Floats]]:
+def bootstrap(samples: Sequence[Sample], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Draws]:
     """Measures samples on the same draws of groups, so that their measures can be compared draw by draw.
 
     Args:
         samples: whose groups are numbered in the same way; one may lack some of the groups.
         resamples: how often to draw as many groups as there are, with replacement.
         seed: the same seed draws the same groups.
-
-    Returns:
-        For each sample measure -> [1 + resamples, columns of its names]: on the data, then on each draw.
     """
     groups = 1 + max(int(sample.groups.max(initial=-1)) for sample in samples)
     size = max(sample.size for sample in samples)
@@ -139,7 +122,15 @@ def bootstrap(
         for sample, measured in zip(samples, parts, strict=True):
             for measure, values in sample.measure(weights).items():
                 measured.setdefault(measure, []).append(values)
-    return [{measure: np.concatenate(each) for measure, each in measured.items()} for measured in parts]
+    return [
+        Draws(
+            sample.names,
+            sample.means,
+            {measure: np.concatenate(each) for measure, each in measured.items()},
+            sample.support,
+        )
+        for sample, measured in zip(samples, parts, strict=True)
+    ]
 
 
 def number(groups: ArrayLike) -> Integers:
@@ -147,21 +138,79 @@ def number(groups: ArrayLike) -> Integers:
     return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
 
 
-def interval(values: Floats) -> NDArray[np.float64]:
-    """[1 + B, C], the data and then the draws -> [C, 3]: value, low and high.
+def intervals(draws: Draws) -> dict[str, Floats]:
+    """Measure -> [C, 3], value, low and high.
 
-    Low and high are NaN where over 5 % of the draws do not define the measure (as with fewer than three or
-    four positive patients): the rest would know nothing about its tails. So they are where all draws are
-    equal, as of a sensitivity of 1: that the draws do not vary does not make the measure certain.
+    Low and high are NaN for a measure that rests on fewer than FEWEST groups or that over 5 % of the draws do
+    not define. An AUC or a share of 1 (or 0) is 1 in every draw, which does not make it certain: its low is
+    then 0.025^(1/n), what n groups that are all right leave open (Clopper and Pearson 1934,
+    doi:10.1093/biomet/26.4.404).
     """
-    tail = (1 - LEVEL) / 2
-    bounds = np.full((2, values.shape[1]), np.nan)
-    draws = values[1:]
+    return {measure: _bounded(*draws.columns(measure)) for measure in draws.measured}
+
+
+def differences(first: Draws, second: Draws) -> dict[str, Floats]:
+    """Measure -> [C, 3], the first minus the second, drawn together; a mean is over labels that both define.
+
+    The bounds are put together from those of both sides (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095),
+    so that a side that hardly varies, with an AUC near 1, say, keeps its doubt. What both sides vary by
+    together is taken out: the bounds come closer by as much as differences vary less than they would if the
+    sides had been drawn apart. Where differences do not vary but the sides do, as of a model and itself,
+    there are none.
+    """
+    found = {}
+    for measure in first.measured.keys() & second.measured.keys():
+        defined = ~np.isnan(first.measured[measure][0] + second.measured[measure][0])
+        (ours, on), (theirs, against) = (side.columns(measure, defined) for side in (first, second))
+        (a, a_low, a_high), (b, b_low, b_high) = _bounded(ours, on).T, _bounded(theirs, against).T
+        apart = np.hypot(_spread(ours), _spread(theirs))
+        still = apart <= EQUAL
+        nearer = np.where(still, 1, _spread(ours - theirs) / np.where(still, 1, apart))
+        nearer[nearer <= EQUAL] = np.nan
+        low = a - b - nearer * np.hypot(a - a_low, b_high - b)
+        found[measure] = np.column_stack([a - b, low, a - b + nearer * np.hypot(a_high - a, b - b_low)])
+    return {measure: found[measure] for measure in first.measured if measure in found}
+
+
+def _bounded(values: Floats, support: Integers) -> Floats:
+    """[1 + B, C] and [C] groups -> [C, 3]; see `intervals`."""
+    value, draws = values[0], values[1:]
+    low, high = np.full((2, len(value)), np.nan)
     if len(draws):
-        usable = ~np.isnan(values[0]) & (np.isnan(draws).mean(axis=0) <= 1 - LEVEL)
-        usable[usable] = np.nanmin(draws[:, usable], axis=0) < np.nanmax(draws[:, usable], axis=0)
-        bounds[:, usable] = np.nanquantile(draws[:, usable], [tail, 1 - tail], axis=0)
-    return np.column_stack([values[0], *bounds])
+        usable = (np.isnan(draws).mean(axis=0) <= 1 - LEVEL) & (support >= FEWEST) & ~np.isnan(value)
+        extreme = usable & ((value < EQUAL) | (value > 1 - EQUAL))
+        open_end = ((1 - LEVEL) / 2) ** (1 / support[extreme])
+        low[extreme] = np.where(value[extreme] > EQUAL, open_end, 0)
+        high[extreme] = np.where(value[extreme] > EQUAL, 1, 1 - open_end)
+
+        spread = _spread(values)
+        inside = usable & ~extreme & (spread > EQUAL)
+        v, n = value[inside], support[inside]
+        error = spread[inside] * np.sqrt(n / (n - 1)) / (v * (1 - v))  # of the logit, by the delta method
+        middle, reach = np.log(v / (1 - v)), _student(n - 1) * error
+        low[inside], high[inside] = (1 / (1 + np.exp(-middle - sign * reach)) for sign in (-1, 1))
+    return np.column_stack([value, low, high])
+
+
+def _spread(values: Floats) -> Floats:
+    """[1 + B, C] -> [C], standard deviation over the draws that define the measure; NaN without any."""
+    draws = values[1:]
+    known = ~np.isnan(draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        count = known.sum(axis=0)
+        mean = np.where(known, draws, 0).sum(axis=0) / count
+        return np.asarray(np.sqrt(np.where(known, (draws - mean) ** 2, 0).sum(axis=0) / count))
+
+
+def _student(freedom: Integers) -> Floats:
+    """The t that cuts off 2.5 %, to .001 from 9 degrees of freedom (Abramowitz and Stegun 1972, 26.7.5)."""
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    return np.asarray(
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
 
 
 def _draws(groups: int, resamples: int, seed: int, size: int) -> Iterator[Integers]:
@@ -178,11 +227,3 @@ def _draws(groups: int, resamples: int, seed: int, size: int) -> Iterator[Intege
         yield np.stack(
             [np.bincount(random.integers(groups, size=groups), minlength=groups) for _ in range(count)]
         )
-
-
-def _named(names: Sequence[str], measured: Mapping[str, Floats]) -> dict[str, Interval]:
-    return {
-        f"{measure}/{name}": Interval(*map(float, row))
-        for measure, values in measured.items()
-        for name, row in zip(names, interval(values), strict=True)
-    }

@@ -2,21 +2,42 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chexscore.errors import TableError
+from chexscore.errors import TableError, UsageError
 from chexscore.tables import check_csv
 
-__all__ = ["Policy", "read_table", "stripped", "to_targets"]
+__all__ = ["DEFAULT", "Policies", "Policy", "read_policies", "read_table", "stripped", "to_targets"]
 
 Policy = Literal["negative", "positive", "ignore"]
 """What an uncertain or blank label is taken for; "ignore" leaves it out of losses and measures."""
 
+Policies = Mapping[str, Policy]
+"""Label -> policy; the key "default" serves labels that are not named."""
+
+DEFAULT = "default"
+
 VALUES: Mapping[Policy, float] = {"negative": 0.0, "positive": 1.0, "ignore": np.nan}
+
+
+def read_policies(words: Sequence[str]) -> dict[str, Policy]:
+    """Reads policies as an option gives them: "negative" for all labels, "Edema=positive" for one.
+
+    Raises:
+        UsageError: a word is none of these.
+    """
+    found: dict[str, Policy] = {DEFAULT: "ignore"}
+    for word in words:
+        label, _, wanted = word.rpartition("=")
+        policy = next((policy for policy in get_args(Policy) if policy == wanted), None)
+        if policy is None:
+            raise UsageError(f"{word} is none of {', '.join(get_args(Policy))}, nor LABEL= and one of them.")
+        found[label or DEFAULT] = policy
+    return found
 
 
 def read_table(source: str) -> pd.DataFrame:
@@ -30,7 +51,7 @@ def read_table(source: str) -> pd.DataFrame:
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
-            header = next(lines, [])
+            header = [name.strip() for name in next(lines, [])]
             rows = []
             for row in lines:
                 if len(row) not in (0, len(header)):
@@ -60,8 +81,8 @@ def to_targets(
     labels: Sequence[str],
     source: str,
     *,
-    uncertain: Mapping[str, Policy],
-    blank: Mapping[str, Policy],
+    uncertain: Policies,
+    blank: Policies,
 ) -> NDArray[np.float32]:
     """Label columns as numbers.
 
@@ -70,7 +91,7 @@ def to_targets(
             lines behind the header from 0.
         labels: columns to read, in this order.
         source: the file, for errors.
-        uncertain: label -> policy for -1; the key "default" serves labels that are not named.
+        uncertain: policies for -1.
         blank: the same for empty cells.
 
     Returns:
@@ -91,7 +112,7 @@ def to_targets(
                 f"{source}: column {label}, line {table.index[row] + 2}: "
                 f"{text.iloc[row]!r} is not 1, 0, -1 or blank."
             )
-        numbers[numbers == -1] = VALUES[uncertain.get(label, uncertain["default"])]
-        numbers[empty] = VALUES[blank.get(label, blank["default"])]
+        numbers[numbers == -1] = VALUES[uncertain.get(label, uncertain[DEFAULT])]
+        numbers[empty] = VALUES[blank.get(label, blank[DEFAULT])]
         targets[:, column] = numbers
     return targets

@@ -16,7 +16,6 @@ __all__ = [
     "auroc",
     "auroc_macro",
     "auroc_micro",
-    "average_precision",
     "mean_of_known",
     "youden_threshold",
 ]
@@ -34,20 +33,8 @@ def auroc(labels: Array, scores: Array) -> float:
     Returns:
         0..1, or NaN without both a positive and a negative.
     """
-    return _areas(labels, scores)[0]
-
-
-def average_precision(labels: Array, scores: Array) -> float:
-    """Area under the precision-recall steps; a guess reaches the share of positives.
-
-    Args:
-        labels: [N], 0, 1 or NaN.
-        scores: [N], any range.
-
-    Returns:
-        0..1, or NaN without both a positive and a negative.
-    """
-    return _areas(labels, scores)[1]
+    everyone = Ranking(labels, scores, np.zeros(labels.size, dtype=np.int64))
+    return float(everyone.areas(np.ones((1, 1), dtype=np.int64))[0][0])
 
 
 def auroc_macro(labels: Array, scores: Array) -> float:
@@ -90,12 +77,6 @@ def mean_of_known(values: list[float]) -> float:
     """Mean of the values that are not NaN; NaN where there is none."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
-
-
-def _areas(labels: Array, scores: Array) -> tuple[float, float]:
-    everyone = Ranking(labels, scores, np.zeros(labels.size, dtype=np.int64))
-    auc, precision = everyone.areas(np.ones((1, 1), dtype=np.int64))
-    return float(auc[0]), float(precision[0])
 
 
 def _known(labels: Array, scores: Array) -> tuple[Array, Array]:

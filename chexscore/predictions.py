@@ -147,8 +147,8 @@ def read_predictions(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
         The labels, and the predictions in the order of the file; columns behind `note` are passed over.
 
     Raises:
-        TableError: no such file, not a CSV of predictions, or a row that breaks the contract; the text names
-            file and line.
+        TableError: no such file, not a CSV of predictions, a label twice, or a row that breaks the contract;
+            the text names file and line.
     """
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -159,6 +159,8 @@ def read_predictions(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
                     f"{source}: not a CSV of predictions: its first line is not path,status,...,note."
                 )
             labels = tuple(header[2 : header.index("note")])
+            if twice := [name for name, number in Counter(labels).items() if number > 1]:
+                raise TableError(f"{source}: two columns are called {twice[0]!r}.")
             return labels, [_read_row(row, labels, f"{source}: line {rows.line_num}") for row in rows if row]
     except OSError as error:
         raise TableError(f"{source}: the predictions cannot be read: {error.strerror}.") from error

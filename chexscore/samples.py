@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from chexscore.ranking import Ranking, Tally
 
-__all__ = ["MACRO", "MICRO", "Sample", "mean_of_known"]
+__all__ = ["MACRO", "MICRO", "Sample"]
 
 SUMS = ("positives", "negatives", "squared_error", "gaps", "true_positives", "false_positives")
 """What adds up over labels; areas do not."""
@@ -30,10 +30,13 @@ class Sample:
         means: name -> columns of the labels to take the mean over.
 
     Attributes:
-        names: what `measure` gives a column each: the labels, the means, and "micro", all labels of all
-            images together.
+        names: of the columns: the labels, the means, and "micro", all labels of all images together.
+        means: as given; without, the macro mean over all labels.
         groups: as given.
         size: images times labels.
+        support: measure -> [L + 1], the labels and "micro": how many groups it rests on. For sensitivity and
+            F1 those with a positive, for specificity with a negative, for areas the fewer of both, for PPV
+            and NPV those with a case on that side of the threshold, else those with a known label.
     """
 
     def __init__(
@@ -48,8 +51,8 @@ class Sample:
         count = labels.shape[1]
         points = points or {}
         self._points = tuple(points)
-        self._means = {MACRO: range(count)} if means is None else means
-        self.names = (*names, *self._means, MICRO)
+        self.means = {MACRO: range(count)} if means is None else means
+        self.names = (*names, *self.means, MICRO)
         self.groups = groups
         self.size = labels.size
         self._rankings = [
@@ -62,6 +65,7 @@ class Sample:
             for column in range(count)
         ]
         self._together = Ranking(labels.ravel(), scores.ravel(), np.repeat(groups, count))
+        self.support = _support(labels, scores, groups, points)
 
     def measure(self, weights: Integers) -> dict[str, Floats]:
         """The measures under B sets of weights of the groups.
@@ -70,29 +74,54 @@ class Sample:
             weights: int64 [B, G], how often each group is there.
 
         Returns:
-            Measure -> [B, columns of `names`], NaN where it is not defined; at an operating point it is
-            called "sensitivity@youden" and so on. Where one class is missing, only prevalence, Brier score,
-            calibration error, accuracy, and sensitivity or specificity, whose class is there, are defined.
+            Measure -> [B, L + 1], the labels and "micro", NaN where it is not defined; at an operating point
+            it is called "sensitivity@youden" and so on. Where one class is missing, only prevalence, Brier
+            score, calibration error, accuracy, and sensitivity or specificity, whose class is there, are
+            defined.
         """
         tallies = [ranking.tally(weights) for ranking in self._rankings]
         areas = self._together.areas(weights)
         sums = {name: np.sum([getattr(tally, name) for tally in tallies], axis=0) for name in SUMS}
         together = Tally(auc=areas[0], average_precision=areas[1], **sums)
-        each = [_measures(tally, self._points) for tally in tallies]
-        micro = _measures(together, self._points)
-        result = {}
-        for measure, pooled in micro.items():
-            columns = np.stack([values[measure] for values in each], axis=1)
-            means = [mean_of_known(columns[:, list(chosen)]) for chosen in self._means.values()]
-            result[measure] = np.column_stack([columns, *means, pooled])
-        return result
+        each = [_measures(tally, self._points) for tally in (*tallies, together)]
+        return {measure: np.stack([values[measure] for values in each], axis=1) for measure in each[0]}
 
 
-def mean_of_known(columns: Floats) -> Floats:
-    """[B, L] -> [B], the mean of what is not NaN; NaN where nothing is."""
-    known = ~np.isnan(columns)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(known, columns, 0).sum(axis=1) / known.sum(axis=1))
+def _support(
+    labels: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    groups: Integers,
+    points: Mapping[str, Sequence[float]],
+) -> dict[str, Integers]:
+    """Measure -> [L + 1], how many groups it rests on; see `Sample`."""
+
+    def count(chosen: NDArray[np.bool_]) -> Integers:
+        """[N, L] -> [L + 1], groups with a case that is chosen; last, with one for any label."""
+        columns = (*chosen.T, chosen.any(axis=1))
+        return np.array([np.count_nonzero(np.bincount(groups[column])) for column in columns])
+
+    known = ~np.isnan(labels)
+    everyone, positive, negative = count(known), count(labels == 1), count(labels == 0)
+    either = np.minimum(positive, negative)
+    result = {
+        "auc": either,
+        "average_precision": either,
+        "prevalence": everyone,
+        "brier": everyone,
+        "calibration_error": everyone,
+    }
+    for point, thresholds in points.items():
+        called = scores >= np.asarray(thresholds)
+        at_point = {
+            "sensitivity": positive,
+            "specificity": negative,
+            "ppv": count(known & called),
+            "npv": count(known & ~called),
+            "accuracy": everyone,
+            "f1": positive,
+        }
+        result |= {_at(measure, point): values for measure, values in at_point.items()}
+    return result
 
 
 def _measures(tally: Tally, points: Sequence[str]) -> dict[str, Floats]:
@@ -119,6 +148,9 @@ def _measures(tally: Tally, points: Sequence[str]) -> dict[str, Floats]:
                 "accuracy": (true + rejected) / known,
                 "f1": both * 2 * true / (2 * true + false + missed),
             }
-            suffix = f"@{point}" if point else ""
-            measures |= {f"{measure}{suffix}": values for measure, values in at_point.items()}
+            measures |= {_at(measure, point): values for measure, values in at_point.items()}
     return measures
+
+
+def _at(measure: str, point: str) -> str:
+    return f"{measure}@{point}" if point else measure

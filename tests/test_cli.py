@@ -138,6 +138,7 @@ def test_wrong_usage_exits_2(
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", "t.csv", "--report", "t.csv"),
         ("predict", images, "--model", model, "--device", "tpu"),
         ("eval", tmp_path / "out.csv"),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--keep", "k.csv"),
         ("eval", "out.parquet", "--labels", "l.csv"),
         ("eval", images, "--labels", "l.csv", "--uncertain", "perhaps"),
         ("eval", images, "--labels", "l.csv", "--report", tmp_path),
@@ -393,11 +394,20 @@ def test_eval_scores_images_first(model: Path, images: Path, tmp_path: Path) -> 
     labels = tmp_path / "labels.csv"
     labels.write_text("path,Bright\n000.png,0\n051.png,0\n204.png,1\nbad.png,1\n")
     command = ("eval", images, "--labels", labels, "--model", model)
-    done = chexscore(*command, "-o", tmp_path / "t.json")
+    kept = tmp_path / "kept.csv"
+    done = chexscore(*command, "-o", tmp_path / "t.json", "--keep", kept)
     assert done.returncode == 0
+    assert [line.split(",")[1] for line in kept.read_text().splitlines()] == [
+        "status",
+        "ok",
+        "ok",
+        "ok",
+        "unreadable",
+    ]
+    assert json.loads(Path(f"{kept}.run.json").read_text())["model"]["name"] == "brightness"
     found = json.loads((tmp_path / "t.json").read_text())
     assert found["evaluated"]["left out"] == "1 predictions without a score"
-    assert found["evaluated"]["predictions"] == "scored by this command"
+    assert found["evaluated"]["predictions"] == str(kept)
     assert len(found["evaluated"]["sha256 of model"]) == 64
     assert "4 images found: 3 scored" in done.stderr
     strict = chexscore(*command, "--strict")

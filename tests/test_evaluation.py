@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn
 
-from chexscore.errors import TableError, UsageError
+from chexscore.errors import ChexscoreError, TableError, UsageError
 from chexscore.evaluation.cases import Protocol, read_cases
-from chexscore.evaluation.evaluate import evaluate
+from chexscore.evaluation.evaluate import check_images, evaluate
+from chexscore.evaluation.figures import chance
 from chexscore.evaluation.summary import describe, to_csv, to_json
-from chexscore.intervals import estimate
+from chexscore.labels import read_policies
 
 SCORES = [0.9, 0.8, 0.7, 0.4, 0.3, 0.2]
 FINDING = [1, 0, 1, 1, 0, 0]
@@ -134,9 +135,23 @@ def test_uncertain_and_blank_labels_go_by_policy(
     tmp_path: Path, predictions: str, policy: str, known: int, positives: int
 ) -> None:
     labels = label_csv(tmp_path, "path,Finding\n0.png,1\n1.png,-1\n2.png,\n3.png,0\n4.png,0\n")
-    protocol = Protocol(uncertain=policy, blank=policy, resamples=0)  # type: ignore[arg-type]
+    policies = read_policies([policy])
+    protocol = Protocol(uncertain=policies, blank=policies, resamples=0)
     table = evaluate(predictions, labels, {}, protocol).everyone
     assert (table.known["Finding"], table.positives["Finding"]) == (known, positives)
+
+
+def test_a_label_may_have_a_policy_of_its_own(tmp_path: Path, predictions: str) -> None:
+    labels = label_csv(tmp_path, "path,Finding,Opposite\n0.png,1,-1\n1.png,-1,-1\n2.png,,0\n")
+    policies = read_policies(["negative", "Finding=positive"])
+    result = evaluate(predictions, labels, {}, Protocol(uncertain=policies, resamples=0))
+    assert (result.everyone.positives["Finding"], result.everyone.positives["Opposite"]) == (2, 0)
+    said = describe(result, predictions, {})["uncertain labels"]
+    assert said == "taken as negative; of Finding taken as positive"
+    with pytest.raises(UsageError, match="has no label Fnding"):
+        evaluate(predictions, labels, {}, Protocol(blank=read_policies(["Fnding=positive"])))
+    with pytest.raises(UsageError, match="perhaps is none of negative, positive, ignore"):
+        read_policies(["perhaps"])
 
 
 def test_nothing_left_over_is_allowed_when_strict(tmp_path: Path, predictions: str) -> None:
@@ -145,6 +160,38 @@ def test_nothing_left_over_is_allowed_when_strict(tmp_path: Path, predictions: s
         TableError, match=r"1 predictions without a score; 5 scored images without labels; 1 lines of"
     ):
         read_cases(predictions, labels, Protocol(strict=True))
+
+
+def test_what_the_other_model_leaves_over_counts_too(tmp_path: Path) -> None:
+    labels = label_csv(tmp_path, "path,A\n0.png,1\n1.png,0\n2.png,0\n")
+    ours = write_predictions(tmp_path / "out.csv", "A", ["0.png", "1.png"], np.zeros((2, 1)))
+    other = tmp_path / "other.csv"
+    other.write_text("path,status,A,note\n0.png,ok,0.5,\n1.png,failed,,why\n2.png,ok,1,\nx.png,ok,1,\n")
+    assert read_cases(ours, labels, Protocol(), str(other)).left_over == {
+        "lines of labels without a prediction": 1,
+        f"predictions without a score in {other}": 1,
+        f"scored images without labels in {other}": 1,
+        "images that only the first model scored": 1,
+        f"images that only {other} scored": 1,
+    }
+    ours = write_predictions(tmp_path / "out.csv", "A", ["0.png", "2.png"], np.zeros((2, 1)))
+    labels = label_csv(tmp_path, "path,A\n0.png,1\n2.png,0\n")
+    with pytest.raises(
+        TableError, match=r"1 predictions without a score in .*1 scored images without labels in"
+    ):
+        read_cases(ours, labels, Protocol(strict=True), str(other))
+
+
+def test_few_patients_and_images_of_none_get_a_word(tmp_path: Path) -> None:
+    paths = [f"patient{i // 2}/{i}.png" for i in range(36)] + ["ward/36.png"]
+    predictions = write_predictions(tmp_path / "out.csv", "A", paths, np.linspace(0, 1, 37)[:, None])
+    labels = label_csv(tmp_path, "path,A\n" + "".join(f"{path},{len(path) % 2}\n" for path in paths))
+    result = evaluate(predictions, labels, {}, QUICK)
+    about = describe(result, predictions, {})
+    assert about["evaluated"] == "37 images of 19 patients"
+    assert about["caution"].startswith("only 19 patients: the intervals are rough")
+    assert about["on their own"] == "1 images whose path names no patient or study"
+    assert "caution" not in describe(evaluate(*simulated(tmp_path), {}, QUICK), predictions, {})
 
 
 CHEXPERT = """Path,Sex,Age,AP/PA,Finding
@@ -248,16 +295,20 @@ def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
     assert women.group.cases + men.group.cases == sum(one.group.cases for one in ages) == 600
     assert women.group.get("auc", "Finding").value < 0.6
     assert men.group.get("auc", "Finding").value > 0.8
-    assert women.to_the_rest.get("auc", "Finding").high < 0 < men.to_the_rest.get("auc", "Finding").low
+    assert women.to_the_rest is not None
+    assert men.to_the_rest is None, "of two values the second has the mirror of the first's difference"
+    assert women.to_the_rest.get("auc", "Finding").high < 0
     difference = women.group.get("auc", "Finding").value - men.group.get("auc", "Finding").value
     assert women.to_the_rest.get("auc", "Finding").value == pytest.approx(difference)
-    assert not any(one.to_the_rest.get("auc", "Finding").excludes_zero for one in ages)
+    marked = [one for one in result.comparisons if one.difference.excludes_zero]
+    assert {one.subgroup.group.name for one in marked if one.measure == "auc"} == {"Sex=F"}
+    assert len(result.comparisons) == 4 * 3 * 3  # women and ages; measures; the label, macro and micro
+    assert f"36 comparisons with the rest were made and {len(marked)} are marked" in chance(result)
+    assert "1 in 20, here about 2" in chance(result)
     alone = read_cases(predictions, labels, protocol)
     rows = alone.table.cells["Sex"].to_numpy() == "M"
-    expected = estimate(
-        alone.labels[rows], alone.scores[rows], range(int(rows.sum())), ["Finding"], resamples=0
-    )
-    assert men.group.get("auc", "Finding").value == pytest.approx(expected["auc/Finding"].value)
+    expected = sklearn.roc_auc_score(alone.labels[rows], alone.scores[rows])
+    assert men.group.get("auc", "Finding").value == pytest.approx(expected)
 
 
 def test_a_mean_is_compared_over_labels_that_both_sides_define(tmp_path: Path) -> None:
@@ -272,7 +323,28 @@ def test_a_mean_is_compared_over_labels_that_both_sides_define(tmp_path: Path) -
     result = evaluate(predictions, label_csv(tmp_path, labels), {}, Protocol(subgroups=("Sex",), resamples=0))
     women, men = result.subgroups
     assert (women.group.get("auc", "macro").value, men.group.get("auc", "macro").value) == (1, 0.5)
+    assert women.to_the_rest is not None
     assert women.to_the_rest.get("auc", "macro").value == 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "against", "said"),
+    [
+        (Protocol(group="Site"), None, "--group Site"),
+        (Protocol(by="study"), None, "--by study"),
+        (Protocol(subgroups=("Sex", "Weight")), None, "no column Weight"),
+        (Protocol(), "none.csv", "none.csv: the predictions cannot be read"),
+        (Protocol(strict=True), None, "2 lines of labels without a prediction"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_images_are_scored(
+    tmp_path: Path, protocol: Protocol, against: str | None, said: str
+) -> None:
+    _, labels = simulated(tmp_path, images=40)
+    images = [f"films/p{i // 2}/{i}.png" for i in range(38)]
+    check_images(images, ["Finding"], labels, Protocol(subgroups=("Sex",)))
+    with pytest.raises(ChexscoreError, match=said):
+        check_images(images, ["Finding"], labels, protocol, against)
 
 
 @pytest.mark.parametrize(
@@ -291,14 +363,17 @@ def test_subgroups_that_cannot_be_are_refused(tmp_path: Path, subgroup: str, sai
 
 def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
     predictions = write_predictions(
-        tmp_path / "out.csv", "A", [f"{i}.png" for i in range(4)], np.zeros((4, 1))
+        tmp_path / "out.csv", "A", [f"{i}.png" for i in range(9)], np.zeros((9, 1))
     )
-    labels = label_csv(tmp_path, "path,Age,A\n0.png,39.5,0\n1.png,40,1\n2.png,,1\n3.png,060Y,1\n")
+    ages = ("39.5", "40", "", "060Y", "90+", "> 89", "480M", "not told", "41 years")
+    lines = [f"{i}.png,{age},1\n" for i, age in enumerate(ages)]
+    labels = label_csv(tmp_path, "path,Age,A\n" + "".join(lines))
     result = evaluate(predictions, labels, {}, Protocol(subgroups=("age:40,60",), resamples=0))
     assert [(one.value, one.group.positives["A"]) for one in result.subgroups] == [
-        ("under 40", 0),
-        ("40 to 59", 1),
-        ("60 and over", 1),
+        ("under 40", 1),
+        ("40 to 59", 3),
+        ("60 and over", 3),
+        ("unknown", 1),
     ]
 
 
@@ -363,7 +438,7 @@ def test_data_and_what_was_evaluated_come_as_json(tmp_path: Path) -> None:
         ("", "no rows"),
         ("path;Finding\n0.png;1\n", "semicolons"),
         ("path\tFinding\n0.png\t1\n", "tabs"),
-        ("path,Finding,Finding\n0.png,1,1\n", "two columns are called 'Finding'"),
+        ("path,Finding, Finding\n0.png,1,1\n", "two columns are called 'Finding'"),
         ("path,Finding\n0.png,1\n1.png,1,\n", "line 3 has 3 cells, the first line 2"),
         ("path,Finding\n0.png,1\n0.png,1\n", "0.png is labelled twice"),
         ("path,patient,Finding\n0.png,p1,1\n1.png,,1\n", "line 3 has no patient"),
@@ -388,6 +463,12 @@ def test_labels_that_cannot_be_used_are_refused(
         (b"path,status,Finding,note\n0.png,ok,nan,\n", "a score outside 0..1"),
         (b"path;status;Finding;note\n0.png;ok;0,5;\n", "semicolons"),
         (b"path,status,Finding,note\n0.png,ok,1,\n0.png,ok,1,\n", "0.png is predicted twice"),
+        (b"path,status,A,A,note\n0.png,ok,1,1,\n", "two columns are called 'A'"),
+        (
+            b"path,status,A,note\n0.png,unreadable,,empty\n",
+            "none of its 1 images has a score, .* because: empty",
+        ),
+        (b"path,status,A,note\n", "none of its 0 images has a score"),
     ],
 )
 def test_predictions_that_cannot_be_used_are_refused(tmp_path: Path, content: bytes, said: str) -> None:

@@ -1,13 +1,15 @@
 """Measures under resampling equal those of scikit-learn on rows that are really repeated."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from sklearn import metrics as sklearn
 
-from chexscore.intervals import bootstrap, compare, estimate, interval, number
+from chexscore.intervals import FEWEST, Draws, Interval, bootstrap, differences, intervals, number
 from chexscore.samples import Sample
 
 NAMES = ("Common", "Rare", "Unknown at times", "Never")
@@ -55,109 +57,206 @@ def plain(labels: Floats, scores: Floats, threshold: float) -> dict[str, float]:
     return found
 
 
+def drawn(
+    labels: Floats,
+    scores: Floats,
+    groups: ArrayLike,
+    names: Sequence[str] = NAMES,
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Draws:
+    sample = Sample(labels, scores, number(groups), names)
+    return bootstrap([sample], resamples=resamples, seed=seed)[0]
+
+
+def get(measures: dict[str, Floats], draws: Draws, measure: str, name: str) -> Interval:
+    return Interval(*map(float, measures[measure][draws.names.index(name)]))
+
+
+def auc(draws: Draws, name: str) -> Interval:
+    return get(intervals(draws), draws, "auc", name)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_resamples_are_those_of_a_plain_loop_over_scikit_learn(seed: int) -> None:
     labels, scores, patients = data(seed)
     groups = number(patients)
     sample = Sample(labels, scores, groups, NAMES, {"": THRESHOLDS}, {"macro": range(4), "two": (0, 1)})
-    (measured,) = bootstrap([sample], resamples=10, seed=seed)
+    (draws,) = bootstrap([sample], resamples=10, seed=seed)
     random = np.random.default_rng(seed)
     size = groups.max() + 1
+    defined: dict[str, list[bool]] = {}
     for draw in range(11):
-        drawn = random.integers(size, size=size) if draw else np.arange(size)
-        rows = np.concatenate([np.flatnonzero(groups == group) for group in drawn])
+        kept = random.integers(size, size=size) if draw else np.arange(size)
+        rows = np.concatenate([np.flatnonzero(groups == group) for group in kept])
         each = [plain(labels[rows, column], scores[rows, column], THRESHOLDS[column]) for column in range(4)]
         called = (scores >= THRESHOLDS)[rows].ravel()
         micro = plain(labels[rows].ravel(), scores[rows].ravel(), 0.5)
         at_own_thresholds = plain(labels[rows].ravel(), called.astype(float), 0.5)
-        for measure, values in measured.items():
-            expected = [one.get(measure, math.nan) for one in each]
-            known = [value for value in expected if not math.isnan(value)]
-            means = [np.mean(known), np.nanmean(expected[:2])]
+        for measure in draws.measured:
+            expected = np.array([one.get(measure, math.nan) for one in each])
+            # A mean is over the labels that the data define, whatever a draw lacks.
+            of_data = defined.setdefault(measure, list(~np.isnan(expected)))
+            means = [expected[of_data].mean(), expected[:2].mean()]
             areas = ("auc", "average_precision", "brier", "calibration_error", "prevalence")
             pooled = (micro if measure in areas else at_own_thresholds)[measure]
+            values, _ = draws.columns(measure)
             assert values[draw] == pytest.approx([*expected, *means, pooled], abs=1e-12, nan_ok=True), measure
 
 
-def test_estimate_names_measures_and_takes_percentiles() -> None:
+def test_a_mean_is_not_known_in_a_draw_that_lacks_one_of_its_labels() -> None:
+    labels, scores, patients = data(0)
+    labels[:, 1] = 0
+    labels[:2, 1] = 1
+    values, support = drawn(labels, scores, patients).columns("auc")
+    rare, macro, micro = values[:, 1], values[:, 4], values[:, 5]
+    assert 0.05 < np.isnan(rare).mean() < 0.5
+    assert np.array_equal(np.isnan(rare), np.isnan(macro))
+    assert not np.isnan(micro).any()
+    assert support[4] == support[1] == len(set(patients[:2]))
+
+
+def test_bounds_are_student_s_t_on_the_logit_scale() -> None:
     labels, scores, patients = data(7)
-    found = estimate(
-        labels, scores, [f"p{patient}" for patient in patients], NAMES, THRESHOLDS, resamples=200
-    )
-    (measured,) = bootstrap(
-        [Sample(labels, scores, number([f"p{patient}" for patient in patients]), NAMES, {"": THRESHOLDS})],
-        resamples=200,
-    )
-    auc = measured["auc"][:, 0]
-    assert found["auc/Common"] == (auc[0], *np.percentile(auc[1:], [2.5, 97.5]))
-    assert found["auc/Common"].low < found["auc/Common"].value < found["auc/Common"].high
-    for measure in ("auc", "average_precision", "accuracy"):
-        for name in ("Common", "macro", "micro"):
-            assert 0 < found[f"{measure}/{name}"].low <= found[f"{measure}/{name}"].high < 1
-    assert all(math.isnan(part) for part in found["auc/Never"])
+    draws = drawn(labels, scores, [f"p{patient}" for patient in patients])
+    found = auc(draws, "Common")
+    (value, *others), groups = draws.measured["auc"][:, 0], len(set(patients[labels[:, 0] == 1]))
+    error = np.std(others) * math.sqrt(groups / (groups - 1)) / (value * (1 - value))
+    reach = stats.t(groups - 1).ppf(0.975) * error
+    logits = [math.log(bound / (1 - bound)) for bound in found]
+    assert np.diff(logits) == pytest.approx([-reach, 2 * reach], rel=1e-4)
+    measures = intervals(draws)
+    for measure in ("auc", "average_precision", "brier"):
+        bounds = get(measures, draws, measure, "Common")
+        assert 0 < bounds.low < bounds.value < bounds.high < 1
+    assert all(math.isnan(part) for part in auc(draws, "Never"))
 
 
 def test_the_same_seed_draws_the_same_whatever_comes_together(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, scores, patients = data(1)
-    first = estimate(labels, scores, patients, NAMES, resamples=50)
+    first = intervals(drawn(labels, scores, patients, resamples=50))
     monkeypatch.setattr("chexscore.intervals.CELLS", 5000)
-    assert str(estimate(labels, scores, patients, NAMES, resamples=50)) == str(first)
-    assert str(estimate(labels, scores, patients, NAMES, resamples=50, seed=1)) != str(first)
+    assert str(intervals(drawn(labels, scores, patients, resamples=50))) == str(first)
+    assert str(intervals(drawn(labels, scores, patients, resamples=50, seed=1))) != str(first)
 
 
 def test_patients_not_images_decide_how_wide_an_interval_is() -> None:
     labels, scores, patients = data(2, images=100)
     nine = [np.repeat(array, 9, axis=0) for array in (labels, scores)]
-    once = estimate(labels, scores, patients, NAMES, resamples=100)["auc/Common"]
-    nine_times = estimate(nine[0], nine[1], np.repeat(patients, 9), NAMES, resamples=100)["auc/Common"]
+    once = auc(drawn(labels, scores, patients), "Common")
+    nine_times = auc(drawn(nine[0], nine[1], np.repeat(patients, 9)), "Common")
     assert nine_times == pytest.approx(once)
-    images_alone = estimate(nine[0], nine[1], range(900), NAMES, resamples=100)["auc/Common"]
+    images_alone = auc(drawn(nine[0], nine[1], range(900)), "Common")
     assert images_alone.high - images_alone.low < 0.5 * (once.high - once.low)
 
 
-def test_an_interval_is_left_open_where_draws_lack_a_class_or_do_not_vary() -> None:
-    values = np.repeat(np.linspace(0, 1, 101)[:, None], 3, axis=1)
-    values[1:7, 0] = np.nan  # 6 of 100
-    values[1:6, 1] = np.nan  # 5 of 100
-    values[:, 2] = 1  # always
-    assert np.isnan(interval(values)).tolist() == [[False, True, True], [False] * 3, [False, True, True]]
-    labels = np.zeros((40, 1))
-    labels[0] = 1  # a single positive patient
-    found = estimate(labels, np.linspace(1, 0, 40)[:, None], range(40), ["Rare"], resamples=200)
-    assert found["auc/Rare"].value == 1
-    assert math.isnan(found["auc/Rare"].low)
+@pytest.mark.parametrize("side", [1, 0])
+def test_no_bounds_are_given_where_too_few_patients_have_a_class(side: int) -> None:
+    for patients, known in ((FEWEST - 1, False), (FEWEST, True)):
+        labels = np.full((120, 1), 1.0 - side)
+        labels[: 2 * patients] = side  # of two images each
+        scores = np.random.default_rng(0).random((120, 1))
+        sample = Sample(labels, scores, np.arange(120) // 2, ["A"], {"half": [0.5]})
+        (draws,) = bootstrap([sample], resamples=50)
+        found = {measure: get(intervals(draws), draws, measure, "A") for measure in draws.measured}
+        for measure in ("auc", "average_precision", "sensitivity@half" if side else "specificity@half"):
+            assert math.isnan(found[measure].low) is not known, measure
+        for measure in ("brier", "accuracy@half", "prevalence"):
+            assert found[measure].low < found[measure].high
+
+
+def perfect(groups: int) -> tuple[Floats, Floats]:
+    labels = np.repeat([1.0, 0.0], [groups, 3 * groups])[:, None]
+    return labels, np.where(labels == 1, 0.9, 0.1) + np.linspace(0, 0.05, 4 * groups)[:, None]
+
+
+def test_what_is_right_in_every_draw_is_not_certain() -> None:
+    labels, scores = perfect(20)
+    found = auc(drawn(labels, scores, range(80), ["A"]), "A")
+    exact = stats.binomtest(20, 20).proportion_ci(method="exact")
+    assert found == pytest.approx((1, exact.low, 1))
+    assert auc(drawn(labels, 1 - scores, range(80), ["A"]), "A") == pytest.approx((0, 0, 1 - exact.low))
+    few = Sample(labels, scores, np.arange(80), ["A"], {"high": [0.909]})
+    (draws,) = bootstrap([few], resamples=500)
+    ppv = get(intervals(draws), draws, "ppv@high", "A")
+    assert ppv.value == 1
+    assert math.isnan(ppv.low), "it rests on the few that are called"
 
 
 def test_differences_are_paired() -> None:
     labels, scores, patients = data(3)
     worse = np.clip(scores + np.random.default_rng(0).normal(0, 0.05, scores.shape), 0, 1)
-    same = compare(labels, scores, scores, patients, NAMES, resamples=50)["auc/macro"]
+    first, second, again = bootstrap(
+        [Sample(labels, each, patients, NAMES) for each in (scores, worse, scores)]
+    )
+    found, same = (get(differences(first, other), first, "auc", "Common") for other in (second, again))
+    one, two = auc(first, "Common"), auc(second, "Common")
+    assert found.value == pytest.approx(one.value - two.value)
+    assert found.high - found.low < 0.5 * (one.high - one.low)
+    draws = first.measured["auc"][1:, 0] - second.measured["auc"][1:, 0]
+    assert found.high - found.low == pytest.approx(2 * 1.96 * draws.std(), rel=0.1)
     assert same.value == 0
-    assert not same.excludes_zero
-    found = compare(labels, scores, worse, patients, NAMES, resamples=200)["auc/macro"]
-    first, second = (estimate(labels, each, patients, NAMES)["auc/macro"] for each in (scores, worse))
-    assert found.value == pytest.approx(first.value - second.value)
-    assert found.high - found.low < 0.5 * (first.high - first.low)
+    assert math.isnan(same.low), "a model and itself do not differ, whatever is drawn"
+
+
+def test_a_side_that_does_not_vary_keeps_its_doubt() -> None:
+    labels, scores = perfect(20)
+    fair = np.where(np.arange(80)[:, None] % 4, scores, 0.12)
+    right, wrong, well = bootstrap(
+        [Sample(labels, each, np.arange(80), ["A"]) for each in (scores, 1 - scores, fair)], resamples=200
+    )
+    apart = get(differences(right, wrong), right, "auc", "A")
+    assert (apart.value, apart.excludes_zero) == (1, True)
+    assert 0.5 < apart.low < 1
+    same = get(differences(right, right), right, "auc", "A")
+    assert same.low < same.value < same.high
+    near = get(differences(right, well), right, "auc", "A")
+    drawn_alone = np.quantile(1 - well.measured["auc"][1:, 0], 0.025)
+    assert near.low < 0 < drawn_alone, "percentiles would know nothing of what an AUC of 1 leaves open"
+
+
+def test_a_mean_is_compared_over_labels_that_both_sides_define() -> None:
+    labels, scores, patients = data(4)
+    other = labels.copy()
+    other[:, 1] = np.nan
+    first, second = bootstrap(
+        [Sample(each, scores, patients, NAMES) for each in (labels, other)], resamples=20
+    )
+    assert get(differences(first, second), first, "auc", "macro").value == 0
+    assert auc(first, "macro").value != auc(second, "macro").value
 
 
 def test_intervals_cover_the_truth() -> None:
-    """100 sets of 80 patients with 1 to 3 images; tests/bench/intervals.py has 500 larger ones."""
-    covered = sum(covers(seed, patients=80, resamples=200) for seed in range(100))
-    assert 88 <= covered <= 100
+    """Small sets; `python -m tests.bench.evaluation coverage` has 500 of each size."""
+    assert 88 <= sum(covers(seed, ill=30, well=50, resamples=200) for seed in range(100)) <= 100
+    assert 88 <= sum(covers(seed, ill=10, well=50, resamples=200) for seed in range(100)) <= 100
 
 
-def covers(seed: int, *, patients: int, resamples: int) -> bool:
-    """Whether the interval of one simulated set has the AUC that the simulation was made with.
+def covers(
+    seed: int, *, ill: int, well: int, resamples: int, apart: float = 1.0, less: float | None = None
+) -> bool:
+    """Whether the interval of a simulated set has the AUC that the simulation was made with.
 
-    Scores are Phi(N(d * label, 1)), half of the variance common to a patient's images: AUC = Phi(d / sqrt 2).
+    Patients have 1 to 3 images. Scores are Phi(N(apart * label, 1)), half of the variance common to a
+    patient's
+    images: AUC = Phi(apart / sqrt 2). With `less` it is the difference to as many other patients, whose
+        scores
+    lie that far apart.
     """
     random = np.random.default_rng(seed)
-    groups = np.repeat(np.arange(patients), random.integers(1, 4, patients))
-    ill = random.random(patients) < 0.4
-    common, own = random.normal(size=patients), random.normal(size=groups.size)
-    raw = 1.0 * ill[groups] + (common[groups] + own) / math.sqrt(2)
-    scores = 1 / (1 + np.exp(-raw))
-    labels = ill[groups].astype(float)
-    found = estimate(labels[:, None], scores[:, None], groups, ["Ill"], resamples=resamples, seed=seed)
-    truth = 0.5 * (1 + math.erf(1.0 / 2))
-    return found["auc/Ill"].low <= truth <= found["auc/Ill"].high
+    samples, truths = [], []
+    both = (apart,) if less is None else (apart, less)
+    for number_, distance in enumerate(both):
+        groups = np.repeat(np.arange(ill + well), random.integers(1, 4, ill + well))
+        labels = (groups < ill).astype(float)
+        common, own = random.normal(size=ill + well), random.normal(size=groups.size)
+        raw = distance * labels + (common[groups] + own) / math.sqrt(2)
+        scores = 1 / (1 + np.exp(-raw))
+        samples.append(Sample(labels[:, None], scores[:, None], groups + number_ * (ill + well), ["Ill"]))
+        truths.append(0.5 * (1 + math.erf(distance / 2)))
+    draws = bootstrap(samples, resamples=resamples, seed=seed)
+    found = intervals(draws[0]) if less is None else differences(draws[0], draws[1])
+    _, low, high = get(found, draws[0], "auc", "Ill")
+    truth = truths[0] - (0 if less is None else truths[1])
+    return low <= truth <= high

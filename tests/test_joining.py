@@ -11,6 +11,7 @@ def test_paths_join_by_ending_whichever_side_is_longer() -> None:
         2,
     ]
     assert join(["data/a.png"], ["data\\a.png"]) == [0]
+    assert join(["data/a b.png"], [" data/a b.png "]) == [0]
 
 
 def test_only_whole_names_are_compared() -> None:

@@ -5,6 +5,9 @@ import pytest
 
 from chexscore.errors import TableError
 from chexscore.evaluation.layouts import LabelTable, read_labels
+from chexscore.labels import Policies
+
+IGNORE: Policies = {"default": "ignore"}
 
 
 def read(tmp_path: Path, text: str) -> LabelTable:
@@ -24,7 +27,7 @@ def test_chexpert_tells_patients_and_studies_by_its_paths(tmp_path: Path) -> Non
     assert table.patients == ["patient00001", "patient00001"]
     assert table.studies == ["patient00001/study1", "patient00001/study2"]
     assert table.labels == ("No Finding", "Edema")
-    targets = table.targets(["Edema"], uncertain="positive", blank="negative")
+    targets = table.targets(["Edema"], uncertain={"default": "positive"}, blank={"default": "negative"})
     assert targets.tolist() == [[0], [1]]
 
 
@@ -41,7 +44,7 @@ def test_nih_names_its_findings_in_one_column(tmp_path: Path) -> None:
     assert table.patients == ["1", "1", "2"]
     assert len(table.labels) == 16
     names = ["Mass", "Hernia", "No Finding", "Rare Thing"]
-    targets = table.targets(names, uncertain="ignore", blank="ignore")
+    targets = table.targets(names, uncertain=IGNORE, blank=IGNORE)
     assert targets.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
     with pytest.raises(TableError, match="line 2: a blank among its findings"):
         read(tmp_path, "Image Index,Finding Labels\n1_000.png,\n")
@@ -58,6 +61,17 @@ def test_plain_tables_may_have_patients_and_studies(tmp_path: Path) -> None:
     table = read(tmp_path, "path,Edema\na.png,1\n")
     assert table.patients is None
     assert table.studies is None
-    assert np.isnan(
-        read(tmp_path, "path,Edema\na.png,\n").targets(["Edema"], uncertain="ignore", blank="ignore")
+    assert np.isnan(read(tmp_path, "path,Edema\na.png,\n").targets(["Edema"], uncertain=IGNORE, blank=IGNORE))
+
+
+def test_a_patient_is_a_whole_folder_and_one_foreign_path_does_not_turn_patients_off(tmp_path: Path) -> None:
+    table = read(tmp_path, "path,A\ninpatient1/a.png,1\ninpatient1/b.png,0\n")
+    assert table.patients is None
+    table = read(
+        tmp_path,
+        "path,A\n patient1/study1/a.png ,1\npatient1/study1/b.png,0\nward\\c.png,1\npatient2/d.png,0\n",
     )
+    assert table.paths[0] == "patient1/study1/a.png"
+    assert table.patients == ["patient1", "patient1", "line 4", "patient2"]
+    assert table.studies == ["patient1/study1", "patient1/study1", "line 4/line 4", "patient2/line 5"]
+    assert table.alone == {2, 3}

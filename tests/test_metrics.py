@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics as sklearn
 
 from chexscore import metrics
+from chexscore.ranking import Ranking
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -17,9 +18,8 @@ def test_areas_are_those_of_scikit_learn(seed: int) -> None:
     known = ~np.isnan(labels)
     labels_, scores_ = labels[known], scores[known]
     assert metrics.auroc(labels, scores) == pytest.approx(sklearn.roc_auc_score(labels_, scores_), abs=1e-12)
-    assert metrics.average_precision(labels, scores) == pytest.approx(
-        sklearn.average_precision_score(labels_, scores_), abs=1e-12
-    )
+    _, precision = Ranking(labels, scores, np.zeros(200, dtype=int)).areas(np.ones((1, 1), dtype=int))
+    assert precision == pytest.approx(sklearn.average_precision_score(labels_, scores_), abs=1e-12)
 
 
 def test_unknown_labels_are_left_out() -> None:
@@ -34,7 +34,8 @@ def test_what_is_not_defined_is_nan() -> None:
     assert math.isnan(metrics.auroc(np.zeros(3), ones))
     assert math.isnan(metrics.auroc(np.full(3, np.nan), ones))
     for labels in (ones, np.zeros(3), np.full(3, np.nan), np.empty(0)):
-        assert math.isnan(metrics.average_precision(labels, ones[: labels.size]))
+        ranking = Ranking(labels, ones[: labels.size], np.zeros(labels.size, dtype=int))
+        assert np.isnan(ranking.areas(np.ones((1, 1), dtype=int))).all()
     assert math.isnan(metrics.accuracy(np.full(3, np.nan), ones, 0.5))
     assert math.isnan(metrics.mean_of_known([math.nan]))
 

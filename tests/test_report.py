@@ -16,7 +16,8 @@ from PIL import Image
 
 from chexscore.errors import UsageError
 from chexscore.evaluation.cases import Protocol
-from chexscore.evaluation.evaluate import Evaluation, evaluate
+from chexscore.evaluation.evaluate import evaluate
+from chexscore.evaluation.results import Evaluation
 from chexscore.evaluation.summary import describe
 from chexscore.report.curves import precision_recall
 from chexscore.report.mistakes import mistakes
@@ -163,14 +164,21 @@ def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
         check_plots()
 
 
-def test_cells_that_are_no_utf_8_and_dollar_signs_are_survived(tmp_path: Path) -> None:
+def test_cells_that_are_no_utf_8_control_characters_and_dollar_signs_are_survived(tmp_path: Path) -> None:
     rows = [f"{i}.png,ok,{i / 10},{i / 10},\n" for i in range(10)]
-    (tmp_path / "out.csv").write_text("path,status,A,$B$,note\n" + "".join(rows))
+    (tmp_path / "out.csv").write_text("path,status,A\x01,$B$,note\n" + "".join(rows))
     cells = b"".join(b"%d.png,M\xe4nnlich $x_,%d,%d\n" % (i, i % 2, i % 2) for i in range(10))
-    (tmp_path / "labels.csv").write_bytes(b"path,Sex,A,$B$\n" + cells)
+    (tmp_path / "labels.csv").write_bytes(b"path,Sex,A\x01,$B$\n" + cells)
     protocol = Protocol(subgroups=("Sex",), resamples=10)
-    found = page(evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), {}, protocol), pictures=0)
+    points = {"A\x01": {"p\x02": 0.5}, "$B$": {"p\x02": 0.5}}
+    found = page(
+        evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), points, protocol), pictures=0
+    )
     assert r"M\xe4nnlich $x_ (10)" in found.text
+    assert r"A\x01" in found.text
+    assert "Only 10 images: the intervals are rough" in found.text
+    drawn = [base64.b64decode(source.split(",")[1]) for source in found.sources]
+    assert all(ET.fromstring(svg) is not None for svg in drawn)  # noqa: S314, our own
 
 
 def test_matplotlib_is_loaded_for_plots_alone() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.intervals import bootstrap, interval, number
+from chexscore.intervals import bootstrap, intervals, number
 from chexscore.samples import Sample
 
 __all__ = ["flat", "measure"]
@@ -45,7 +45,8 @@ def measure(
     """
     points = {"youden": thresholds, "half": [0.5] * len(names)}
     sample = Sample(truth, scores, number(patients), names, points)
-    (found,) = bootstrap([sample])
+    (draws,) = bootstrap([sample])
+    found = intervals(draws)
     both = ((truth == 1).any(axis=0) & (truth == 0).any(axis=0)).sum()
     counts = {
         "images": len(truth),
@@ -55,7 +56,7 @@ def measure(
     measures = {
         f"{key}/{name}": dict(zip(("value", "low", "high"), map(float, row.round(6)), strict=True))
         for measure, key in KEPT.items()
-        for name, row in zip(sample.names, interval(found[measure]), strict=True)
+        for name, row in zip(draws.names, found[measure], strict=True)
     }
     return counts | {
         key: {end: value for end, value in each.items() if math.isfinite(value)}

@@ -1,7 +1,7 @@
 """Cases: what an evaluation counts one by one, images or studies, each with its labels and scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from chexscore.errors import TableError, UsageError
 from chexscore.evaluation.joining import join
 from chexscore.evaluation.layouts import LabelTable, read_labels
-from chexscore.labels import Policy
+from chexscore.labels import DEFAULT, Policies
 from chexscore.predictions import Prediction, Status, read_predictions
 from chexscore.tables import check_csv
 
-__all__ = ["Cases", "Protocol", "read_cases"]
+__all__ = ["Cases", "Protocol", "join_cases", "read_cases"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Protocol:
         strict: refuse to leave anything out.
     """
 
-    uncertain: Policy = "ignore"
-    blank: Policy = "ignore"
+    uncertain: Policies = field(default_factory=lambda: {DEFAULT: "ignore"})
+    blank: Policies = field(default_factory=lambda: {DEFAULT: "ignore"})
     by: Literal["image", "study"] = "image"
     views: Literal["max", "mean"] = "max"
     group: str | None = None
@@ -61,6 +61,8 @@ class Cases:
         picture: [N, L], the image whose score decided (of a mean, the one with the largest score).
         table: the labels.
         left_over: what did not take part -> how many.
+        alone: images whose path names no patient or no study, though others do; each is drawn as one of its
+            own.
         only_predicted: labels of the model that the table lacks.
         only_labelled: labels of the table that the model lacks.
         only_ours: labels that the other model lacks.
@@ -78,6 +80,7 @@ class Cases:
     picture: NDArray[np.int64]
     table: LabelTable
     left_over: dict[str, int]
+    alone: int
     only_predicted: tuple[str, ...]
     only_labelled: tuple[str, ...]
     only_ours: tuple[str, ...]
@@ -93,44 +96,45 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
         against: CSV of another model's predictions; images that only one model scored are left out.
 
     Raises:
-        TableError: a file cannot be used, no image or no label is in all of them, a path could belong to
-            several lines, or something is left over and the protocol is strict.
+        TableError: a file cannot be used, none of its images was scored, no image or no label is in all of
+            them, a path could belong to several lines, or something is left over and the protocol is strict.
         UsageError: the protocol asks for studies or a column that are not there.
     """
     names, rows = _read(predictions)
+    return join_cases(names, rows, labels, protocol, against)
+
+
+def join_cases(
+    names: tuple[str, ...], rows: Sequence[Prediction], labels: str, protocol: Protocol, against: str | None
+) -> Cases:
+    """As `read_cases`, for predictions `rows` of the labels `names`."""
     table = read_labels(labels)
     shared = tuple(name for name in names if name in table.cells)
     if not shared:
         raise TableError(f"{labels}: has a column for none of the model's labels: {', '.join(names)}.")
-    partners = join([row.path for row in rows], table.paths)
-    scored = [row for row in rows if row.status is Status.OK]
-    pairs = [
-        (row, line)
-        for row, line in zip(rows, partners, strict=True)
-        if line is not None and row.status == "ok"
-    ]
+    partners, left_over = _partners(rows, table, "")
+    pairs = [(rows[row], line) for line, row in partners.items() if rows[row].status is Status.OK]
     if not pairs:
         raise TableError(
             f"{labels}: names no scored image; its paths are such as {table.paths[0]}, those of the "
             f"predictions such as {rows[0].path if rows else '(none)'}."
         )
-    left_over = {
-        "predictions without a score": len(rows) - len(scored),
-        "scored images without labels": len(scored) - len(pairs),
-        "lines of labels without a prediction": len(table.paths) - sum(line is not None for line in partners),
-    }
+    left_over["lines of labels without a prediction"] = len(table.paths) - len(partners)
     others = None
     if against is not None:
-        other_names, theirs = _read_against(against, table)
+        other_names, other_rows = _read(against)
+        theirs, left_over_there = _partners(other_rows, table, f" in {against}")
         shared = tuple(name for name in shared if name in other_names)
         if not shared:
             raise TableError(f"{against}: has none of the first model's labels: {', '.join(names)}.")
+        theirs = {line: row for line, row in theirs.items() if other_rows[row].status is Status.OK}
+        left_over |= left_over_there
         left_over["images that only the first model scored"] = sum(line not in theirs for _, line in pairs)
         left_over[f"images that only {against} scored"] = len(set(theirs) - {line for _, line in pairs})
         pairs = [(row, line) for row, line in pairs if line in theirs]
         if not pairs:
             raise TableError(f"{against}: has no scored image in common with the first model's predictions.")
-        others = np.array([[theirs[line].scores[name] for name in shared] for _, line in pairs])
+        others = np.array([[other_rows[theirs[line]].scores[name] for name in shared] for _, line in pairs])
     lines = np.array([line for _, line in pairs], dtype=np.int64)
     targets = table.targets(shared, uncertain=protocol.uncertain, blank=protocol.blank)
     count = len(pairs)
@@ -148,6 +152,7 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
         picture=np.repeat(np.arange(count)[:, None], len(shared), axis=1),
         table=table,
         left_over={what: number for what, number in left_over.items() if number},
+        alone=sum(line in table.alone for _, line in pairs),
         only_predicted=tuple(name for name in names if name not in table.cells),
         only_labelled=tuple(name for name in table.labels if name not in names),
         only_ours=tuple(name for name in names if name in table.cells and name not in shared),
@@ -160,15 +165,23 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
 
 def _read(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
     check_csv(source, "predictions")
-    return read_predictions(source)
+    names, rows = read_predictions(source)
+    if not any(row.status is Status.OK for row in rows):
+        why = f", the first because: {rows[0].note or rows[0].status}" if rows else ""
+        raise TableError(f"{source}: none of its {len(rows)} images has a score{why}.")
+    return names, rows
 
 
-def _read_against(source: str, table: LabelTable) -> tuple[tuple[str, ...], dict[int, Prediction]]:
-    """The other model's labels, and line of the table -> its prediction."""
-    names, rows = _read(source)
-    partners = join([row.path for row in rows], table.paths)
-    joined = zip(rows, partners, strict=True)
-    return names, {line: row for row, line in joined if line is not None and row.status is Status.OK}
+def _partners(
+    rows: Sequence[Prediction], table: LabelTable, where: str
+) -> tuple[dict[int, int], dict[str, int]]:
+    """Line of the table -> its prediction, in the order of the predictions; and what is left over."""
+    lines = join([row.path for row in rows], table.paths)
+    scored = [line for row, line in zip(rows, lines, strict=True) if row.status is Status.OK]
+    return {line: row for row, line in enumerate(lines) if line is not None}, {
+        f"predictions without a score{where}": len(rows) - len(scored),
+        f"scored images without labels{where}": scored.count(None),
+    }
 
 
 def _groups(table: LabelTable, lines: NDArray[np.int64], protocol: Protocol) -> tuple[str, list[str]]:

@@ -2,103 +2,28 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.evaluation.cases import Cases, Protocol, read_cases
+from chexscore.evaluation.cases import Cases, Protocol, join_cases, read_cases
 from chexscore.evaluation.points import Points
-from chexscore.evaluation.subgroups import split
-from chexscore.intervals import Interval, bootstrap, interval, number
-from chexscore.samples import MACRO, Sample, mean_of_known
+from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, SubgroupResult
+from chexscore.evaluation.subgroups import Subgroup, split
+from chexscore.intervals import Draws, bootstrap, differences, intervals, number
+from chexscore.predictions import Prediction, Status
+from chexscore.samples import MACRO, Sample
 
-__all__ = ["COMPETITION", "HALF", "Evaluation", "Group", "SubgroupResult", "evaluate"]
+__all__ = ["check_images", "evaluate"]
 
-COMPETITION = "CheXpert 5"
 COMPETITION_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """What CheXpert's leaderboard takes the mean AUC of (Irvin et al. 2019, doi:10.1609/aaai.v33i01.3301590)."""
-
-HALF = "0.5"
-"""The operating point that every label has, for comparison with figures that were measured there."""
 
 CALIBRATION = "calibration_error"
 """Draws and small groups only ever add to it: an interval from draws, or a difference to a larger group,
 would say that a calibrated model is not."""
 
 REST = " the rest"
-
-Distributions = Mapping[str, NDArray[np.float64]]
-"""Measure -> [1 + draws, columns]."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Measures of some cases, or differences of measures; then the counts are those of the first.
-
-    Attributes:
-        name: "all", "Sex=F", the file of another model, or "Sex=F minus the rest".
-        columns: what is measured: the labels, "macro", perhaps "CheXpert 5", and "micro".
-        cases: how many.
-        known: column -> cases with a known label; for "micro" labels that are known.
-        positives: column -> how many of these are positive.
-        measures: measure -> [columns, 3], value, low and high; NaN where not defined.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    cases: int
-    known: Mapping[str, int]
-    positives: Mapping[str, int]
-    measures: Mapping[str, NDArray[np.float64]]
-
-    def get(self, measure: str, column: str) -> Interval:
-        """One cell of the table."""
-        return Interval(*map(float, self.measures[measure][self.columns.index(column)]))
-
-
-@dataclass(frozen=True)
-class SubgroupResult:
-    """One subgroup.
-
-    Attributes:
-        column: of the labels.
-        value: that its cases have.
-        group: its measures.
-        to_the_rest: the same minus those of the other cases that have a value, draw by draw.
-    """
-
-    column: str
-    value: str
-    group: Group
-    to_the_rest: Group
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All that was found.
-
-    Attributes:
-        cases: what was evaluated.
-        protocol: how.
-        points: name of an operating point -> threshold for each label of the cases, NaN where it has none.
-        everyone: measures of all cases.
-        guess: the same of a constant guess: for each label the share of positives among these very cases.
-        subgroups: in the order asked for.
-        other: measures of the other model, or None.
-        difference: everyone's minus the other's, draw by draw, or None.
-        assumed: whether no operating point is known for some label, but 0.5.
-    """
-
-    cases: Cases
-    protocol: Protocol
-    points: dict[str, list[float]]
-    everyone: Group
-    guess: Group
-    subgroups: tuple[SubgroupResult, ...] = ()
-    other: Group | None = None
-    difference: Group | None = None
-    assumed: bool = False
 
 
 def evaluate(
@@ -135,11 +60,11 @@ def evaluate(
         members = np.any([chosen for _, chosen in found], axis=0)
         for value, chosen in found:
             drawn.add(f"{column}={value}", chosen, cases.scores, ours)
+        for value, chosen in _to_compare(found):
             drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
     if against is not None and cases.others is not None:
         drawn.add(against, everyone, cases.others, _by_name(other_points or {}, cases.names))
     drawn.bootstrap(protocol.resamples)
-    names = [(column, value) for column, found in splits for value, _ in found]
     return Evaluation(
         cases=cases,
         protocol=protocol,
@@ -151,14 +76,36 @@ def evaluate(
                 column,
                 value,
                 drawn.group(f"{column}={value}"),
-                drawn.difference(f"{column}={value}", f"{column}={value}{REST}"),
+                drawn.to_the_rest(f"{column}={value}"),
             )
-            for column, value in names
+            for column, found in splits
+            for value, _ in found
         ),
         other=drawn.group(against) if against is not None else None,
         difference=drawn.difference("all", against) if against is not None else None,
         assumed=not set(cases.names) <= {label for label, named in points.items() if named},
     )
+
+
+def check_images(
+    images: Sequence[str], names: Sequence[str], labels: str, protocol: Protocol, against: str | None = None
+) -> None:
+    """Raises what `evaluate` would raise for these images and labels of a model, before they are scored.
+
+    Raises:
+        TableError: as for `evaluate`.
+        UsageError: as for `evaluate`.
+    """
+    rows = [Prediction(image, Status.OK, dict.fromkeys(names, 0.0)) for image in images]
+    cases = join_cases(tuple(names), rows, labels, protocol, against)
+    for subgroup in protocol.subgroups:
+        split(cases, subgroup)
+
+
+def _to_compare(found: Sequence[Subgroup]) -> Sequence[Subgroup]:
+    """Of these values of a column, those to compare with the rest."""
+    pair = 2
+    return found if len(found) > pair else found[: len(found) - 1]
 
 
 class _Drawn:
@@ -172,7 +119,7 @@ class _Drawn:
             self._means[COMPETITION] = [cases.names.index(name) for name in COMPETITION_FINDINGS]
         self._samples: dict[str, Sample] = {}
         self._chosen: dict[str, NDArray[np.bool_]] = {}
-        self._measured: dict[str, Distributions] = {}
+        self._draws: dict[str, Draws] = {}
 
     def add(
         self,
@@ -193,35 +140,31 @@ class _Drawn:
 
     def bootstrap(self, resamples: int) -> None:
         found = bootstrap(list(self._samples.values()), resamples=resamples)
-        self._measured = dict(zip(self._samples, found, strict=True))
+        self._draws = dict(zip(self._samples, found, strict=True))
 
     def group(self, name: str) -> Group:
-        return self._table(name, name, self._measured[name])
+        measures = intervals(self._draws[name])
+        measures[CALIBRATION][:, 1:] = np.nan
+        return self._table(name, name, measures)
 
     def difference(self, name: str, other: str) -> Group:
-        """The first minus the other; a mean is that of the differences of labels that both define."""
-        first, second = self._measured[name], self._measured[other]
-        minus = {
-            measure: first[measure] - second[measure]
-            for measure in first
-            if measure in second and measure != CALIBRATION
-        }
-        for values in minus.values():
-            for column, chosen in enumerate(self._means.values(), start=len(self._cases.names)):
-                values[:, column] = mean_of_known(values[:, list(chosen)])
-        return self._table(f"{name} minus {other if other != name + REST else REST.strip()}", name, minus)
+        """The first minus the other."""
+        measures = differences(self._draws[name], self._draws[other])
+        del measures[CALIBRATION]
+        return self._table(f"{name} minus {other.removeprefix(name).strip()}", name, measures)
 
-    def _table(self, name: str, counted: str, measured: Distributions) -> Group:
+    def to_the_rest(self, name: str) -> Group | None:
+        """A subgroup minus the rest, if that was added."""
+        return self.difference(name, name + REST) if name + REST in self._draws else None
+
+    def _table(self, name: str, counted: str, measures: Mapping[str, NDArray[np.float64]]) -> Group:
         labels = self._cases.labels[self._chosen[counted]]
         columns = self._samples[counted].names
         known, positives = (
             dict(zip(columns, _counts(test, columns), strict=True))
             for test in (~np.isnan(labels), labels == 1)
         )
-        intervals = {measure: interval(values) for measure, values in measured.items()}
-        if CALIBRATION in intervals:
-            intervals[CALIBRATION][:, 1:] = np.nan
-        return Group(name, columns, len(labels), known, positives, intervals)
+        return Group(name, columns, len(labels), known, positives, measures)
 
 
 def _counts(test: NDArray[np.bool_], columns: tuple[str, ...]) -> list[int]:

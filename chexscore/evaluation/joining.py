@@ -12,7 +12,7 @@ def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
     """Finds for each predicted path its line of labels: the same path, or one that the other ends with.
 
     Folders above may be missing on either side: `images/a.png` belongs to `/data/images/a.png`. Whole names
-    are compared. Where several would do, the longest common ending decides.
+    are compared, without blanks around the path. Where several would do, the longest common ending decides.
 
     Args:
         predicted: paths of the predictions.
@@ -66,4 +66,4 @@ def _refuse_twins(paths: list[tuple[str, ...]], written: Sequence[str], fault: s
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+    return tuple(part for part in path.strip().replace("\\", "/").split("/") if part not in ("", "."))

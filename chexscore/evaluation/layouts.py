@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chexscore.errors import TableError
-from chexscore.labels import Policy, read_table, stripped, to_targets
+from chexscore.errors import TableError, UsageError
+from chexscore.labels import DEFAULT, Policies, read_table, stripped, to_targets
 
 __all__ = ["LabelTable", "read_labels"]
 
@@ -36,7 +36,7 @@ NIH_VOCABULARY = (
 """What NIH looked for in every image, so that a finding that an extract never names is negative, not unknown
 (Wang et al. 2017, doi:10.1109/CVPR.2017.369)."""
 
-CHEXPERT_PATH = re.compile(r"(patient\d+)(?:[/\\](study\d+))?[/\\]")
+CHEXPERT_PATH = re.compile(r"(?:^|[/\\])(patient\d+)[/\\](?:(study\d+)[/\\])?")
 """CheXpert's paths are `CheXpert-v1.0[-small]/train/patient00001/study1/view1_frontal.jpg`."""
 
 PATIENT_COLUMNS = ("patient", "patientid", "subjectid")
@@ -55,8 +55,9 @@ class LabelTable:
         layout: "CheXpert", "NIH" or "plain".
         cells: the text of the file, and for NIH a column for each finding.
         paths: of the images.
-        patients: of the images, or None where nothing tells.
-        studies: of the images, or None where nothing tells; unique over patients.
+        patients: of the images, or None where nothing tells for any.
+        studies: of the images, or None where nothing tells for any; unique over patients.
+        alone: lines whose path names no patient, or no study, though others do: each is one of its own.
         labels: columns that hold labels.
     """
 
@@ -66,9 +67,10 @@ class LabelTable:
     paths: list[str]
     patients: list[str] | None
     studies: list[str] | None
+    alone: frozenset[int]
     labels: tuple[str, ...]
 
-    def targets(self, names: Sequence[str], *, uncertain: Policy, blank: Policy) -> NDArray[np.float32]:
+    def targets(self, names: Sequence[str], *, uncertain: Policies, blank: Policies) -> NDArray[np.float32]:
         """The labels as numbers, [lines, names], 1, 0 or NaN.
 
         Args:
@@ -78,9 +80,11 @@ class LabelTable:
 
         Raises:
             TableError: a cell is no label; the text names column and line.
+            UsageError: there is a policy for a label that is not there.
         """
-        policies = {"uncertain": {"default": uncertain}, "blank": {"default": blank}}
-        return to_targets(self.cells, names, self.source, **policies)
+        if wrong := {*uncertain, *blank} - {DEFAULT, *self.cells.columns}:
+            raise UsageError(f"{self.source}: has no label {min(wrong)} to take uncertain or blank ones of.")
+        return to_targets(self.cells, names, self.source, uncertain=uncertain, blank=blank)
 
 
 def read_labels(source: str) -> LabelTable:
@@ -98,12 +102,14 @@ def read_labels(source: str) -> LabelTable:
     patient, study = _find(cells, PATIENT_COLUMNS), _find(cells, STUDY_COLUMNS)
     layout = "plain"
     patients, studies = _filled(cells, patient, source), _filled(cells, study, source)
-    matches = [match for path in cells[column] if (match := CHEXPERT_PATH.search(path))]
-    if len(matches) == len(cells):
+    paths = list(stripped(cells[column]))
+    in_paths = [match.groups() if (match := CHEXPERT_PATH.search(path)) else (None, None) for path in paths]
+    alone = set[int]()
+    if any(name for name, _ in in_paths):
         layout = "CheXpert" if column == "Path" else layout
-        patients = patients or [match[1] for match in matches]
-        if all(match[2] for match in matches):
-            studies = studies or [match[2] for match in matches]
+        patients = patients or _named([name for name, _ in in_paths], alone)
+        if any(name for _, name in in_paths):
+            studies = studies or _named([name for _, name in in_paths], alone)
     if patients and studies:
         studies = [f"{patient}/{study}" for patient, study in zip(patients, studies, strict=True)]
     known = {column, patient, study}
@@ -111,9 +117,10 @@ def read_labels(source: str) -> LabelTable:
         source,
         layout,
         cells,
-        list(cells[column]),
+        paths,
         patients,
         studies,
+        frozenset(alone),
         tuple(name for name in map(str, cells) if name not in known and _holds_labels(cells[name])),
     )
 
@@ -126,7 +133,14 @@ def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
     names = tuple(dict.fromkeys((*NIH_VOCABULARY, *sorted(set().union(*findings)))))
     columns = {name: ["1" if name in found else "0" for found in findings] for name in names}
     patients = _filled(cells, _find(cells, PATIENT_COLUMNS), source)
-    return LabelTable(source, "NIH", cells.assign(**columns), list(cells[NIH_IMAGE]), patients, None, names)
+    paths = list(stripped(cells[NIH_IMAGE]))
+    return LabelTable(source, "NIH", cells.assign(**columns), paths, patients, None, frozenset(), names)
+
+
+def _named(names: Sequence[str | None], alone: set[int]) -> list[str]:
+    """The names; a line without one gets one of its own, and goes to `alone`."""
+    alone.update(row for row, name in enumerate(names) if name is None)
+    return [f"line {row + 2}" if name is None else name for row, name in enumerate(names)]
 
 
 def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:

@@ -17,7 +17,15 @@ __all__ = ["MOST_VALUES", "Subgroup", "split"]
 MOST_VALUES = 20
 """A column with more values than this is no subgroup but a number or a name."""
 
-NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)[A-Za-z]?")
+NUMBER = re.compile(r"[<>=~≤≥\s]*(-?\d+(?:\.\d+)?)\s*(?:\+|[A-Za-z]+)?")
+"""With what people write around one: "90+", "> 89", "60 years"."""
+
+DICOM_AGE = re.compile(r"(\d{3})([DWMY])")
+IN_A_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
+"""DICOM's Age String, as NIH writes ages: days, weeks, months or years (PS3.5, table 6.2-1)."""
+
+NO_NUMBER = "unknown"
+"""The subgroup of what is no number, where edges are given."""
 
 Subgroup = tuple[str, NDArray[np.bool_]]
 """What the cases of a subgroup have, such as "40 to 59", and [N], which cases they are."""
@@ -31,13 +39,14 @@ def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:
     Args:
         cases: N of them.
         subgroup: a column, or a column, a colon and edges: "Age:40,60" gives under 40, 40 to 59 (below 60),
-            and 60 and over. Of a number with a unit, as NIH's "058Y", the number counts.
+            and 60 and over; "058Y" and "90+" are 58 and 90, "006M" is half a year, and what is no number
+            makes the group "unknown".
 
     Returns:
         The column, and its subgroups: in the order of the edges, else sorted.
 
     Raises:
-        UsageError: no such column, too many values, or with edges a value that is no number.
+        UsageError: no such column, too many values, or with edges no value that is a number.
     """
     cells = cases.table.cells
     column, edges = _parse(subgroup, list(cells.columns))
@@ -45,6 +54,7 @@ def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:
     if edges:
         names = _names(edges)
         text = _binned(text, edges, names, subgroup)
+        names = [*names, NO_NUMBER]
     else:
         names = sorted(set(text) - {""})
     values = np.full(len(cases.labels), "", dtype=object)
@@ -88,9 +98,17 @@ def _names(edges: list[float]) -> list[str]:
 def _binned(
     text: NDArray[np.object_], edges: list[float], names: list[str], subgroup: str
 ) -> NDArray[np.object_]:
-    numbers = [NUMBER.fullmatch(cell) for cell in text]
-    wrong = [cell for cell, number in zip(text, numbers, strict=True) if cell and number is None]
-    if wrong:
-        raise UsageError(f"--subgroup {subgroup}: {wrong[0]!r} is no number.")
-    bins = [names[bisect_right(edges, float(number[1]))] if number else "" for number in numbers]
-    return np.array(bins, dtype=object)
+    bins = {"": ""}
+    for cell in set(text) - {""}:
+        number = _number(cell)
+        bins[cell] = NO_NUMBER if number is None else names[bisect_right(edges, number)]
+    if set(bins.values()) == {"", NO_NUMBER}:
+        raise UsageError(f"--subgroup {subgroup}: {max(bins)!r} is no number.")
+    return np.array([bins[cell] for cell in text], dtype=object)
+
+
+def _number(cell: str) -> float | None:
+    if age := DICOM_AGE.fullmatch(cell):
+        return float(age[1]) / IN_A_YEAR[age[2]]
+    number = NUMBER.fullmatch(cell)
+    return float(number[1]) if number else None

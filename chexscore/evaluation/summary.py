@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chexscore import __version__
-from chexscore.evaluation.evaluate import Evaluation, Group
+from chexscore.evaluation.results import Evaluation, Group
+from chexscore.intervals import FEWEST
+from chexscore.labels import DEFAULT, Policies
 from chexscore.samples import MACRO, MICRO
 
-__all__ = ["COLUMNS", "GUESS", "UNKNOWN", "describe", "rows", "to_csv", "to_json"]
+__all__ = ["CAUTION", "COLUMNS", "GUESS", "UNKNOWN", "describe", "rows", "to_csv", "to_json"]
 
 COLUMNS = ("label", "group", "metric", "value", "low", "high", "n")
 
@@ -22,6 +24,10 @@ GUESS = "constant guess"
 
 UNKNOWN = "not known"
 """How the name of a model begins that no record tells."""
+
+CAUTION = "caution"
+FEW = 20
+"""Patients, or what else is drawn, below which the whole evaluation gets a word of caution."""
 
 
 def describe(
@@ -50,6 +56,10 @@ def describe(
     if against is not None:
         found |= {"compared with": against, **_of_model("its model", other_model or {})}
     found |= {"labels": f"{cases.table.source} (layout: {cases.table.layout})", "evaluated": count}
+    if protocol.resamples and (number := len(set(cases.groups))) < FEW:
+        found[CAUTION] = f"only {number} {draws}: the intervals are rough, and there are none below {FEWEST}"
+    if cases.alone and (protocol.by == "study" or cases.group in ("patient", "study")):
+        found["on their own"] = f"{cases.alone:,} images whose path names no patient or study"
     if cases.left_over:
         found["left out"] = "; ".join(f"{number:,} {what}" for what, number in cases.left_over.items())
     if cases.only_predicted:
@@ -58,15 +68,17 @@ def describe(
         found["only the labels have"] = ", ".join(cases.only_labelled)
     if cases.only_ours:
         found["only the first model has"] = ", ".join(cases.only_ours)
-    words = {"ignore": "left out", "positive": "taken as positive", "negative": "taken as negative"}
-    found["uncertain labels"] = words[protocol.uncertain]
-    found["blank labels"] = words[protocol.blank]
+    found["uncertain labels"] = _taken(protocol.uncertain)
+    found["blank labels"] = _taken(protocol.blank)
     if protocol.by == "study":
         found["score of a study"] = {"max": "the largest of its views", "mean": "the mean of its views"}[
             protocol.views
         ]
     found["intervals"] = (
-        f"95 %, percentiles over {protocol.resamples:,} draws of {draws}" if protocol.resamples else "none"
+        f"95 %, from {protocol.resamples:,} draws of {draws}; none where fewer than {FEWEST} {draws} have a "
+        "class that a measure needs"
+        if protocol.resamples
+        else "none"
     )
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return found | {"made by": f"chexscore {__version__}, {made}"}
@@ -92,7 +104,8 @@ def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             yield _row(label, GUESS, measure, evaluation.guess.get(measure, label), everyone.known[label])
     for subgroup in evaluation.subgroups:
         yield from _rows_of(subgroup.group, subgroup.group.name)
-        yield from _rows_of(subgroup.to_the_rest, subgroup.to_the_rest.name, counts=False)
+        if subgroup.to_the_rest is not None:
+            yield from _rows_of(subgroup.to_the_rest, subgroup.to_the_rest.name, counts=False)
     if evaluation.other is not None and evaluation.difference is not None:
         yield from _rows_of(evaluation.other, evaluation.other.name)
         yield from _rows_of(evaluation.difference, evaluation.difference.name, counts=False)
@@ -139,6 +152,12 @@ def _cell(value: float) -> str:
     if math.isnan(value):
         return ""
     return str(value) if isinstance(value, int) else f"{value:.6f}"
+
+
+def _taken(policies: Policies) -> str:
+    words = {"ignore": "left out", "positive": "taken as positive", "negative": "taken as negative"}
+    named = [f"; of {label} {words[policy]}" for label, policy in policies.items() if label != DEFAULT]
+    return words[policies[DEFAULT]] + "".join(named)
 
 
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:

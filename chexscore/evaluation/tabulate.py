@@ -8,21 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chexscore.evaluation.evaluate import HALF, Evaluation, Group
+from chexscore.evaluation.figures import POINT_MEASURES, between, chance, change, change_between, number
+from chexscore.evaluation.results import HALF, Evaluation, Group
+from chexscore.evaluation.summary import CAUTION
 from chexscore.intervals import Interval
+from chexscore.messages import visible
 from chexscore.samples import MACRO, MICRO
 
 __all__ = ["print_evaluation"]
-
-POINT_MEASURES = {
-    "sensitivity": "sens.",
-    "specificity": "spec.",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "accuracy": "acc.",
-    "f1": "F1",
-}
-"""Measure -> heading."""
 
 
 def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
@@ -38,9 +31,17 @@ def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
         console.print(_against(evaluation.everyone, evaluation.other, evaluation.difference))
     words = Console(stderr=True, highlight=False, soft_wrap=True)
     words.print(f"{about['evaluated']} evaluated")
-    for name in ("left out", "only the model has", "only the labels have", "only the first model has"):
+    if CAUTION in about:
+        words.print(f"chexscore: warning: {about[CAUTION]}")
+    for name in (
+        "on their own",
+        "left out",
+        "only the model has",
+        "only the labels have",
+        "only the first model has",
+    ):
         if name in about:
-            words.print(f"{name}: {escape(about[name])}")
+            words.print(f"{name}: {_said(about[name])}")
     if evaluation.assumed:
         words.print("no operating points are known for some label; give --model")
 
@@ -54,45 +55,46 @@ def _scores(evaluation: Evaluation) -> Table:
         areas = [group.get(measure, label).value for measure in ("average_precision", "prevalence")]
         errors = [group.get(measure, label).value for measure in ("brier", "calibration_error")]
         table.add_row(
-            escape(label),
+            _said(label),
             str(group.known[label]),
             str(group.positives[label]),
             _interval(group.get("auc", label)),
-            *map(_number, (*areas, *errors)),
+            *map(number, (*areas, *errors)),
         )
     guess = evaluation.guess
     values = [guess.get(measure, MICRO).value for measure in ("average_precision", "prevalence", "brier")]
-    table.add_row("guess (micro)", "", "", _interval(guess.get("auc", MICRO)), *map(_number, values), "")
+    table.add_row("guess (micro)", "", "", _interval(guess.get("auc", MICRO)), *map(number, values), "")
     return table
 
 
 def _accuracy(evaluation: Evaluation) -> str:
     ours, guess = (group.get(f"accuracy@{HALF}", MICRO) for group in (evaluation.everyone, evaluation.guess))
-    return f"Right of all labels at {HALF}: {_interval(ours)}; a guess by frequency: {_number(guess.value)}\n"
+    return f"Right of all labels at {HALF}: {_interval(ours)}; a guess by frequency: {number(guess.value)}\n"
 
 
 def _at_point(evaluation: Evaluation) -> Table:
     """The first operating point; the files have all of them."""
     point, *others = evaluation.points
-    table = _table("label", f"at {point}", *POINT_MEASURES.values())
+    table = _table("label", f"at {point}", *(short for _, short in POINT_MEASURES.values()))
     thresholds = dict(zip(evaluation.cases.names, evaluation.points[point], strict=True))
     for label in evaluation.everyone.columns:
         if label == MACRO:
             table.add_section()
         found = [evaluation.everyone.get(f"{measure}@{point}", label).value for measure in POINT_MEASURES]
         threshold = thresholds.get(label, math.nan)
-        table.add_row(escape(label), _number(threshold), *map(_number, found))
+        table.add_row(_said(label), number(threshold), *map(number, found))
     if others:
-        table.caption = f"-o and --report also have the points {', '.join(map(escape, others))}."
+        table.caption = f"-o and --report also have the points {', '.join(map(_said, others))}."
     return table
 
 
 def _subgroups(evaluation: Evaluation) -> Table:
     table = _table("subgroup", "n", "macro AUC (95 %)", "minus the rest", "")
     for subgroup in evaluation.subgroups:
-        difference = subgroup.to_the_rest.get("auc", MACRO)
+        to_the_rest = subgroup.to_the_rest
+        difference = to_the_rest.get("auc", MACRO) if to_the_rest else Interval(*[math.nan] * 3)
         table.add_row(
-            escape(subgroup.group.name),
+            _said(subgroup.group.name),
             str(subgroup.group.cases),
             _interval(subgroup.group.get("auc", MACRO)),
             _difference(difference),
@@ -102,19 +104,12 @@ def _subgroups(evaluation: Evaluation) -> Table:
 
 
 def _print_marked(evaluation: Evaluation, console: Console) -> None:
-    """Label by label, what differs between a subgroup and the rest."""
-    point = next(iter(evaluation.points))
-    measures = {"auc": "AUC", f"sensitivity@{point}": "sensitivity", f"specificity@{point}": "specificity"}
-    for subgroup in evaluation.subgroups:
-        for label in evaluation.cases.names:
-            for measure, name in measures.items():
-                found = subgroup.to_the_rest.get(measure, label)
-                if found.excludes_zero:
-                    words = f"{subgroup.group.name}: {name} of {label} {_difference(found)}"
-                    console.print(escape(words), soft_wrap=True)
-    console.print(
-        "* and below it: the interval excludes zero, as 1 in 20 and more do by chance alone\n", soft_wrap=True
-    )
+    """What differs between a subgroup and the rest, and how much of that is to be expected."""
+    for subgroup, measure, column, difference in evaluation.comparisons:
+        if difference.excludes_zero:
+            words = f"* {subgroup.group.name}: {measure} of {column} {_difference(difference)}"
+            console.print(_said(words), soft_wrap=True)
+    console.print(f"{chance(evaluation)}\n")
 
 
 def _against(ours: Group, other: Group, difference: Group) -> Table:
@@ -125,7 +120,7 @@ def _against(ours: Group, other: Group, difference: Group) -> Table:
         found = difference.get("auc", label)
         areas = (group.get("auc", label).value for group in (ours, other))
         table.add_row(
-            escape(label), *map(_number, areas), _difference(found), "*" if found.excludes_zero else ""
+            _said(label), *map(number, areas), _difference(found), "*" if found.excludes_zero else ""
         )
     table.caption = "* the interval excludes zero"
     return table
@@ -135,7 +130,7 @@ def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
     for position, heading in enumerate(headings):
         table.add_column(
-            escape(heading),
+            _said(heading),
             overflow="fold",
             justify="right" if position else "left",
             no_wrap=position > 0,
@@ -143,18 +138,16 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}"
-
-
 def _interval(found: Interval) -> str:
-    if math.isnan(found.low):
-        return _number(found.value)
-    return f"{found.value:.3f} ({found.low:.3f}-{found.high:.3f})"
+    bounds = between(found, "-")
+    return number(found.value) + (f" ({bounds})" if bounds else "")
 
 
 def _difference(found: Interval) -> str:
-    if math.isnan(found.value):
-        return ""
-    bounds = "" if math.isnan(found.low) else f" ({found.low:+.3f} to {found.high:+.3f})"
-    return f"{found.value:+.3f}{bounds}"
+    bounds = change_between(found)
+    return change(found) + (f" ({bounds})" if bounds else "")
+
+
+def _said(words: str) -> str:
+    """Words of files, made safe for the terminal."""
+    return escape(visible(words))

@@ -1,14 +1,15 @@
 """The elements of a report: tables, figures, cells."""
 
 import base64
-import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from chexscore.evaluation.figures import between, change, change_between, number
 from chexscore.intervals import Interval
+from chexscore.messages import visible
 from chexscore.samples import MACRO
 
-__all__ = ["between", "cell", "change", "compared", "figure", "number", "readable", "table", "text"]
+__all__ = ["cell", "changed", "compared", "figure", "table", "text"]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
@@ -39,44 +40,27 @@ def figure(svg: str, alt: str, kind: str = "", *, caption: str = "") -> str:
 
 def cell(found: Interval, *, bounds: bool = True) -> str:
     """A measure, below it its interval."""
-    text = between(found) if bounds else ""
-    return number(found.value) + (f"<br><small>{text}</small>" if text else "")
+    return number(found.value) + _below(between(found) if bounds else "")
 
 
-def compared(found: Interval, difference: Interval) -> str:
+def compared(found: Interval, difference: Interval | None) -> str:
     """A measure, below it its interval; if its difference to another excludes zero, marked, below it that."""
-    if not difference.excludes_zero:
+    if difference is None or not difference.excludes_zero:
         return cell(found)
-    return (
-        f'<td class="marked">{cell(found)}<br><small>{difference.value:+.3f} '
-        f"({difference.low:+.3f} to {difference.high:+.3f})</small></td>"
-    )
+    below = f"{change(difference)} ({change_between(difference)})"
+    return f'<td class="marked">{cell(found)}{_below(below)}</td>'
 
 
-def change(found: Interval) -> str:
+def changed(found: Interval) -> str:
     """A difference, below it its interval; marked if that excludes zero."""
-    if math.isnan(found.value):
-        return ""
-    bounds = "" if math.isnan(found.low) else f"<br><small>{found.low:+.3f} to {found.high:+.3f}</small>"
-    text = f"{found.value:+.3f}{bounds}"
+    text = change(found) + _below(change_between(found))
     return f'<td class="marked">{text}</td>' if found.excludes_zero else text
 
 
-def between(found: Interval) -> str:
-    """An interval, or nothing."""
-    return "" if math.isnan(found.low) else f"{found.low:.3f} to {found.high:.3f}"
-
-
-def number(value: float) -> str:
-    """Three decimals, or nothing for NaN."""
-    return "" if math.isnan(value) else f"{value:.3f}"
-
-
-def readable(words: str) -> str:
-    r"""Bytes that are no UTF-8, of a file name or a cell, become \\xNN."""
-    return words.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _below(words: str) -> str:
+    return f"<br><small>{words}</small>" if words else ""
 
 
 def text(words: str) -> str:
-    """Words as HTML."""
-    return escape(readable(words))
+    r"""Words as HTML; control characters, and bytes that are no UTF-8, become \xNN."""
+    return escape(visible(words))

@@ -9,23 +9,15 @@ from importlib.util import find_spec
 import numpy as np
 
 from chexscore.errors import UsageError
-from chexscore.evaluation.evaluate import COMPETITION, HALF, Evaluation
-from chexscore.evaluation.summary import UNKNOWN
-from chexscore.report.elements import between, cell, change, compared, figure, number, readable, table, text
+from chexscore.evaluation.figures import POINT_MEASURES, between, chance, number
+from chexscore.evaluation.results import COMPETITION, HALF, Evaluation
+from chexscore.evaluation.summary import CAUTION, UNKNOWN
+from chexscore.messages import visible
+from chexscore.report.elements import cell, changed, compared, figure, table, text
 from chexscore.report.mistakes import Mistake, mistakes, thumbnail
 from chexscore.samples import MACRO, MICRO
 
 __all__ = ["check_plots", "to_html"]
-
-POINT_MEASURES = {
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "accuracy": "Accuracy",
-    "f1": "F1",
-}
-"""Measure -> heading."""
 
 PARTS = 2
 """Of a picture's path, those that stand below it; the whole of it shows under the mouse."""
@@ -57,6 +49,7 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
         f"<h1>{text(title)}</h1>",
         '<p class="warning">Not a medical device: no score may decide about a patient.'
         + (" The page shows pictures of patients; treat it as you treat those.</p>" if pictures else "</p>"),
+        f'<p class="warning">{text(about[CAUTION].capitalize())}.</p>' if CAUTION in about else "",
         _cards(evaluation),
         f"<h2>What was evaluated</h2>{_definitions(about)}",
         f"<h2>Labels</h2>{_labels(evaluation)}",
@@ -82,9 +75,10 @@ ten bins. For both of these 0 is best.</p>
 <p><b>Macro</b>: the mean over the labels that define a measure. <b>Micro</b>: all labels of all cases
 together; it flatters, because a model gains by knowing that one label is more frequent than another. That
 much the <b>constant guess</b> reaches, which gives every case the share of positives of each label.</p>
-<p><b>Intervals</b> cover 95 %. They are left out where more than 5 % of the draws lack a class, or
-all draws are equal; calibration errors have none, because draws only add to them. Of measures that do not
-differ 1 in 20 and more are <b>marked</b> by chance, so look for a pattern and not at a single mark.</p>
+<p><b>Intervals</b> cover about 95 %, and somewhat less where only 10 to 20 patients are positive or negative;
+with fewer of either there is none, and for a mean none if one of its labels has fewer. Calibration errors
+have none, because draws only add to them. Of measures that do not differ about 1 in 20 are <b>marked</b> by
+chance, so look for a pattern and not at a single mark.</p>
 """
 
 
@@ -122,10 +116,11 @@ def _labels(evaluation: Evaluation) -> str:
     from chexscore.report.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
 
     group, guess = evaluation.everyone, evaluation.guess
-    measures = ("auc", "average_precision", "prevalence", "brier", "calibration_error")
+    measures = ("average_precision", "prevalence", "brier", "calibration_error")
     rows = [
         [
             text(label),
+            cell(group.get("auc", label)),
             f"{group.known[label]:,}",
             f"{group.positives[label]:,}",
             *(cell(group.get(measure, label), bounds=measure != "prevalence") for measure in measures),
@@ -133,10 +128,17 @@ def _labels(evaluation: Evaluation) -> str:
         for label in group.columns
     ]
     rows.append(
-        ["constant guess, micro", "", "", *(cell(guess.get(measure, MICRO)) for measure in measures[:4]), ""]
+        [
+            "constant guess, micro",
+            cell(guess.get("auc", MICRO)),
+            "",
+            "",
+            *(cell(guess.get(measure, MICRO)) for measure in measures[:3]),
+            "",
+        ]
     )
-    whole = table(("", "n", "positive", "AUC", "AP", "prevalence", "Brier", "ECE"), rows, group.columns)
-    areas = [(readable(label), group.get("auc", label)) for label in group.columns]
+    whole = table(("", "AUC", "n", "positive", "AP", "prevalence", "Brier", "ECE"), rows, group.columns)
+    areas = [(visible(label), group.get("auc", label)) for label in group.columns]
     return whole + figure(forest_plot(areas), "AUC of each label with its 95 % interval", "forest")
 
 
@@ -145,17 +147,18 @@ def _points(evaluation: Evaluation) -> str:
     for point, thresholds in evaluation.points.items():
         group = evaluation.everyone
         known = dict(zip(evaluation.cases.names, thresholds, strict=True))
+        columns = [label for label in group.columns if not math.isnan(known.get(label, 0))]
         rows = [
             [
                 text(label),
                 number(known.get(label, math.nan)),
                 *(cell(group.get(f"{measure}@{point}", label)) for measure in POINT_MEASURES),
             ]
-            for label in group.columns
+            for label in columns
         ]
         parts.append(
             f"<h3>At {text(point)}</h3>"
-            + table(("", "threshold", *POINT_MEASURES.values()), rows, group.columns)
+            + table(("", "threshold", *(heading for heading, _ in POINT_MEASURES.values())), rows, columns)
         )
     note = (
         "A score at or above the threshold reads as positive. PPV and NPV hold for the prevalence of these "
@@ -171,37 +174,41 @@ def _subgroups(evaluation: Evaluation) -> str:
         return ""
     note = (
         "Where the difference to the rest has an interval that excludes zero, a cell is marked and the "
-        "difference stands in it. All measures of all subgroups are in the file that -o writes."
+        "difference stands in it; of two values only the first is compared, the second is its mirror. "
+        f"{chance(evaluation)} All measures of all subgroups are in the file that -o writes."
     )
     parts = [f"<h2>Subgroups</h2><p>{note}</p>"]
-    point = next(iter(evaluation.points))
-    measures = {"auc": "AUC"} | {
-        f"{measure}@{point}": f"{POINT_MEASURES[measure]} at {point}"
-        for measure in ("sensitivity", "specificity")
-    }
     for column in dict.fromkeys(subgroup.column for subgroup in evaluation.subgroups):
         chosen = [subgroup for subgroup in evaluation.subgroups if subgroup.column == column]
-        areas = [(readable(one.value), one.group.get("auc", MACRO)) for one in chosen]
+        areas = [(visible(one.value), one.group.get("auc", MACRO)) for one in chosen]
         plot = forest_plot(areas, evaluation.everyone.get("auc", MACRO).value)
         parts.append(f"<h3>{text(column)}</h3>")
         parts.append(figure(plot, f"Macro AUC by {column}", "forest", caption="Macro AUC; dotted: everyone"))
         headings = ("", *(f"{subgroup.value} ({subgroup.group.cases:,})" for subgroup in chosen))
         tables = []
-        for measure, heading in measures.items():
+        for measure in evaluation.compared:
             rows = [
                 [
                     text(label),
                     *(
-                        compared(one.group.get(measure, label), one.to_the_rest.get(measure, label))
+                        compared(
+                            one.group.get(measure, label),
+                            one.to_the_rest.get(measure, label) if one.to_the_rest else None,
+                        )
                         for one in chosen
                     ),
                 ]
                 for label in evaluation.everyone.columns
             ]
             body = table(headings, rows, evaluation.everyone.columns)
-            tables.append(f"<div><h4>{text(heading)}</h4>{body}</div>")
+            tables.append(f"<div><h4>{text(_named(measure))}</h4>{body}</div>")
         parts.append(f'<div class="tables">{"".join(tables)}</div>')
     return "".join(parts)
+
+
+def _named(measure: str) -> str:
+    name, _, point = measure.partition("@")
+    return f"{POINT_MEASURES[name][0]} at {point}" if point else name.upper()
 
 
 def _against(evaluation: Evaluation, about: Mapping[str, str]) -> str:
@@ -217,7 +224,7 @@ def _against(evaluation: Evaluation, about: Mapping[str, str]) -> str:
                 for each in (
                     cell(ours.get(measure, label), bounds=False),
                     cell(other.get(measure, label), bounds=False),
-                    change(difference.get(measure, label)),
+                    changed(difference.get(measure, label)),
                 )
             ),
         ]
@@ -238,7 +245,7 @@ def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
     known = ~np.isnan(cases.labels[:, column])
     labels, scores = cases.labels[known, column], cases.scores[known, column]
     points = {
-        name: thresholds[column]
+        visible(name): thresholds[column]
         for name, thresholds in evaluation.points.items()
         if not math.isnan(thresholds[column])
     }

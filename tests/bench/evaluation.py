@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -23,8 +24,22 @@ SETS, ROWS, LABELS = 500, 200_000, 13
 
 
 def coverage() -> None:
-    held = sum(covers(seed, patients=200, resamples=1000) for seed in range(SETS))
-    print(f"{held} of {SETS} intervals hold the AUC that the sets were drawn with: {held / SETS:.1%}")
+    print(f"of {SETS} intervals hold what the sets were drawn with (AUC; difference to another such set):")
+    for ill, well in ((10, 190), (30, 170), (100, 100)):
+        for apart in (1.0, 2.0, 2.6):
+            shares = [
+                sum(
+                    covers(seed, ill=ill, well=well, resamples=1000, apart=apart, less=less)
+                    for seed in range(SETS)
+                )
+                for less in (None, 1.0)
+            ]
+            alone, difference = (f"{held / SETS:6.1%}" for held in shares)
+            auc = NormalDist().cdf(apart / 2**0.5)
+            print(
+                f"{ill:4} positive and {well} negative patients, AUC {auc:.2f}: {alone} {difference}",
+                flush=True,
+            )
 
 
 def size() -> None:
@@ -56,7 +71,9 @@ def size() -> None:
 def keras(predictions: str, labels: str) -> None:
     import keras as library
 
-    cases = read_cases(predictions, labels, Protocol(uncertain="negative", blank="negative"))
+    cases = read_cases(
+        predictions, labels, Protocol(uncertain={"default": "negative"}, blank={"default": "negative"})
+    )
     truth, scores = cases.labels.ravel(), cases.scores.ravel()
     theirs = library.metrics.AUC()
     theirs.update_state(truth, scores)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from chexscore.intervals import compare, estimate
+from chexscore.intervals import bootstrap, differences, intervals, number
+from chexscore.samples import Sample
 from training.config import TrainConfig
 from training.fit import fit
 from training.networks import reference_blocks
@@ -44,21 +45,19 @@ def main() -> None:
         with np.load(run / "validation.npz") as arrays:
             found.append({name: arrays[name] for name in ("paths", "targets", "scores", "patients")})
 
-    first = found[0]
-    patients = first["patients"]
-    print(f"{len(patients)} images of {len(set(patients))} patients, {arguments.epochs} epochs")
-    for recipe, each in zip(arguments.recipes, found, strict=True):
-        alone = estimate(each["targets"], each["scores"], each["patients"], data.labels)
+    first, groups = found[0], number(found[0]["patients"])
+    print(f"{len(groups)} images of {groups.max() + 1} patients, {arguments.epochs} epochs")
+    assert all(np.array_equal(each["paths"], first["paths"]) for each in found)
+    drawn = bootstrap([Sample(each["targets"], each["scores"], groups, data.labels) for each in found])
+    for recipe, draws in zip(arguments.recipes, drawn, strict=True):
+        alone = dict(zip(draws.names, intervals(draws)["auc"], strict=True))
         line = f"{recipe.stem:24} AUC"
         for key in ("macro", "micro"):
-            line += " {} {:.4f} ({:.4f} to {:.4f})".format(key, *alone[f"auc/{key}"])
-        if each is not first:
-            assert np.array_equal(each["paths"], first["paths"])
-            differences = compare(
-                each["targets"], each["scores"], first["scores"], each["patients"], data.labels
-            )
+            line += " {} {:.4f} ({:.4f} to {:.4f})".format(key, *alone[key])
+        if draws is not drawn[0]:
+            beyond = dict(zip(draws.names, differences(draws, drawn[0])["auc"], strict=True))
             line += "; macro beyond {}: {:+.4f} ({:+.4f} to {:+.4f})".format(
-                arguments.recipes[0].stem, *differences["auc/macro"]
+                arguments.recipes[0].stem, *beyond["macro"]
             )
         print(line)
 

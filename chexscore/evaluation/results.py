@@ -1,0 +1,118 @@
+"""What an evaluation finds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chexscore.evaluation.cases import Cases, Protocol
+from chexscore.intervals import Interval
+
+__all__ = ["COMPETITION", "HALF", "Comparison", "Evaluation", "Group", "SubgroupResult"]
+
+COMPETITION = "CheXpert 5"
+"""Name of the mean over CheXpert's competition findings."""
+
+HALF = "0.5"
+"""The operating point that every label has, for comparison with figures that were measured there."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Measures of some cases, or differences of measures; then the counts are those of the first.
+
+    Attributes:
+        name: "all", "Sex=F", the file of another model, or "Sex=F minus the rest".
+        columns: what is measured: the labels, "macro", perhaps "CheXpert 5", and "micro".
+        cases: how many.
+        known: column -> cases with a known label; for "micro" labels that are known.
+        positives: column -> how many of these are positive.
+        measures: measure -> [columns, 3], value, low and high; NaN where not defined.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    cases: int
+    known: Mapping[str, int]
+    positives: Mapping[str, int]
+    measures: Mapping[str, NDArray[np.float64]]
+
+    def get(self, measure: str, column: str) -> Interval:
+        """One cell of the table."""
+        return Interval(*map(float, self.measures[measure][self.columns.index(column)]))
+
+
+@dataclass(frozen=True)
+class SubgroupResult:
+    """One subgroup.
+
+    Attributes:
+        column: of the labels.
+        value: that its cases have.
+        group: its measures.
+        to_the_rest: the same minus those of the other cases that have a value, draw by draw. Of two values
+            only the first has it, because the second has its mirror; a single value has none.
+    """
+
+    column: str
+    value: str
+    group: Group
+    to_the_rest: Group | None
+
+
+class Comparison(NamedTuple):
+    """A subgroup against the rest by one measure of one column, where that has an interval."""
+
+    subgroup: SubgroupResult
+    measure: str
+    column: str
+    difference: Interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found.
+
+    Attributes:
+        cases: what was evaluated.
+        protocol: how.
+        points: name of an operating point -> threshold for each label of the cases, NaN where it has none.
+        everyone: measures of all cases.
+        guess: the same of a constant guess: for each label the share of positives among these very cases.
+        subgroups: in the order asked for.
+        other: measures of the other model, or None.
+        difference: everyone's minus the other's, draw by draw, or None.
+        assumed: whether no operating point is known for some label, but 0.5.
+    """
+
+    cases: Cases
+    protocol: Protocol
+    points: dict[str, list[float]]
+    everyone: Group
+    guess: Group
+    subgroups: tuple[SubgroupResult, ...] = ()
+    other: Group | None = None
+    difference: Group | None = None
+    assumed: bool = False
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """What subgroups are compared by: the AUC, and two measures at the first operating point."""
+        point = next(iter(self.points))
+        return "auc", f"sensitivity@{point}", f"specificity@{point}"
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """All of them, marked or not."""
+        found = [
+            Comparison(one, measure, column, one.to_the_rest.get(measure, column))
+            for one in self.subgroups
+            if one.to_the_rest is not None
+            for measure in self.compared
+            for column in one.to_the_rest.columns
+        ]
+        return [one for one in found if not math.isnan(one.difference.low)]
