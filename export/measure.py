@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.intervals import number
+from chexscore.intervals import bootstrap, number
 from chexscore.samples import Sample
 from chexscore.spec import ModelSpec
 from export.calibrate import Platt, operating_points, sigmoid
@@ -81,12 +81,11 @@ def _values(
     points: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Measure and label, "auc/Edema", or macro or micro -> value; what is not defined is left out."""
-    groups = number(validation.patients)
-    sample = Sample(validation.targets, scores, groups, spec.labels, points)
-    values = sample.measure(np.ones((1, groups.max() + 1), np.int64))
+    sample = Sample(validation.targets, scores, number(validation.patients), spec.labels, points)
+    (once,) = bootstrap([sample], resamples=0)
     return {
         f"{name}/{label}": round(float(value), 6)
         for measure, name in kept.items()
-        for label, value in zip(sample.names, values[measure][0], strict=True)
+        for label, value in zip(once.names, once.columns(measure)[0][0], strict=True)
         if math.isfinite(value)
     }

@@ -581,7 +581,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     from training import checkpoints
     from training import fit as module
 
-    write_dataset(tmp_path, 16, size=64)
+    write_dataset(tmp_path, 36, size=64)
     config = recipe(epochs=2, average=0.5, optimizer="adamw", weight_decay=0.01, clip_norm=1.0)
     whole, run, said = tmp_path / "whole", tmp_path / "run", list[str]()
     module.fit(config, tmp_path, whole, report=said.append)

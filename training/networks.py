@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from chexscore.errors import UsageError
 from chexscore.spec import ImageSpec
@@ -101,9 +101,10 @@ def _compact(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTens
         )(x)
         return layers.BatchNormalization(momentum=0.9)(x)
 
-    x = layers.Rescaling(1 / 255)(image)
+    x = layers.Rescaling(1 / 255, dtype="float32")(image)
     if config.standardize:
-        x = layers.LayerNormalization((1, 2, 3), epsilon=1e-4, center=False, scale=False, dtype="float32")(x)
+        x = x - _mean(x)
+        x = x / ops.sqrt(_mean(ops.square(x)) + 1e-4)
     x = layers.ReLU()(convolve(x, config.width, strides=2))
     for stage in range(1, 5):
         count = config.width * 2**stage
@@ -112,6 +113,11 @@ def _compact(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTens
         x = layers.ReLU()(layers.Add()([x, convolve(y, count)]))
     x = layers.GlobalAveragePooling2D()(x)
     return layers.Dropout(config.dropout)(x)
+
+
+def _mean(x: keras.KerasTensor) -> keras.KerasTensor:
+    """[N, 1, 1, C], row by row first: one long sum of float32 would cost onnxruntime two digits."""
+    return ops.mean(ops.mean(x, axis=2, keepdims=True), axis=1, keepdims=True)
 
 
 def _efficientnet(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTensor:
