@@ -50,6 +50,14 @@ def run(
     output: Output,
     precision: PrecisionOption = "fp32",
     allow_loss: AllowLoss = False,  # noqa: FBT002, an option
+    default: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=POINT",
+            help="The default operating point of a label, such as 'Edema=sensitivity 95 %'; otherwise that "
+            "of Youden's index. Repeat it for more labels.",
+        ),
+    ] = None,
 ) -> None:
     """Publish a trained network, calibrated, if it scores as Keras does. `run` may be left out.
 
@@ -57,7 +65,8 @@ def run(
     """
     from export.publish import publish_run  # noqa: PLC0415, TensorFlow takes seconds to import
 
-    _report(publish_run(folder, output, precision, allow_loss=allow_loss))
+    defaults = {label: point for label, _, point in (each.partition("=") for each in default or ())}
+    _report(publish_run(folder, output, precision, allow_loss=allow_loss, defaults=defaults))
 
 
 @app.command(epilog=EXIT_CODES)

@@ -1,6 +1,5 @@
 """Validation scores -> scores that are probabilities, and the thresholds that a user can choose from."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from chexscore.spec import OperatingPoint
 
-__all__ = ["FOLDS", "MIN_PATIENTS", "Platt", "calibrate", "logit", "operating_points", "sigmoid"]
+__all__ = ["FOLDS", "MIN_PATIENTS", "POINTS", "Platt", "calibrate", "logit", "operating_points", "sigmoid"]
 
 Array = NDArray[np.floating]
 Floats = NDArray[np.float64]
@@ -17,8 +16,11 @@ MIN_PATIENTS = 20
 """With a finding, and without it, that a label needs to be calibrated: ten for each of the two parameters
 that are fitted (Peduzzi et al. 1996, doi:10.1016/S0895-4356(96)00236-3)."""
 
-GOAL = 0.9
-"""Of the operating points at a given sensitivity or specificity."""
+POINTS = ("youden", "sensitivity 90 %", "sensitivity 95 %", "specificity 90 %", "best accuracy")
+"""The operating points, the default first unless another one is asked for."""
+
+GOALS = {"sensitivity 90 %": 0.9, "sensitivity 95 %": 0.95}
+SPECIFIC = 0.9
 
 FOLDS = 5
 SMALLEST, LARGEST = 1e-30, 1 - 2.0**-24
@@ -113,14 +115,15 @@ def _too_few(truth: Array, patient: NDArray[np.intp]) -> str:
     return ""
 
 
-def operating_points(truth: Array, scores: Array) -> tuple[OperatingPoint, ...]:
-    """The thresholds to choose from, Youden's first; none without both classes.
+def operating_points(truth: Array, scores: Array, default: str = POINTS[0]) -> tuple[OperatingPoint, ...]:
+    """The thresholds to choose from, the default one first; none without both classes.
 
     Scores count as they stand in a CSV, with six decimals; a threshold stands in the middle between two.
 
     Args:
         truth: [N], 0, 1 or NaN for unknown.
         scores: [N] in 0..1.
+        default: one of POINTS.
     """
     known = ~np.isnan(truth)
     positive, rounded = truth[known] == 1, np.asarray(scores, np.float64)[known].round(6)
@@ -133,18 +136,19 @@ def operating_points(truth: Array, scores: Array) -> tuple[OperatingPoint, ...]:
     specificity = np.searchsorted(alarms, thresholds) / alarms.size
     right = sensitivity * hits.size + specificity * alarms.size
 
-    def chosen() -> Iterator[tuple[str, int]]:
-        yield "youden", int(np.argmax((sensitivity + specificity).round(12)))
-        yield "sensitivity 90 %", int(np.flatnonzero(sensitivity >= GOAL)[-1])
-        if (specificity >= GOAL).any():  # not where negatives have a score of 1
-            yield "specificity 90 %", int(np.flatnonzero(specificity >= GOAL)[0])
-        yield "best accuracy", int(np.argmax(right.round(6)))
-
+    chosen = {
+        "youden": int(np.argmax((sensitivity + specificity).round(12))),
+        "best accuracy": int(np.argmax(right.round(6))),
+    }
+    for name, goal in GOALS.items():
+        chosen[name] = int(np.flatnonzero(sensitivity >= goal)[-1])
+    if (specificity >= SPECIFIC).any():  # not where negatives have a score of 1
+        chosen["specificity 90 %"] = int(np.flatnonzero(specificity >= SPECIFIC)[0])
     return tuple(
         OperatingPoint(
             name, float(thresholds[i]), round(float(sensitivity[i]), 6), round(float(specificity[i]), 6)
         )
-        for name, i in chosen()
+        for name, i in sorted(chosen.items(), key=lambda point: (point[0] != default, POINTS.index(point[0])))
     )
 
 

@@ -71,7 +71,7 @@ def lower(
     if validation is not None:
         rows, (platt, crossed) = samples.rows[places], calibration
         part = validation.of(rows)
-        spec = measured(spec, part, platt.raw(proof.scores), platt, crossed.of(rows))
+        spec = measured(spec, part, platt.raw(proof.scores), platt, crossed.of(rows), trained.defaults)
         before, after = (metrics.auroc_macro(part.targets, each) for each in (exact[places], proof.scores))
         loss, said = before - after, f"{said}, macro AUC {before:.4f} -> {after:.4f}"
         facts |= {"auc_lost": f"{loss:.6f}", "measured_on": f"{part}, with this file's scores"}

@@ -1,6 +1,7 @@
 """What a file's scores are worth on the validation patients, in its ModelSpec."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from chexscore.intervals import bootstrap, number
 from chexscore.samples import Sample
 from chexscore.spec import ModelSpec
-from export.calibrate import Platt, operating_points, sigmoid
+from export.calibrate import POINTS, Platt, operating_points, sigmoid
 from export.run import Validation
 
 __all__ = ["describe_calibration", "measured"]
@@ -42,7 +43,12 @@ def describe_calibration(spec: ModelSpec, platt: Platt, validation: Validation) 
 
 
 def measured(
-    spec: ModelSpec, validation: Validation, raw: NDArray[np.floating], platt: Platt, crossed: Platt
+    spec: ModelSpec,
+    validation: Validation,
+    raw: NDArray[np.floating],
+    platt: Platt,
+    crossed: Platt,
+    defaults: Mapping[str, str],
 ) -> ModelSpec:
     """The spec with operating points, and measures in place of those that it had.
 
@@ -53,12 +59,13 @@ def measured(
         platt: the calibration in the file.
         crossed: for each of the M images one that was fitted on other patients, to measure the calibration
             error by.
+        defaults: label -> its default operating point, where it is not the first of POINTS.
     """
     truth, scores = validation.targets, platt.scores(raw)
     points = {
         label: chosen
         for column, label in enumerate(spec.labels)
-        if (chosen := operating_points(truth[:, column], scores[:, column]))
+        if (chosen := operating_points(truth[:, column], scores[:, column], defaults.get(label, POINTS[0])))
     }
     thresholds = tuple(points[label][0].threshold if label in points else 0.5 for label in spec.labels)
     found = _values(spec, validation, scores, KEPT, {"default": thresholds, "half": [0.5] * truth.shape[1]})

@@ -1,6 +1,7 @@
 """A trained network -> an ONNX file under its final name, if and only if it scores as the network does."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from chexscore import metrics
 from chexscore.errors import ModelError, UsageError
 from chexscore.outputs import check_target, replacing
 from chexscore.spec import Precision
-from export.calibrate import Platt, calibrate, logit, sigmoid
+from export.calibrate import POINTS, Platt, calibrate, logit, sigmoid
 from export.convert import check_shapes, convert, predict_logits, tools
 from export.files import candidate, place
 from export.lower import lower
@@ -34,7 +35,12 @@ up to 1e-3."""
 
 
 def publish_run(
-    folder: Path, output: Path, precision: Precision = "fp32", *, allow_loss: bool = False
+    folder: Path,
+    output: Path,
+    precision: Precision = "fp32",
+    *,
+    allow_loss: bool = False,
+    defaults: Mapping[str, str] | None = None,
 ) -> str:
     """Publishes the network of a run folder, and notes its calibration error in the run's metrics.json.
 
@@ -48,7 +54,7 @@ def publish_run(
     """
     check_target(str(output))
     _check_backend()
-    trained = open_run(folder)
+    trained = replace(open_run(folder), defaults=defaults or {})
     known = _read_metrics(folder / "metrics.json")
     line, errors = publish(trained, output, precision, allow_loss=allow_loss)
     if errors and known:
@@ -87,6 +93,12 @@ def publish(
     check_target(str(output))
     _check_backend()
     validation, spec = trained.validation, trained.spec
+    for label, point in trained.defaults.items():
+        if label not in spec.labels or point not in POINTS:
+            raise UsageError(
+                f"--default {label}={point}: it takes LABEL=POINT; the labels are "
+                f"{', '.join(spec.labels)}, the points {', '.join(POINTS)}."
+            )
     if precision != "fp32" and validation is None and not allow_loss:
         raise ModelError(
             f"{output} was not published: what {precision} loses cannot be measured without the run's "
@@ -100,7 +112,8 @@ def publish(
         _check_same_network(raw, trained.samples, validation)
         known = logit(validation.scores)
         platt, crossed = calibrate(validation.targets, known, validation.patients)
-        spec = measured(describe_calibration(spec, platt, validation), validation, known, platt, crossed)
+        spec = describe_calibration(spec, platt, validation)
+        spec = measured(spec, validation, known, platt, crossed, trained.defaults)
         errors = {name: value for name, value in spec.metrics.items() if name.startswith("ece")}
     model = convert(trained.network, spec, platt)
     with candidate(output) as file:

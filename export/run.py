@@ -1,7 +1,8 @@
 """What `python -m training fit` left in its run folder, read and checked."""
 
 import zipfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -47,12 +48,14 @@ class TrainedNetwork:
         spec: what training said about it.
         samples: images to compare on.
         validation: scores to calibrate on; None where there are none that `samples` can be held against.
+        defaults: label -> its default operating point, where that is not Youden's.
     """
 
     network: keras.Model
     spec: ModelSpec
     samples: Samples
     validation: Validation | None = None
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_run(folder: Path) -> TrainedNetwork:

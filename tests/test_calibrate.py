@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.calibrate import FOLDS, MIN_PATIENTS, calibrate, logit, operating_points, sigmoid
+from export.calibrate import FOLDS, MIN_PATIENTS, POINTS, calibrate, logit, operating_points, sigmoid
 
 
 def drawn(count: int, slope: float, intercept: float, seed: int = 0) -> tuple[NDArray[np.float64], ...]:
@@ -122,6 +122,9 @@ def test_operating_points_are_the_best_there_are() -> None:
         return float(called[truth[known] == 1].mean()), float((~called)[truth[known] == 0].mean())
 
     points = {point.name: point for point in operating_points(truth, scores)}
+    assert tuple(points) == POINTS
+    others = operating_points(truth, scores, "best accuracy")
+    assert others == (points["best accuracy"], *(points[name] for name in POINTS[:-1]))
     for point in points.values():
         assert measured(point.threshold) == pytest.approx((point.sensitivity, point.specificity), abs=1e-6)
     every = [measured(threshold) for threshold in candidates]
@@ -141,4 +144,9 @@ def test_without_both_classes_there_is_no_operating_point() -> None:
     for truth in (np.ones(9), np.zeros(9), np.full(9, np.nan)):
         assert operating_points(truth, np.linspace(0, 1, 9)) == ()
     certain = operating_points(np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.0, 1.0]))
-    assert [point.name for point in certain] == ["youden", "sensitivity 90 %", "best accuracy"]
+    assert [point.name for point in certain] == [
+        "youden",
+        "sensitivity 90 %",
+        "sensitivity 95 %",
+        "best accuracy",
+    ]

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from chexscore import Classifier, ImageSpec, ModelSpec, display
 from chexscore.errors import ModelError, UsageError
+from export.calibrate import POINTS
 from tests.trained import INTERCEPT, LABELS, SLOPE, shake, write_run
 from training.config import NetworkConfig
 
@@ -89,7 +90,7 @@ def test_the_file_says_what_was_measured(run: Path, exported: Path) -> None:
     assert found["ece/macro"]["value"] == spec.metrics["ece/macro"] < found["ece_before/macro"]["value"]
     for label in LABELS:
         names = [point.name for point in spec.operating_points[label]]
-        assert names == ["youden", "sensitivity 90 %", "specificity 90 %", "best accuracy"]
+        assert names == list(POINTS)
         assert spec.default_thresholds[label] == spec.operating_points[label][0].threshold
 
 
@@ -126,6 +127,7 @@ def test_info_shows_it_in_80_columns(
         "Platt scaling",
         "calibration error",
         "sensitivity 90 %",
+        "sensitivity 95 %",
         "auc keras",
         "youden",
         "macro",
@@ -313,7 +315,9 @@ def test_lower_precision_is_smaller_and_its_loss_is_known(
     from export.quantize import set_apart
 
     model = tmp_path / "model.onnx"
-    publish_run(run, model, precision, allow_loss=True)
+    with pytest.raises(UsageError, match="--default Opacity=best: it takes LABEL=POINT"):
+        publish_run(run, model, precision, defaults={"Opacity": "best"})
+    publish_run(run, model, precision, allow_loss=True, defaults={"Opacity": "sensitivity 95 %"})
     assert model.stat().st_size < exported.stat().st_size
     classifier, exact = Classifier(model, device="cpu"), Classifier(exported, device="cpu")
     own = {"fp16": 100, "int8": 75}[precision]  # the others gave int8 its ranges
@@ -324,6 +328,12 @@ def test_lower_precision_is_smaller_and_its_loss_is_known(
         == (exact.spec.metrics["ece/macro"])
     )
     assert classifier.spec.precision == precision
+    first = {label: points[0].name for label, points in classifier.spec.operating_points.items()}
+    assert first == {"Opacity": "sensitivity 95 %", "Device": "youden"}
+    assert (
+        classifier.spec.default_thresholds["Opacity"]
+        == classifier.spec.operating_points["Opacity"][0].threshold
+    )
     assert abs(float(classifier.spec.provenance["auc_lost"])) < 0.02
     assert float(classifier.spec.provenance["difference_to_keras"]) <= 1e-5
     images = np.load(run / "samples.npy")

@@ -525,6 +525,21 @@ def eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.Model, "run_eagerly", property(lambda _: True, lambda *_: None))
 
 
+def test_a_mirrored_network_scores_an_image_and_its_mirror_image_together() -> None:
+    from training.networks import build
+
+    config, image = NetworkConfig(name="compact", width=4), ImageSpec(32, 32)
+    network, mirrored = build(config, image, 2), build(config, image, 2, mirrored=True)
+    mirrored.set_weights(network.get_weights())
+    films = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1)).astype(np.float32)
+    logits = [
+        np.log(scores / (1 - scores)) for scores in map(network.predict_on_batch, (films, films[:, :, ::-1]))
+    ]
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+    scores = 1 / (1 + np.exp(-np.mean(logits, axis=0)))
+    np.testing.assert_allclose(mirrored.predict_on_batch(films), scores, atol=1e-5)
+
+
 def recipe(**changes: object) -> TrainConfig:
     """One of few layers, because backends take longer to build a network than to train it here."""
     network = NetworkConfig(name="reference", blocks=2, width=4)

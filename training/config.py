@@ -139,6 +139,8 @@ class NetworkConfig(_Section):
     """reference and compact: weight decay as an L2 term of the loss, on every kernel but the last."""
     standardize: bool = False
     """compact: bring each image to mean 0 and variance 1 first: exposure and contrast do not count."""
+    mirror: bool = False
+    """Score each image together with its mirror image once training is over; takes twice as long to score."""
     imagenet: str = ""
     """efficientnet: Keras's own weights file to begin with (efficientnetv2-b0_notop.h5), relative to the
     data folder; empty begins with random weights. Nothing is downloaded."""

@@ -186,6 +186,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         devices.wait("finished")
         return
     best = optimizers.best_epoch(history)
+    if config.network.mirror:
+        network = networks.build(*plan, mirrored=True)
     network.set_weights(best_weights)
     checkpoints.replace(run / "network.keras", network.save)
     report(f"measuring the network of epoch {best} on all images")

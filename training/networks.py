@@ -19,7 +19,14 @@ REFERENCE_KERNELS = (5, 5, 5, 5, 5, 5, 3)
 """Of the convolutions of the reference, a block each."""
 
 
-def build(config: NetworkConfig, image: ImageSpec, labels: int, *, precision: str = "float32") -> keras.Model:
+def build(
+    config: NetworkConfig,
+    image: ImageSpec,
+    labels: int,
+    *,
+    precision: str = "float32",
+    mirrored: bool = False,
+) -> keras.Model:
     """Builds an untrained network for images of one shape.
 
     Args:
@@ -27,6 +34,8 @@ def build(config: NetworkConfig, image: ImageSpec, labels: int, *, precision: st
         image: the shape of its input.
         labels: scores of an image.
         precision: Keras's dtype policy of all layers but the last; weights are float32 in any case.
+        mirrored: score the mean of an image's features and those of its mirror image, which takes twice as
+            long; the weights are the same.
 
     Raises:
         UsageError: the image is too small for the network, or its ImageNet weights cannot be loaded.
@@ -36,7 +45,10 @@ def build(config: NetworkConfig, image: ImageSpec, labels: int, *, precision: st
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        features = bodies[config.name](inputs, config)
+        images = ops.concatenate([inputs, inputs[:, :, ::-1]], axis=0) if mirrored else inputs
+        features = bodies[config.name](images, config)
+        if mirrored:
+            features = ops.mean(ops.reshape(features, (2, -1, features.shape[-1])), axis=0)
     finally:
         keras.config.set_dtype_policy(policy)
     # A sigmoid of 16 bits has few values near 0 and 1.
