@@ -23,7 +23,7 @@ from chexscore.scoring import BATCH_SIZE, score_images
 from chexscore.stopping import Stop
 from chexscore.store import Store, store_path
 
-__all__ = ["Options", "plan", "run"]
+__all__ = ["Options", "begin_record", "now", "plan", "run", "settings_of"]
 
 
 def run(
@@ -71,7 +71,6 @@ def run(
     arguments = {
         "paths": paths if isinstance(paths, list) else "a list",
         "output": output,
-        **options.in_force(),
         **(asked or {}),
     }
     run = _Run(paths, classifier, options, stop, watch, arguments)
@@ -91,7 +90,7 @@ def _stream(run: "_Run", columns: Columns) -> None:
     stream(run.predictions(None), columns, jsonl=run.options.jsonl)
     run.record.check()
     if not run.stop.reason:
-        run.record.finished = _now()
+        run.record.finished = now()
 
 
 def _write(run: "_Run", output: str, columns: Columns) -> None:
@@ -106,7 +105,7 @@ def _write(run: "_Run", output: str, columns: Columns) -> None:
             Store(
                 output,
                 columns.labels,
-                _settings(run.classifier, options),
+                settings_of(run.classifier, options),
                 resume=options.resume,
                 overwrite=options.overwrite,
             ) as store,
@@ -126,7 +125,7 @@ def _fill(store: Store, run: "_Run", columns: Columns) -> None:
         return
     _check_losses(run, store)
     store.settle()
-    run.record.finished = _now()
+    run.record.finished = now()
     publish(store.output, store.rows(), columns, record_path(store.output), run.record.to_json())
 
 
@@ -167,22 +166,7 @@ class _Run:
         self.began = time.monotonic()
         self.fed: deque[tuple[int, Fingerprint | None]] = deque()
         self.unlisted, self.shrunk = 0, False
-        spec = classifier.spec
-        self.record = RunRecord(
-            chexscore=__version__,
-            model={
-                "path": classifier.path,
-                "name": spec.name,
-                "version": spec.version,
-                "sha256": classifier.sha256,
-            },
-            thresholds=spec.default_thresholds,
-            operating_points=spec.named_thresholds,
-            arguments=arguments,
-            device=classifier.device,
-            batch_size=options.batch_size or BATCH_SIZE,
-            started=_now(),
-        )
+        self.record = begin_record(classifier, options, arguments)
 
     def predictions(self, store: Store | None) -> Iterator[Prediction]:
         """Scores, keeps the rows in the store if there is one, and counts; yields what this run tried."""
@@ -265,7 +249,27 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
                 yield path
 
 
-def _settings(classifier: Classifier, options: Options) -> dict[str, str]:
+def begin_record(classifier: Classifier, options: Options, asked: Mapping[str, Any]) -> RunRecord:
+    """The record of a run that begins now; `asked` is what was asked for besides the options."""
+    spec = classifier.spec
+    return RunRecord(
+        chexscore=__version__,
+        model={
+            "path": classifier.path,
+            "name": spec.name,
+            "version": spec.version,
+            "sha256": classifier.sha256,
+        },
+        thresholds=spec.default_thresholds,
+        operating_points=spec.named_thresholds,
+        arguments={**options.in_force(), **asked},
+        device=classifier.device,
+        batch_size=options.batch_size or BATCH_SIZE,
+        started=now(),
+    )
+
+
+def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
     """All that decides what stands in a row; a new version of a decoder may change a last digit."""
     return {
         "chexscore": __version__,
@@ -285,5 +289,6 @@ def _versions() -> Iterator[str]:
             yield f"{name} {version(name)}"
 
 
-def _now() -> str:
+def now() -> str:
+    """This moment: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
