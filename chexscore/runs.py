@@ -23,7 +23,7 @@ from chexscore.scoring import BATCH_SIZE, score_images
 from chexscore.stopping import Stop
 from chexscore.store import Store, store_path
 
-__all__ = ["Options", "begin_record", "now", "plan", "run", "settings_of"]
+__all__ = ["Options", "begin_record", "columns_of", "installed", "now", "plan", "run", "settings_of"]
 
 
 def run(
@@ -62,11 +62,7 @@ def run(
     options, stop = options or Options(), stop or Stop()
     if options.max_duration is not None:
         stop.deadline = time.monotonic() + options.max_duration
-    columns = Columns(
-        classifier.spec.labels,
-        thresholds=classifier.spec.default_thresholds if options.thresholds else {},
-        tags=options.tags,
-    )
+    columns = columns_of(classifier, options)
     paths = paths if isinstance(paths, Iterator) else list(paths)
     arguments = {
         "paths": paths if isinstance(paths, list) else "a list",
@@ -249,6 +245,15 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
                 yield path
 
 
+def columns_of(classifier: Classifier, options: Options) -> Columns:
+    """What an output says of each image; raises a UsageError if two columns would have one name."""
+    return Columns(
+        classifier.spec.labels,
+        thresholds=classifier.spec.default_thresholds if options.thresholds else {},
+        tags=options.tags,
+    )
+
+
 def begin_record(classifier: Classifier, options: Options, asked: Mapping[str, Any]) -> RunRecord:
     """The record of a run that begins now; `asked` is what was asked for besides the options."""
     spec = classifier.spec
@@ -272,15 +277,19 @@ def begin_record(classifier: Classifier, options: Options, asked: Mapping[str, A
 def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
     """All that decides what stands in a row; a new version of a decoder may change a last digit."""
     return {
-        "chexscore": __version__,
+        **installed(),
         "onnxruntime": classifier.runtime,
-        "decoders": ", ".join(_versions()),
         "model sha256": classifier.sha256,
         "device": classifier.device,
         "batch size": str(options.batch_size or BATCH_SIZE),
         "max pixels": str(options.max_pixels),
         "DICOM tags": ", ".join(options.tags) or "none",
     }
+
+
+def installed() -> dict[str, str]:
+    """The versions of chexscore and of what decodes images here."""
+    return {"chexscore": __version__, "decoders": ", ".join(_versions())}
 
 
 def _versions() -> Iterator[str]:
