@@ -161,6 +161,13 @@ def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp
     assert len(list(images.iterdir())) == 34
 
 
+def test_a_wrong_address_is_said_at_once() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"):
+        with pytest.raises(UsageError, match="no Ray cluster answers at"), pipeline.connected(address):
+            pass
+
+
 def test_a_node_with_other_decoders_is_refused(engine: Alone, images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="would score otherwise: it has chexscore"):
         Scorer(b"", "cpu", 8, {**installed(), "chexscore": "0.0", "onnxruntime": "1"})

@@ -10,6 +10,7 @@ import os
 import pickle
 import queue
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,7 +54,7 @@ TASKS_A_CPU = 4
 THREADS = 2
 """Of a task that decodes: one waits for storage while the other decodes."""
 
-POLL_S = 0.2
+POLL_S, CONNECT_S = 0.2, 10.0
 
 Batch = Mapping[str, NDArray[Any]]
 
@@ -317,6 +318,7 @@ def connected(address: str | None) -> Iterator[None]:
         import ray.data  # noqa: PLC0415
     except ImportError as error:
         raise UsageError("--engine ray needs Ray: pip install 'chexscore[ray]'.") from error
+    _check_address(address)
     logging.getLogger("ray.data").handlers.clear()  # its words are for those who write pipelines
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -330,6 +332,19 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Tries what Ray would try for minutes."""
+    if address is None or address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address}; give auto, or host:port of its head, such as HEAD:6379."
+        ) from error
 
 
 def _in_a_thread(batches: Callable[[], Iterable[Batch]], stop: Stop) -> Iterator[Batch]:
