@@ -41,6 +41,7 @@ __all__ = ["Job", "Ray", "Scorer", "connected", "decode", "rows_of"]
 
 # Ray reports each cluster to its makers unless this is set when it starts. Nobody has agreed to that.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # what a stop leaves waiting would else start another cluster
 
 IMAGES_A_BLOCK = 128
 """What goes from a task that decodes to an actor that scores: 33 MB at 512 x 512 pixels."""
