@@ -44,6 +44,7 @@ class Classifier:
     Args:
         model: ONNX file that `python -m export` made; None means the bundled one.
         device: "cpu", "cuda", or "auto": CUDA where it works, else the CPU.
+        threads: cores that the network takes; None means all that there are.
 
     Attributes:
         path: the model file.
@@ -59,7 +60,13 @@ class Classifier:
         UsageError: no such device.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | None = None, *, device: Device = "auto") -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+    ) -> None:
         if device not in ("auto", *PROVIDERS):
             raise UsageError(f"{device!r} is no device; auto, cpu and cuda are.")
         self.path = os.fspath(model) if model is not None else BUNDLED_MODEL
@@ -72,7 +79,9 @@ class Classifier:
         if ELSEWHERE in content:  # it could name any file, and its sha256 would not be that of the model
             raise ModelError(f"{self.path}: its weights are in other files; store the model in one.")
         try:
-            self._session, fault = open_session(content, device, os.path.dirname(os.path.abspath(self.path)))
+            self._session, fault = open_session(
+                content, device, os.path.dirname(os.path.abspath(self.path)), threads
+            )
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -133,7 +142,7 @@ def usable_devices(classifier: Classifier) -> list[str]:
 
 
 def open_session(
-    content: bytes, device: Device, folder: str = ""
+    content: bytes, device: Device, folder: str = "", threads: int | None = None
 ) -> tuple[onnxruntime.InferenceSession, str]:
     """Opens a session, and says why not on CUDA; onnxruntime falls back in silence, so that is looked up.
 
@@ -144,6 +153,7 @@ def open_session(
         Exception: of onnxruntime, which has no common base for them: the content is no model that it can run.
     """
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     # Without it x86 chips that lack VNNI cut off sums of 8 bit products: int8 models would score otherwise.
     options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = SILENT  # what is wrong with a model is in the exception

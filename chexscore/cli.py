@@ -26,6 +26,9 @@ EVAL_EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage. For images also 4 no image found; "
     "5 the device asked for is not there; 130 or 143 stopped by SIGINT or SIGTERM."
 )
+MERGE_EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage; 6 another run writes the same output."
+)
 INFO_EXIT_CODES = "Exit codes: 0 done; 1 the model cannot be used; 2 wrong usage."
 
 ModelOption = Annotated[
@@ -62,7 +65,10 @@ def predict(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="FILE", help='.csv, .jsonl or .parquet; "-" is standard output.'
+            "--output",
+            "-o",
+            metavar="FILE",
+            help='.csv, .jsonl or .parquet; "-" is standard output. With --engine ray a folder.',
         ),
     ] = "-",
     files_from: Annotated[
@@ -111,7 +117,19 @@ def predict(
         typer.Option(min=1, max=1024, help="Images that go through the network together; by default 8."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode images; by default one a core.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads that decode images; by default one a core. With --engine ray networks that score.",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="This machine; or a Ray cluster, whose output is for `chexscore merge`."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster, or auto; by default Ray finds it, or starts one here."),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -140,6 +158,8 @@ def predict(
 
     if not paths and files_from is None:
         raise UsageError("no images are named; give files, directories or --files-from.")
+    if address is not None and engine != "ray":
+        raise UsageError("--address is that of a Ray cluster; it goes with --engine ray.")
     if dicom_tag:
         _check_tags(dicom_tag)
     limit = None if max_failures is None else parse_limit(max_failures)
@@ -166,6 +186,8 @@ def predict(
             listed = sys.stdin.buffer if files_from == "-" else opened.enter_context(_open(files_from))
             inputs = itertools.chain(inputs, read_list(listed, stop))
         if dry_run:
+            if engine == "ray":
+                from chexscore.cluster.run import plan
             say(f"{list_paths(plan(inputs, output, options))} images would be scored")
             return
 
@@ -173,12 +195,46 @@ def predict(
         from chexscore.classifier import Classifier
 
         style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
-        classifier = Classifier(model, device=device)
-        total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
-        asked = {"model": model, "device": device, "max_failures": max_failures, "files_from": files_from}
-        with progress.show(style, output, classifier, total, stop) as watch:
-            record = run(inputs, output, classifier, options, stop=stop, watch=watch, asked=asked)
+        asked: dict[str, object] = {
+            "model": model,
+            "device": device,
+            "max_failures": max_failures,
+            "files_from": files_from,
+        }
+        if engine == "ray":
+            from chexscore.cluster.run import on_ray
+            from chexscore.cluster.run import run as run_on_cluster
+
+            ray = opened.enter_context(on_ray(output, options, address, model, device))
+            asked |= {"engine": engine, "paths": paths or []}
+            with progress.show(style, output, ray.classifier, None, stop) as watch:
+                record = run_on_cluster(inputs, output, ray, options, stop=stop, watch=watch, asked=asked)
+        else:
+            classifier = Classifier(model, device=device)
+            total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
+            with progress.show(style, output, classifier, total, stop) as watch:
+                record = run(inputs, output, classifier, options, stop=stop, watch=watch, asked=asked)
     raise typer.Exit(exit_code(record, output, stop, limit))
+
+
+@app.command(epilog=MERGE_EXIT_CODES)
+def merge(
+    source: Annotated[str, typer.Argument(metavar="FOLDER", help="What `predict --engine ray` wrote.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help='.csv, .jsonl or .parquet; "-" is standard output.'
+        ),
+    ] = "-",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Make of a Ray cluster's output the file that one machine would have written, and its record.
+
+    Example: chexscore merge scores -o out.csv
+    """
+    from chexscore.cluster.run import merge as merge_parts
+
+    merge_parts(source, output, overwrite=overwrite)
 
 
 @app.command(name="eval", epilog=EVAL_EXIT_CODES)

@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 from chexscore.formats import SUFFIXES, is_dicom
 from chexscore.stopping import Stop
 
-__all__ = ["find_images", "read_list"]
+__all__ = ["find_images", "is_image_by_name", "read_list"]
 
 POLL_S = 0.2
 
@@ -138,7 +138,7 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
     is_file: bool,  # noqa: FBT001, as the directory says
     visited: set[tuple[int, int]],
 ) -> Literal["directory", "image", "ignored", "visited"]:
-    suffix = os.path.splitext(name)[1].lower()
+    suffix, by_name = os.path.splitext(name)[1].lower(), is_image_by_name(name)
     if name.startswith("."):
         return "ignored"
     try:
@@ -148,15 +148,24 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
     if stat.S_ISDIR(status.st_mode):
         been = os.path.islink(path) and (status.st_dev, status.st_ino) in visited
         return "visited" if been else "directory"
-    if suffix in SUFFIXES:
-        return "image"
-    if name == "DICOMDIR" or name.endswith(OWN_SUFFIXES) or not stat.S_ISREG(status.st_mode):
+    if by_name is not None:
+        return "image" if by_name else "ignored"
+    if not stat.S_ISREG(status.st_mode):
         return "ignored"
     try:
         with open(path, "rb") as file:
             return "image" if is_dicom(file) else "ignored"
     except OSError:
         return "image" if _may_be_image(suffix) else "ignored"
+
+
+def is_image_by_name(name: str) -> bool | None:
+    """Whether a file in a directory counts as an image; None where its content has to tell."""
+    if name.startswith("."):
+        return False
+    if os.path.splitext(name)[1].lower() in SUFFIXES:
+        return True
+    return False if name == "DICOMDIR" or name.endswith(OWN_SUFFIXES) else None
 
 
 def _may_be_image(suffix: str) -> bool:

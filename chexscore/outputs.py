@@ -16,7 +16,17 @@ from chexscore.predictions import Columns, Prediction, encode_scores, write_csv
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["STDOUT", "Format", "check_format", "check_target", "list_paths", "publish", "replacing", "stream"]
+__all__ = [
+    "STDOUT",
+    "Format",
+    "check_format",
+    "check_target",
+    "list_paths",
+    "publish",
+    "replacing",
+    "stream",
+    "to_table",
+]
 
 Format = Literal["csv", "jsonl", "parquet"]
 
@@ -206,13 +216,20 @@ def _record(prediction: Prediction, columns: Columns) -> dict[str, object]:
 
 
 def _write_parquet(file: BinaryIO, predictions: Iterable[Prediction], columns: Columns) -> None:
-    import pyarrow as pa  # noqa: PLC0415, an extra
-    from pyarrow import parquet  # noqa: PLC0415
+    from pyarrow import parquet  # noqa: PLC0415, an extra
 
-    schema = _schema(columns)
-    with parquet.ParquetWriter(file, schema) as writer:
-        for rows in _groups(predictions, columns):
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    rest = iter(predictions)
+    with parquet.ParquetWriter(file, _schema(columns)) as writer:
+        while rows := list(islice(rest, PARQUET_ROWS)):
+            writer.write_table(to_table(rows, columns))
+
+
+def to_table(predictions: Iterable[Prediction], columns: Columns) -> "pa.Table":
+    """The rows as Parquet has them."""
+    import pyarrow as pa  # noqa: PLC0415, an extra
+
+    rows = [_utf8(_record(prediction, columns)) for prediction in predictions]
+    return pa.Table.from_pylist(rows, schema=_schema(columns))
 
 
 def _schema(columns: Columns) -> "pa.Schema":
@@ -223,12 +240,6 @@ def _schema(columns: Columns) -> "pa.Schema":
     flags = {f"{label}_positive": pa.int8() for label in columns.thresholds}
     kinds = {**text, **numbers, **flags}
     return pa.schema([(name, kinds[name]) for name in columns.names])
-
-
-def _groups(predictions: Iterable[Prediction], columns: Columns) -> Iterator[list[dict[str, object]]]:
-    rest = iter(predictions)
-    while rows := [_utf8(_record(prediction, columns)) for prediction in islice(rest, PARQUET_ROWS)]:
-        yield rows
 
 
 def _utf8(record: dict[str, object]) -> dict[str, object]:

@@ -23,7 +23,7 @@ from chexscore.scoring import BATCH_SIZE, score_images
 from chexscore.stopping import Stop
 from chexscore.store import Store, store_path
 
-__all__ = ["Options", "plan", "run"]
+__all__ = ["Options", "begin_record", "columns_of", "installed", "now", "plan", "run", "settings_of"]
 
 
 def run(
@@ -62,16 +62,11 @@ def run(
     options, stop = options or Options(), stop or Stop()
     if options.max_duration is not None:
         stop.deadline = time.monotonic() + options.max_duration
-    columns = Columns(
-        classifier.spec.labels,
-        thresholds=classifier.spec.default_thresholds if options.thresholds else {},
-        tags=options.tags,
-    )
+    columns = columns_of(classifier, options)
     paths = paths if isinstance(paths, Iterator) else list(paths)
     arguments = {
         "paths": paths if isinstance(paths, list) else "a list",
         "output": output,
-        **options.in_force(),
         **(asked or {}),
     }
     run = _Run(paths, classifier, options, stop, watch, arguments)
@@ -91,7 +86,7 @@ def _stream(run: "_Run", columns: Columns) -> None:
     stream(run.predictions(None), columns, jsonl=run.options.jsonl)
     run.record.check()
     if not run.stop.reason:
-        run.record.finished = _now()
+        run.record.finished = now()
 
 
 def _write(run: "_Run", output: str, columns: Columns) -> None:
@@ -106,7 +101,7 @@ def _write(run: "_Run", output: str, columns: Columns) -> None:
             Store(
                 output,
                 columns.labels,
-                _settings(run.classifier, options),
+                settings_of(run.classifier, options),
                 resume=options.resume,
                 overwrite=options.overwrite,
             ) as store,
@@ -126,7 +121,7 @@ def _fill(store: Store, run: "_Run", columns: Columns) -> None:
         return
     _check_losses(run, store)
     store.settle()
-    run.record.finished = _now()
+    run.record.finished = now()
     publish(store.output, store.rows(), columns, record_path(store.output), run.record.to_json())
 
 
@@ -167,22 +162,7 @@ class _Run:
         self.began = time.monotonic()
         self.fed: deque[tuple[int, Fingerprint | None]] = deque()
         self.unlisted, self.shrunk = 0, False
-        spec = classifier.spec
-        self.record = RunRecord(
-            chexscore=__version__,
-            model={
-                "path": classifier.path,
-                "name": spec.name,
-                "version": spec.version,
-                "sha256": classifier.sha256,
-            },
-            thresholds=spec.default_thresholds,
-            operating_points=spec.named_thresholds,
-            arguments=arguments,
-            device=classifier.device,
-            batch_size=options.batch_size or BATCH_SIZE,
-            started=_now(),
-        )
+        self.record = begin_record(classifier, options, arguments)
 
     def predictions(self, store: Store | None) -> Iterator[Prediction]:
         """Scores, keeps the rows in the store if there is one, and counts; yields what this run tried."""
@@ -265,12 +245,40 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
                 yield path
 
 
-def _settings(classifier: Classifier, options: Options) -> dict[str, str]:
+def columns_of(classifier: Classifier, options: Options) -> Columns:
+    """What an output says of each image; raises a UsageError if two columns would have one name."""
+    return Columns(
+        classifier.spec.labels,
+        thresholds=classifier.spec.default_thresholds if options.thresholds else {},
+        tags=options.tags,
+    )
+
+
+def begin_record(classifier: Classifier, options: Options, asked: Mapping[str, Any]) -> RunRecord:
+    """The record of a run that begins now; `asked` is what was asked for besides the options."""
+    spec = classifier.spec
+    return RunRecord(
+        chexscore=__version__,
+        model={
+            "path": classifier.path,
+            "name": spec.name,
+            "version": spec.version,
+            "sha256": classifier.sha256,
+        },
+        thresholds=spec.default_thresholds,
+        operating_points=spec.named_thresholds,
+        arguments={**options.in_force(), **asked},
+        device=classifier.device,
+        batch_size=options.batch_size or BATCH_SIZE,
+        started=now(),
+    )
+
+
+def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
     """All that decides what stands in a row; a new version of a decoder may change a last digit."""
     return {
-        "chexscore": __version__,
+        **installed(),
         "onnxruntime": classifier.runtime,
-        "decoders": ", ".join(_versions()),
         "model sha256": classifier.sha256,
         "device": classifier.device,
         "batch size": str(options.batch_size or BATCH_SIZE),
@@ -279,11 +287,17 @@ def _settings(classifier: Classifier, options: Options) -> dict[str, str]:
     }
 
 
+def installed() -> dict[str, str]:
+    """The versions of chexscore and of what decodes images here."""
+    return {"chexscore": __version__, "decoders": ", ".join(_versions())}
+
+
 def _versions() -> Iterator[str]:
     for name in ("numpy", "pillow", "pydicom", "python-gdcm"):
         with suppress(PackageNotFoundError):  # the last one is not for every platform
             yield f"{name} {version(name)}"
 
 
-def _now() -> str:
+def now() -> str:
+    """This moment: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,18 @@ from chexscore.discovery import find_images
 from chexscore.errors import ImageError, NetworkError
 from chexscore.images import MAX_PIXELS, load_image
 from chexscore.predictions import Prediction, Status
+from chexscore.spec import ImageSpec
 
-__all__ = ["BATCH_SIZE", "predict", "score_images", "usable_cores"]
+__all__ = [
+    "BATCH_SIZE",
+    "Loaded",
+    "Network",
+    "load",
+    "predict",
+    "score_images",
+    "score_loaded",
+    "usable_cores",
+]
 
 BATCH_SIZE = 8
 """Images that go through the network together; a last batch that is not full costs as much as a full one."""
@@ -24,7 +35,9 @@ BATCH_SIZE = 8
 MAX_BATCH_SIZE = 1024
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
+    """What became of a file: uint8 [H, W, 1] of the network's shape or why there are none; and its tags."""
+
     pixels: NDArray[np.uint8] | ImageError
     tags: Mapping[str, str]
 
@@ -93,22 +106,23 @@ def score_images(
     batch_size, workers = batch_size or BATCH_SIZE, workers or usable_cores()
     if not 1 <= batch_size <= MAX_BATCH_SIZE or workers < 1:
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_SIZE}, workers at least 1")
-    spec = classifier.spec.image
-
-    def load(path: str) -> _Loaded:
-        found = _read_tags(path, tags)
-        try:
-            return _Loaded(load_image(path, spec, max_pixels=max_pixels), found)
-        except ImageError as error:
-            return _Loaded(error, found)
-
-    loading = load_ahead(paths, load, workers=workers, ahead=2 * batch_size)
-    return _score(loading, _Network(classifier, batch_size, shrunk), batch_size, classifier.spec.labels)
+    decode = partial(load, image=classifier.spec.image, max_pixels=max_pixels, tags=tags)
+    loading = load_ahead(paths, decode, workers=workers, ahead=2 * batch_size)
+    return score_loaded(loading, Network(classifier, batch_size, shrunk))
 
 
-def _score(
-    loading: Iterable[tuple[str, _Loaded]], network: "_Network", batch_size: int, labels: tuple[str, ...]
-) -> Iterator[Prediction]:
+def load(path: str, image: ImageSpec, *, max_pixels: int = MAX_PIXELS, tags: Sequence[str] = ()) -> Loaded:
+    """Decodes one image for the network; one that cannot be is no exception."""
+    found = _read_tags(path, tags)
+    try:
+        return Loaded(load_image(path, image, max_pixels=max_pixels), found)
+    except ImageError as error:
+        return Loaded(error, found)
+
+
+def score_loaded(loading: Iterable[tuple[str, Loaded]], network: "Network") -> Iterator[Prediction]:
+    """Scores what was decoded, in its order."""
+    batch_size, labels = network.asked, network.labels
     waiting: list[Prediction] = []  # in input order; one of status ok waits for its scores
     batch: list[NDArray[np.uint8]] = []
     for path, loaded in loading:
@@ -159,11 +173,17 @@ def _settle(
             yield replace(prediction, scores=dict(zip(labels, map(float, scores), strict=True)))
 
 
-class _Network:
-    """Runs batches of one fixed shape, and copes with those that fail."""
+class Network:
+    """Runs batches of one fixed shape, and copes with those that fail.
+
+    Attributes:
+        asked: images of a full batch, before any failed.
+        labels: of the scores.
+    """
 
     def __init__(self, classifier: Classifier, shape: int, shrunk: Callable[[int], object]) -> None:
         self._classifier, self._shape, self._shrunk = classifier, shape, shrunk
+        self.asked, self.labels = shape, classifier.spec.labels
 
     def score(self, batch: list[NDArray[np.uint8]]) -> list[NDArray[np.float32] | NetworkError]:
         """A row of scores for each image, or what the network said to it.

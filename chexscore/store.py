@@ -17,7 +17,7 @@ from chexscore.errors import OutputError, UsageError
 from chexscore.fingerprints import Fingerprint
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
 
-__all__ = ["Store", "store_path"]
+__all__ = ["Store", "check_settings", "store_path"]
 
 COMMIT_INTERVAL_S = 1.0
 """What a power cut can cost."""
@@ -126,18 +126,10 @@ class Store:
                 "on with them, --overwrite begins anew."
             )
         elif self.left_before:
-            self._compare(settings)
-        self._database.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", settings.items())
-
-    def _compare(self, settings: Mapping[str, str]) -> None:
-        earlier = dict(self._database.execute("SELECT name, value FROM settings"))
-        changed = [name for name in settings if earlier.get(name) != settings[name]]
-        if changed:
-            differences = ", ".join(f"{x} {earlier.get(x)} then and {settings[x]} now" for x in changed)
-            raise UsageError(
-                f"{self.output} was made with other settings, so it cannot be resumed ({differences}); "
-                "--overwrite begins anew."
+            check_settings(
+                self.output, dict(self._database.execute("SELECT name, value FROM settings")), settings
             )
+        self._database.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", settings.items())
 
     def place(self) -> int:
         """Takes the position of the next row."""
@@ -250,6 +242,17 @@ class Store:
         _, _, path, _, _, status, scores, tags, note = row
         numbers = decode_scores(scores.split(","), self.labels) if status == Status.OK else {}
         return Prediction(os.fsdecode(path), Status(status), numbers, note, json.loads(tags))
+
+
+def check_settings(output: str, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raises a UsageError if what an earlier run left was made under other settings than those of now."""
+    changed = [name for name in now if earlier.get(name) != now[name]]
+    if changed:
+        differences = ", ".join(f"{x} {earlier.get(x)} then and {now[x]} now" for x in changed)
+        raise UsageError(
+            f"{output} was made with other settings, so it cannot be resumed ({differences}); "
+            "--overwrite begins anew."
+        )
 
 
 def store_path(output: str) -> str:

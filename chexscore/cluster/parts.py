@@ -1,0 +1,199 @@
+"""The output of a cluster: a folder of Parquet parts that becomes valid in one step.
+
+    part-000000.parquet          rows, as a .parquet output of one machine has them, in the order of the list
+    _inputs/000000.parquet       the list: the paths of these rows, as bytes
+    _inputs.json                 where the list comes from, and the settings of the run
+    _manifest.json               the record of the run, its columns and its parts
+    _SUCCESS                     comes last: the folder is whole
+
+Each part appears whole, and carries the fingerprint of list and settings. Readers of Parquet folders pass
+over what begins with "_".
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from chexscore.cluster.listing import LISTING, Listing, read_paths
+from chexscore.cluster.storage import Folder
+from chexscore.errors import OutputError, UsageError
+from chexscore.outputs import to_table
+from chexscore.predictions import Columns, Prediction, Status
+from chexscore.records import RunRecord
+
+__all__ = ["SUCCESS", "Parts", "Scored", "clear", "merged", "names_in"]
+
+SUCCESS, MANIFEST = "_SUCCESS", "_manifest.json"
+OWN = re.compile(
+    r"(part-\d+\.parquet|_inputs/\d+\.parquet|_inputs\.json|_manifest\.json|_SUCCESS)(\.partial)?"
+)
+METADATA = b"chexscore"
+
+
+class Scored(NamedTuple):
+    """A row, the place of its image in the list, and the images of the batch that it was scored in."""
+
+    position: int
+    prediction: Prediction
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one list.
+
+    Attributes:
+        folder: where they are.
+        listing: what they are of.
+        columns: what they say of each image.
+        batch_size: of the settings; rows of smaller batches are provisional, as on one machine.
+    """
+
+    folder: Folder
+    listing: Listing
+    columns: Columns
+    batch_size: int
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The places in the list without a row of status ok, as ranges: first, and first behind."""
+        spans: list[tuple[int, int]] = []
+        for part in range(self.listing.parts):
+            begin, end = self.listing.span(part)
+            kept = self._statuses(part)
+            for position in range(begin, end):
+                if position - begin in kept:
+                    continue
+                if spans and spans[-1][1] == position:
+                    spans[-1] = spans[-1][0], position + 1
+                else:
+                    spans.append((position, position + 1))
+        return spans
+
+    def fill(self, scored: Iterable[Scored]) -> Iterator[Scored]:
+        """Writes each part when its last row has come; passes the rows on.
+
+        Args:
+            scored: a row for each place that is missing, in order.
+        """
+        for part, rows in groupby(scored, key=lambda row: row.position // self.listing.images_a_part):
+            begin, end = self.listing.span(part)
+            whole = {place: kept for place, kept in enumerate(self._read(part)) if kept.status is Status.OK}
+            provisional = False
+            for row in rows:
+                whole[row.position - begin] = row.prediction
+                provisional |= row.batch_size < self.batch_size
+                yield row
+            if len(whole) == end - begin:
+                self._write(part, [whole[place] for place in range(end - begin)], provisional=provisional)
+
+    def publish(self, record: RunRecord) -> None:
+        """Makes the folder valid."""
+        spans = (self.listing.span(part) for part in range(self.listing.parts))
+        manifest = {
+            "record": asdict(record),
+            "columns": asdict(self.columns),
+            "parts": [{"name": _name(part), "rows": end - begin} for part, (begin, end) in enumerate(spans)],
+        }
+        self.folder.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+        self.folder.write(SUCCESS, b"")
+
+    def rows(self) -> Iterator[Prediction]:
+        """All rows, in order, with the paths as they were given.
+
+        Raises:
+            OutputError: a part is missing, damaged, or of another run.
+        """
+        for part in range(self.listing.parts):
+            rows, paths = list(self._read(part)), read_paths(self.folder, part)
+            if len(rows) != len(paths):
+                raise OutputError(f"{self.folder.name}/{_name(part)} is missing, damaged or of another run.")
+            for path, row in zip(paths, rows, strict=True):
+                yield replace(row, path=path)
+
+    def _table(self, part: int) -> pa.Table | None:
+        """A part of this list and these settings that is whole, if there is one."""
+        try:
+            source = pa.BufferReader(self.folder.read(_name(part)))
+            table = parquet.read_table(source, page_checksum_verification=True)
+            about = json.loads(table.schema.metadata[METADATA])
+        except (FileNotFoundError, pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+            return None  # to be scored again
+        begin, end = self.listing.span(part)
+        holds = about["fingerprint"] == self.listing.fingerprint and len(table) == end - begin
+        return table if holds else None
+
+    def _statuses(self, part: int) -> set[int]:
+        """The rows of a part that need not be scored again."""
+        table = self._table(part)
+        if table is None or json.loads(table.schema.metadata[METADATA])["provisional"]:
+            return set()
+        return {place for place, status in enumerate(table["status"].to_pylist()) if status == Status.OK}
+
+    def _read(self, part: int) -> Iterator[Prediction]:
+        table = self._table(part)
+        for row in table.to_pylist() if table is not None else ():
+            scores = {label: row[label] for label in self.columns.labels if row[label] is not None}
+            tags = {tag: row[tag] for tag in self.columns.tags if row[tag] is not None}
+            yield Prediction(row["path"], Status(row["status"]), scores, row["note"], tags)
+
+    def _write(self, part: int, rows: list[Prediction], *, provisional: bool) -> None:
+        about = {"fingerprint": self.listing.fingerprint, "provisional": provisional}
+        table = to_table(rows, self.columns).replace_schema_metadata({METADATA: json.dumps(about)})
+        sink = pa.BufferOutputStream()
+        parquet.write_table(table, sink, write_page_checksum=True)
+        self.folder.write(_name(part), sink.getvalue().to_pybytes())
+
+
+def merged(folder: Folder) -> tuple[Parts, Mapping[str, Any]]:
+    """The parts of a folder that is whole, and the record of their run.
+
+    Raises:
+        UsageError: it is not whole, or no such folder.
+        OutputError: it is damaged.
+    """
+    try:
+        folder.read(SUCCESS)
+        manifest = json.loads(folder.read(MANIFEST).to_pybytes())
+        listing = Listing.read(folder)
+        columns = Columns(**{name: _frozen(value) for name, value in manifest["columns"].items()})
+        record = manifest["record"]
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder.name}: no finished output of --engine ray ({SUCCESS}, {MANIFEST} and {LISTING} have to "
+            "be there); `chexscore predict` with --resume finishes one."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{folder.name}/{MANIFEST} is damaged.") from error
+    return Parts(folder, listing, columns, 0), record
+
+
+def names_in(folder: Folder) -> list[str]:
+    """What runs have left in a folder.
+
+    Raises:
+        UsageError: there are other files.
+    """
+    names = folder.names()
+    if foreign := [name for name in names if not OWN.fullmatch(name)]:
+        raise UsageError(f"{folder.name} holds other files, such as {foreign[0]}; name a folder of its own.")
+    return names
+
+
+def clear(folder: Folder) -> None:
+    """Takes everything away, what makes it valid first."""
+    for name in (SUCCESS, MANIFEST, LISTING, *names_in(folder)):
+        folder.delete(name)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _name(part: int) -> str:
+    return f"part-{part:06}.parquet"

@@ -1,0 +1,217 @@
+"""Where a cluster's images and outputs are: paths that every node sees, or URIs of object stores.
+
+A URI is `scheme://bucket/key` of a file system that pyarrow has: s3, gs, abfss, hdfs, file. Whatever else a
+store needs to be told (keys, region, endpoint) comes from its own environment variables, and never stands in
+a row.
+"""
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+
+import pyarrow as pa
+from pyarrow import fs
+
+from chexscore.discovery import find_images, is_image_by_name
+from chexscore.errors import MissingImageError, OutputError, UnreadableImageError, UsageError
+from chexscore.formats import is_dicom
+from chexscore.outputs import replacing
+from chexscore.stopping import Stop
+
+__all__ = ["Folder", "fetched", "find", "is_uri"]
+
+HEAD = 132
+"""Bytes that tell DICOM."""
+
+
+def is_uri(path: str) -> bool:
+    """Whether a path names a place in an object store."""
+    scheme, mark, _ = path.partition("://")
+    return bool(mark) and scheme.isalnum()
+
+
+def find(
+    paths: Iterable[str], ignored: Callable[[str], object] = str, stop: Stop | None = None
+) -> Iterator[str]:
+    """Does for URIs what `find_images` does for paths, in the same order; takes both."""
+    stop = stop or Stop()
+    for path in paths:
+        if stop.asked():
+            return
+        if is_uri(path):
+            yield from _find_objects(path, ignored, stop)
+        else:
+            yield from find_images([path], ignored, stop)
+
+
+def _find_objects(uri: str, ignored: Callable[[str], object], stop: Stop) -> Iterator[str]:
+    with suppress(OSError, pa.ArrowException):  # the row of the URI will say why
+        system, place = _locate(uri)
+        if system.get_file_info(place).type == fs.FileType.Directory:
+            yield from _walk(system, place, uri.rstrip("/"), ignored, stop)
+            return
+    yield uri
+
+
+def _walk(
+    system: fs.FileSystem, place: str, uri: str, ignored: Callable[[str], object], stop: Stop
+) -> Iterator[str]:
+    """Holds the names of one folder for each level, as the walk over directories does."""
+    try:
+        entries = sorted(system.get_file_info(fs.FileSelector(place)), key=lambda entry: entry.base_name)
+    except (OSError, ValueError):  # the latter for names that are no UTF-8: their folder gets a row
+        yield uri
+        return
+    for entry in entries:
+        path = f"{uri}/{entry.base_name}"
+        if stop.asked():
+            return
+        if entry.base_name.startswith("."):
+            ignored(path)
+        elif entry.type == fs.FileType.Directory:
+            yield from _walk(system, entry.path, path, ignored, stop)
+        elif _is_image(system, entry):
+            yield path
+        else:
+            ignored(path)
+
+
+def _is_image(system: fs.FileSystem, entry: fs.FileInfo) -> bool:
+    by_name = is_image_by_name(entry.base_name)
+    if by_name is not None:
+        return by_name
+    try:
+        with system.open_input_file(entry.path) as file:
+            return is_dicom(io.BytesIO(file.read(HEAD)))
+    except (OSError, pa.ArrowException):
+        return False
+
+
+@contextmanager
+def fetched(path: str, base: str) -> Iterator[str]:
+    """A local file with what is at a path or URI, there for as long as the context.
+
+    Args:
+        path: as it was given.
+        base: the directory that a relative path was given in.
+
+    Raises:
+        MissingImageError: nothing is at that URI.
+        UnreadableImageError: the store does not give it.
+    """
+    if not is_uri(path):
+        yield os.path.join(base, path)
+        return
+    with tempfile.NamedTemporaryFile(prefix="chexscore-") as local:
+        try:
+            system, place = _locate(path)
+            with system.open_input_stream(place) as stream:
+                shutil.copyfileobj(stream, local)
+            local.flush()
+        except FileNotFoundError as error:
+            raise MissingImageError(path, "there is no such file (any more)") from error
+        except (OSError, pa.ArrowException) as error:
+            raise UnreadableImageError(path, f"cannot be read: {_line(error)}") from error
+        yield local.name
+
+
+class Folder:
+    """A folder that a run writes, and its nodes read.
+
+    Args:
+        name: path or URI; a path is made absolute, because the nodes stand elsewhere.
+
+    Attributes:
+        name: as it was given.
+        is_local: whether it is a path.
+
+    Raises:
+        UsageError: a URI whose file system cannot be opened.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.is_local = name.rstrip("/") or name, not is_uri(name)
+        self.place = os.path.abspath(name) if self.is_local else name.rstrip("/")
+        try:
+            self._at("")
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"{name} cannot be opened: {_line(error)}.") from error
+
+    def _at(self, name: str) -> tuple[fs.FileSystem, str]:
+        return _locate(f"{self.place}/{name}".rstrip("/"))
+
+    @contextmanager
+    def _guarded(self, name: str, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise OutputError(f"{self.name}/{name} cannot be {what}: {_line(error)}.") from error
+
+    def names(self) -> list[str]:
+        """What is in it and in its folders, sorted; nothing if it is not there."""
+        with self._guarded("", "listed"):
+            system, place = self._at("")
+            if self.is_local:
+                walk = ((os.path.relpath(folder, place), names) for folder, _, names in os.walk(place))
+                return sorted(
+                    os.path.normpath(os.path.join(folder, name)) for folder, names in walk for name in names
+                )
+            selector = fs.FileSelector(place, allow_not_found=True, recursive=True)
+            found = [entry.path for entry in system.get_file_info(selector) if entry.is_file]
+            return sorted(path.removeprefix(place).lstrip("/") for path in found)
+
+    def read(self, name: str) -> pa.Buffer:
+        """The content of a file; a FileNotFoundError if there is none."""
+        with self._guarded(name, "read"):
+            system, path = self._at(name)
+            with system.open_input_stream(path) as file:
+                return pa.py_buffer(file.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Puts a whole file there in one step, safe on disk; an object appears whole by itself."""
+        with self._guarded(name, "written"):
+            system, path = self._at(name)
+            if self.is_local:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with replacing(path) as file:
+                    file.write(content)
+            else:
+                system.create_dir(os.path.dirname(path), recursive=True)
+                with system.open_output_stream(path) as stream:
+                    stream.write(content)
+
+    def delete(self, name: str) -> None:
+        """Takes a file away that may not be there."""
+        with self._guarded(name, "deleted"):
+            system, path = self._at(name)
+            try:
+                system.delete_file(path)
+            except FileNotFoundError:
+                return
+
+
+def _locate(path: str) -> tuple[fs.FileSystem, str]:
+    """A file system and the path in it; names may hold what URIs have to escape."""
+    if not is_uri(path):
+        return fs.LocalFileSystem(), path
+    scheme, _, rest = path.partition("://")
+    bucket, _, key = rest.partition("/")
+    system, root = _open(f"{scheme}://{bucket}/")
+    return system, f"{root.rstrip('/')}/{key}"
+
+
+@lru_cache
+def _open(uri: str) -> tuple[fs.FileSystem, str]:
+    system, root = fs.FileSystem.from_uri(uri)
+    return system, root
+
+
+def _line(error: Exception) -> str:
+    strerror = getattr(error, "strerror", None)
+    return str(strerror or (str(error).splitlines() or [type(error).__name__])[0])[:300].rstrip(".")

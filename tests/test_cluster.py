@@ -1,0 +1,226 @@
+"""What a Ray cluster writes is what one machine writes; without Ray, but for the last tests."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from chexscore import Classifier
+from chexscore.cluster import listing, pipeline
+from chexscore.cluster.parts import Scored
+from chexscore.cluster.pipeline import Job, Scorer, decode
+from chexscore.cluster.run import merge, on_ray, plan, run
+from chexscore.errors import DeviceError, NoImageError, OutputError, UsageError
+from chexscore.options import Options
+from chexscore.predictions import Status
+from chexscore.records import RunRecord
+from chexscore.runs import installed
+from chexscore.runs import run as run_here
+from chexscore.stopping import Stop
+from tests.phantoms import draw
+from tests.test_images import save_dicom
+from tests.test_runs import stop_after
+
+Flat = Callable[[str, int], Path]
+RESUME = Options(resume=True)
+
+
+class Alone:
+    """An engine that calls in this process what Ray calls on its nodes; counts the images."""
+
+    def __init__(self, model: Path) -> None:
+        versions = {**installed(), "onnxruntime": Classifier(model, device="cpu").runtime}
+        self.scorer = Scorer(model.read_bytes(), "cpu", 8, versions)
+        self.classifier, self.count = self.scorer.classifier, 0
+
+    def score(self, job: Job, stop: Stop) -> Iterator[Scored]:
+        self.count = job.count
+        for ids in np.array_split(np.arange(job.count), 3):
+            for block in decode({"id": ids}, job) if len(ids) else ():
+                yield from pipeline.rows_of(self.scorer(block))
+                if stop.asked():
+                    return
+
+
+@pytest.fixture
+def engine(model: Path, monkeypatch: pytest.MonkeyPatch) -> Alone:
+    monkeypatch.setattr(listing, "IMAGES_A_PART", 7)
+    monkeypatch.setattr(pipeline, "IMAGES_A_BLOCK", 4)
+    return Alone(model)
+
+
+@pytest.fixture
+def images(flat: Flat, tmp_path: Path) -> Path:
+    for value in range(30):
+        flat(f"images/{value:03}.png", 5 * value)
+    folder = tmp_path / "images"
+    (folder / "013.bad.png").write_text("no image")
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / "009.png").read_bytes())
+    (folder / "notes.txt").write_text("not to be scored")
+    save_dicom(folder / "z" / "film.dcm", draw(1, size=16), StudyInstanceUID="1.2.3")
+    return folder
+
+
+def whole(images: Path, classifier: Classifier, options: Options | None = None) -> bytes:
+    output = images.parent / "whole.csv"
+    run_here([str(images)], str(output), classifier, options)
+    return output.read_bytes()
+
+
+def merged(folder: Path) -> bytes:
+    merge(str(folder), f"{folder}.csv", overwrite=True)
+    return Path(f"{folder}.csv").read_bytes()
+
+
+def test_the_merged_parts_are_what_one_machine_writes(engine: Alone, images: Path, tmp_path: Path) -> None:
+    options = Options(thresholds=True, tags=("StudyInstanceUID",))
+    record = run([str(images)], str(tmp_path / "out"), engine, options)
+    assert merged(tmp_path / "out") == whole(images, engine.classifier, options)
+    assert (record.found, record.scored, record.failed) == (33, 32, {"unreadable": 1})
+    assert record.ignored == 1
+    table = pd.read_parquet(tmp_path / "out")
+    assert list(table["path"])[-2:] == [f"{images}/caf\\xe9.png", f"{images}/z/film.dcm"]
+    assert len(table) == 33
+    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 5
+
+
+def test_a_stopped_run_keeps_its_parts_and_what_is_missing_is_scored(
+    engine: Alone, images: Path, tmp_path: Path
+) -> None:
+    out, stop = tmp_path / "out", Stop()
+    record = run([str(images)], str(out), engine, Options(), stop=stop, watch=stop_after(24, stop))
+    assert not record.finished
+    with pytest.raises(UsageError, match="no finished output"):
+        merge(str(out), str(tmp_path / "out.csv"))
+    with pytest.raises(UsageError, match="--resume goes on with it"):
+        run([str(images)], str(out), engine, Options())
+    (out / "part-000001.parquet").write_bytes((out / "part-000000.parquet").read_bytes()[:-9])
+    again = run([str(images)], str(out), engine, RESUME)
+    assert engine.count == 33 - 14, "two parts of three are whole"
+    assert again.unchanged + again.scored + again.not_scored == 33
+    assert merged(out) == whole(images, engine.classifier)
+
+
+def test_a_finished_output_is_left_but_for_what_failed(engine: Alone, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run([str(images)], str(out), engine, Options())
+    (images / "013.bad.png").write_bytes((images / "009.png").read_bytes())
+    assert run([str(images)], str(out), engine, RESUME).scored == 1 == engine.count
+    assert merged(out) == whole(images, engine.classifier)
+    assert run([str(images)], str(out), engine, RESUME).unchanged == 33
+    assert engine.count == 0
+
+
+def test_other_inputs_or_settings_are_not_mixed_in(engine: Alone, images: Path, tmp_path: Path) -> None:
+    out, names = str(tmp_path / "out"), tmp_path / "list.txt"
+    names.write_text("one")
+    asked = {"paths": [], "files_from": str(names)}
+    run(iter([str(images)]), out, engine, Options(), asked=asked)
+    with pytest.raises(UsageError, match="max pixels 80000000 then and 9 now"):
+        run(iter([str(images)]), out, engine, Options(resume=True, max_pixels=9), asked=asked)
+    names.write_text("another")
+    with pytest.raises(UsageError, match="was begun with other inputs"):
+        run(iter([str(images)]), out, engine, RESUME, asked=asked)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(NoImageError, match="left as it was"):
+        run([str(tmp_path / "none")], out, engine, Options(overwrite=True))
+    part = tmp_path / "out" / "part-000002.parquet"
+    part.write_bytes(part.read_bytes().replace(b"ok", b"no"))
+    with pytest.raises(OutputError, match=r"part-000002.parquet is missing, damaged or of another run"):
+        merge(out, "-")
+
+
+def test_uris_are_read_and_written(engine: Alone, images: Path, tmp_path: Path) -> None:
+    (images / os.fsdecode(b"caf\xe9.png")).rename(images / "caf\xe9 #1?.png")
+    assert list(plan([f"file://{images}"], "out", Options()))[-1] == f"file://{images}/z/film.dcm"
+    gone = [f"file://{images}/gone.png", "nothing://at/all.png"]
+    out = f"file://{tmp_path}/out"
+    record = run([f"file://{images}", *gone], out, engine, Options())
+    assert record.failed == {"unreadable": 2, "missing": 1}
+    rows = merged(tmp_path / "out").replace(b"file://", b"").splitlines()[:-2]
+    assert rows == whole(images, engine.classifier).splitlines()
+
+
+def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    for output, words in {
+        "-": "writes a folder",
+        "out.csv": "writes a folder",
+        "": "cannot be written",
+        str(tmp_path / "none" / "out"): "no folder",
+        str(tmp_path / "file"): "is a file",
+        str(images): "holds other files",
+        "nothing://at/all": "cannot be opened",
+    }.items():
+        with pytest.raises(UsageError, match=words):
+            run([str(images)], output, engine, Options(overwrite=True))
+    assert len(list(images.iterdir())) == 34
+
+
+def test_a_wrong_address_is_said_at_once() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"):
+        with pytest.raises(UsageError, match="no Ray cluster answers at"), pipeline.connected(address):
+            pass
+
+
+def test_a_node_with_other_decoders_is_refused(engine: Alone, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="would score otherwise: it has chexscore"):
+        Scorer(b"", "cpu", 8, {**installed(), "chexscore": "0.0", "onnxruntime": "1"})
+    assert not list(tmp_path.glob("out*"))
+    assert engine.classifier.spec.labels
+    assert images.is_dir()
+
+
+needs_ray = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """500 drawn X-rays, of which some are damaged."""
+    folder = tmp_path_factory.mktemp("films")
+    for number in range(500):
+        film = Image.fromarray(draw(number, size=64))
+        film.save(folder / f"{number:03}.{'jpg' if number % 2 else 'png'}")
+        if number % 50 == 7:
+            path = folder / f"{number:03}.jpg"
+            path.write_bytes(path.read_bytes()[:200])
+    return folder
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_two_nodes_of_which_one_dies_write_what_one_machine_writes(
+    films: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray._common.usage import usage_lib
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr(listing, "IMAGES_A_PART", 50)
+    nodes = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+    head = {**nodes, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    other = cluster.add_node(**nodes)
+    before: list[int] = []
+
+    def watch(record: RunRecord) -> None:
+        if record.done >= 150 and not before:
+            before.append(record.done)
+            cluster.remove_node(other, allow_graceful=False)
+
+    try:
+        with on_ray(str(tmp_path / "out"), Options(), cluster.address, str(model), "auto") as ray:
+            assert not usage_lib.usage_stats_enabled()
+            with pytest.raises(DeviceError, match="no node of the Ray cluster has a GPU"):
+                pipeline.Ray(str(model), "cuda", 8, None)
+            record = run([str(films)], str(tmp_path / "out"), ray, Options(), watch=watch)
+    finally:
+        cluster.shutdown()
+    assert before, "the node died in the middle"
+    assert (record.found, record.failed) == (500, {Status.UNREADABLE: 10})
+    assert merged(tmp_path / "out") == whole(films, Classifier(model, device="cpu"))
