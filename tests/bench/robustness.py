@@ -52,18 +52,20 @@ def pad(rows: float, columns: float) -> Change:
     return change
 
 
-def hide(margin: float = 0, corners: float = 0) -> Change:
-    """Black over a frame, or over the four corners, where markers and text stand."""
+def hide(margin: float = 0, corners: float = 0, *, grey: bool = False) -> Change:
+    """Black over a frame or over the four corners; or the mean of what is left, which keeps the exposure."""
 
     def change(film: Image.Image) -> Image.Image:
         pixels = np.array(film)
+        hidden = np.zeros(pixels.shape, dtype=bool)
         for share, both in ((margin, False), (corners, True)):
             down, across = (round(side * share) for side in pixels.shape)
             rows, columns = (np.arange(side) for side in pixels.shape)
             at_rows = (rows < down) | (rows >= len(rows) - down)
             at_columns = (columns < across) | (columns >= len(columns) - across)
             outer = np.logical_and if both else np.logical_or
-            pixels[outer(at_rows[:, None], at_columns[None])] = 0
+            hidden |= outer(at_rows[:, None], at_columns[None])
+        pixels[hidden] = pixels[~hidden].mean() if grey else 0
         return Image.fromarray(pixels)
 
     return change
@@ -120,9 +122,13 @@ CHANGES: dict[str, tuple[Change, Change]] = {
     "contrast 0.6": (levels(lambda grey: 0.5 + (grey - 0.5) * 0.6),) * 2,
     "noise of 12 levels": (noise(12),) * 2,
     "JPEG of quality 30": (jpeg(30),) * 2,
-    "margin of 10 % hidden": (hide(margin=0.1),) * 2,
-    "corners of 20 % hidden": (hide(corners=0.2),) * 2,
-    "all but the middle 40 % hidden": (hide(margin=0.3),) * 2,
+    "all 15 % smaller, on black": (pad(0.15, 0.15),) * 2,
+    "margin of 10 % hidden, black": (hide(margin=0.1),) * 2,
+    "margin of 10 % hidden, grey": (hide(margin=0.1, grey=True),) * 2,
+    "corners of 20 % hidden, black": (hide(corners=0.2),) * 2,
+    "corners of 20 % hidden, grey": (hide(corners=0.2, grey=True),) * 2,
+    "all but the middle 40 % hidden, grey": (hide(margin=0.3, grey=True),) * 2,
+    "from 64 pixels": (shrink(64),) * 2,
     "inverted": (levels(lambda grey: 1 - grey),) * 2,
 }
 """Name -> what is done to normal films, and to those with pneumonia."""
@@ -152,7 +158,7 @@ def main() -> None:
         called, ill = scores[:, 0] >= thresholds[0], truth[:, 0] == 1
         figures = [metrics.auroc(truth[:, column], scores[:, column]) for column in range(len(labels))]
         figures += [(called == ill).mean(), called[ill].mean(), (~called[~ill]).mean()]
-        print(f"| {name} | " + " | ".join(f"{figure:.4f}" for figure in figures) + " |", flush=True)
+        print(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |", flush=True)
 
     shape = (classifier.spec.image.width, classifier.spec.image.height)
     for name, grey in (("black", 0), ("grey", 128), ("white", 255)):
