@@ -5,31 +5,33 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["load_ahead"]
+__all__ = ["work_ahead"]
 
-Loaded = TypeVar("Loaded")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def load_ahead(
-    paths: Iterable[str], load: Callable[[str], Loaded], *, workers: int, ahead: int
-) -> Iterator[tuple[str, Loaded]]:
-    """Loads files in threads while the caller works on earlier ones.
+def work_ahead(
+    items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, ahead: int
+) -> Iterator[tuple[Item, Result]]:
+    """Works on items in threads while the caller works on what became of earlier ones.
 
     Args:
-        paths: taken from only as far as they are loaded ahead.
-        load: called with a path, in a thread; what it raises is raised here, in the path's turn.
+        items: taken from only as far as they are worked on ahead.
+        work: called with an item, in a thread; what it raises is raised here, in the item's turn.
         workers: threads, at least 1.
-        ahead: files that are loaded or being loaded while the caller works, at most.
+        ahead: items that are done or being worked on while the caller works, at most.
 
     Yields:
-        Each path with what `load` returned, in the order of the paths.
+        Each item with what `work` returned, in the order of the items; what is done does not wait for later
+        items, which may be slow to come.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="chexscore-load")
-    queue: deque[tuple[str, Future[Loaded]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="chexscore-ahead")
+    queue: deque[tuple[Item, Future[Result]]] = deque()
     try:
-        for path in paths:
-            queue.append((path, pool.submit(load, path)))
-            if len(queue) > ahead:
+        for item in items:
+            queue.append((item, pool.submit(work, item)))
+            while queue and (len(queue) > ahead or queue[0][1].done()):
                 first, result = queue.popleft()
                 yield first, result.result()
         while queue:

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from chexscore.cores import usable_cores
 from chexscore.errors import DeviceError, ModelError, NetworkError, UsageError
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
 
@@ -31,6 +32,9 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 NVIDIA = "/dev/nvidiactl"
 """What NVIDIA's driver shows of itself on Linux."""
 
+DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+"""The library that comes with NVIDIA's driver."""
+
 WARNING, SILENT = 2, 4
 """onnxruntime's severities: its default, and "fatal"."""
 
@@ -44,7 +48,7 @@ class Classifier:
     Args:
         model: ONNX file that `python -m export` made; None means the bundled one.
         device: "cpu", "cuda", or "auto": CUDA where it works, else the CPU.
-        threads: cores that the network takes; None means all that there are.
+        threads: of one call of `score` on the CPU; None means one for each core that this process may use.
 
     Attributes:
         path: the model file.
@@ -52,6 +56,7 @@ class Classifier:
         spec: what the model says about itself.
         device: "cpu" or "cuda": what the session really runs on, asked of the session.
         runtime: version of onnxruntime.
+        threads: as above.
         cuda_fault: why "auto" took the CPU on a host with an NVIDIA device; else empty.
 
     Raises:
@@ -69,6 +74,7 @@ class Classifier:
     ) -> None:
         if device not in ("auto", *PROVIDERS):
             raise UsageError(f"{device!r} is no device; auto, cpu and cuda are.")
+        self.threads = threads or usable_cores()
         self.path = os.fspath(model) if model is not None else BUNDLED_MODEL
         try:
             with open(self.path, "rb") as file:
@@ -79,9 +85,8 @@ class Classifier:
         if ELSEWHERE in content:  # it could name any file, and its sha256 would not be that of the model
             raise ModelError(f"{self.path}: its weights are in other files; store the model in one.")
         try:
-            self._session, fault = open_session(
-                content, device, os.path.dirname(os.path.abspath(self.path)), threads
-            )
+            folder = os.path.dirname(os.path.abspath(self.path))
+            self._session, fault = open_session(content, device, folder, self.threads)
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -142,7 +147,7 @@ def usable_devices(classifier: Classifier) -> list[str]:
 
 
 def open_session(
-    content: bytes, device: Device, folder: str = "", threads: int | None = None
+    content: bytes, device: Device, folder: str = "", threads: int = 0
 ) -> tuple[onnxruntime.InferenceSession, str]:
     """Opens a session, and says why not on CUDA; onnxruntime falls back in silence, so that is looked up.
 
@@ -153,9 +158,9 @@ def open_session(
         Exception: of onnxruntime, which has no common base for them: the content is no model that it can run.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     # Without it x86 chips that lack VNNI cut off sums of 8 bit products: int8 models would score otherwise.
     options.add_session_config_entry("session.x64quantprecision", "1")
+    options.intra_op_num_threads = threads
     options.log_severity_level = SILENT  # what is wrong with a model is in the exception
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
 
@@ -167,6 +172,8 @@ def open_session(
         if device == "cuda":
             raise DeviceError("this onnxruntime is built without CUDA; install onnxruntime-gpu.")
         return on("cpu"), ""
+    if device == "auto" and not os.path.exists(NVIDIA) and not _has_driver():
+        return on("cpu"), ""  # a fraction of a second earlier than onnxruntime finds that out
     if find_spec("nvidia") is not None:  # CUDA's libraries as Python packages: the extra `cuda`
         onnxruntime.preload_dlls()
     onnxruntime.set_default_logger_severity(SILENT)  # its words are those of `_cuda_fault`, on standard error
@@ -188,12 +195,20 @@ def open_session(
     return session, reason
 
 
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
+
+
 def _cuda_fault() -> str:
     """Why onnxruntime's CUDA provider is not there: the driver, or else the provider, is loaded once more."""
     folder = os.path.join(os.path.dirname(onnxruntime.__file__), "capi")
     provider = "onnxruntime_providers_{}.dll" if os.name == "nt" else "libonnxruntime_providers_{}.so"
     try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        ctypes.CDLL(DRIVER)
         for part in ("shared", "cuda"):
             ctypes.CDLL(os.path.join(folder, provider.format(part)), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:

@@ -50,7 +50,7 @@ app = typer.Typer(
     help="Score directories of chest X-rays offline, into a CSV with one row for every image.\n\n"
     "Not a medical device: no score may decide about a patient.",
     epilog=EXIT_CODES,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # its page takes longer to load than to read
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -114,7 +114,7 @@ def predict(
     max_pixels: Annotated[int, typer.Option(min=1, help="Do not decode larger images.")] = 80_000_000,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Images that go through the network together; by default 8."),
+        typer.Option(min=1, max=1024, help="Images that go through the network together; by default 4."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -192,7 +192,7 @@ def predict(
             return
 
         from chexscore import progress
-        from chexscore.classifier import Classifier
+        from chexscore.scoring import open_classifier
 
         style: progress.Style = "json" if log_json else "quiet" if quiet else "text"
         asked: dict[str, object] = {
@@ -210,7 +210,7 @@ def predict(
             with progress.show(style, output, ray.classifier, None, stop) as watch:
                 record = run_on_cluster(inputs, output, ray, options, stop=stop, watch=watch, asked=asked)
         else:
-            classifier = Classifier(model, device=device)
+            classifier = open_classifier(model, device)
             total = None if files_from else lambda: sum(1 for _ in find_images(paths or []))
             with progress.show(style, output, classifier, total, stop) as watch:
                 record = run(inputs, output, classifier, options, stop=stop, watch=watch, asked=asked)
@@ -434,14 +434,14 @@ def _score(
 ) -> str:
     """Scores images for `eval` into a CSV; what else it was asked for is checked before, not after hours."""
     from chexscore import progress
-    from chexscore.classifier import Classifier
     from chexscore.discovery import find_images
     from chexscore.exits import exit_code
     from chexscore.outputs import STDOUT
     from chexscore.runs import Options, run
+    from chexscore.scoring import open_classifier
     from chexscore.stopping import stop_on_signals
 
-    classifier, stop = Classifier(model, device=device), stop_on_signals()
+    classifier, stop = open_classifier(model, device), stop_on_signals()
     found = list(find_images(paths, stop=stop))
     if any(map(os.path.exists, found)):
         check(found, classifier.spec.labels)

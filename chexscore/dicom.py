@@ -54,6 +54,9 @@ COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_I
 KNOWN_PALETTES = frozenset({"PALETTE COLOR"})
 """PhotometricInterpretation, PS3.3 C.7.6.3.1.2."""
 
+UNORDERED = ("ModalityLUTSequence", "VOILUTSequence", "PixelPaddingValue")
+"""What can show a value between two others darker or brighter than both."""
+
 PLAIN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 """Transfer syntaxes that no decoder is needed for; PS3.5 annex A."""
 
@@ -166,6 +169,27 @@ def _screen(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
     pixels = dataset.pixel_array
     if dataset.SamplesPerPixel > 1:
         return np.asarray(np.rint(pixels @ LUMA), dtype=np.uint8)
+    if pixels.itemsize > 2:  # noqa: PLR2004, more values than a table should have
+        return _grey(pixels, dataset)
+    # What a value is shown as is worked out once, and not for each of the millions of pixels that have it.
+    unsigned = f"u{pixels.itemsize}"
+    values = _values(pixels, dataset)
+    shown = np.zeros(256**pixels.itemsize, dtype=np.uint8)
+    shown[values.view(unsigned)] = _grey(values, dataset)
+    return np.asarray(shown[pixels.view(unsigned)])
+
+
+def _values(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
+    """The pixels' values or, where that comes to the same extremes, all between the least and the largest."""
+    if not any(keyword in dataset for keyword in UNORDERED):
+        return np.arange(int(pixels.min()), int(pixels.max()) + 1).astype(pixels.dtype)
+    there = np.zeros(256**pixels.itemsize, dtype=np.bool_)
+    there[pixels.view(f"u{pixels.itemsize}")] = True
+    return np.flatnonzero(there).astype(f"u{pixels.itemsize}").view(pixels.dtype)
+
+
+def _grey(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.uint8]:
+    """What each of the values is shown as, which depends on the darkest and the brightest of them."""
     values = apply_modality_lut(pixels, dataset)
     padding = _padding(pixels, dataset)
     if padding.any() and not padding.all():

@@ -3,10 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from chexscore.cores import usable_cores
 from chexscore.errors import UsageError
 from chexscore.images import MAX_PIXELS
 from chexscore.outputs import STDOUT
-from chexscore.scoring import BATCH_SIZE, usable_cores
+from chexscore.scoring import BATCH_SIZE
 
 __all__ = ["Options"]
 

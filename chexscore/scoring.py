@@ -1,5 +1,6 @@
 """Paths in, predictions out: decoding in threads ahead of the network, in order, in bounded memory."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.ahead import load_ahead
+from chexscore.ahead import work_ahead
 from chexscore.classifier import Classifier, Device
+from chexscore.cores import usable_cores
 from chexscore.discovery import find_images
 from chexscore.errors import ImageError, NetworkError
 from chexscore.images import MAX_PIXELS, load_image
@@ -22,17 +24,22 @@ __all__ = [
     "Loaded",
     "Network",
     "load",
+    "open_classifier",
     "predict",
     "score_images",
     "score_loaded",
-    "usable_cores",
 ]
 
-BATCH_SIZE = 8
-"""Images that go through the network together; a last batch that is not full costs as much as a full one."""
-
+BATCH_SIZE = 4
+"""Images that go through the network together. With one core to a batch more bring no speed, but take memory,
+and a last batch that is not full costs as much as a full one. A GPU may do better with more."""
 
 MAX_BATCH_SIZE = 1024
+
+BATCHES_AT_ONCE = 4
+"""In the network on the CPU, at most, because each takes memory. One core to a batch is the fastest: cores
+that share one wait for each other behind each layer, the longer the more decoders or other programs are at
+work."""
 
 
 class Loaded(NamedTuple):
@@ -40,6 +47,20 @@ class Loaded(NamedTuple):
 
     pixels: NDArray[np.uint8] | ImageError
     tags: Mapping[str, str]
+
+
+class _Batch(NamedTuple):
+    waiting: list[Prediction]
+    """In input order; those of status ok wait for their scores."""
+    pixels: list[NDArray[np.uint8]]
+    """Of those of status ok."""
+
+
+class _Scored(NamedTuple):
+    rows: "list[NDArray[np.float32] | NetworkError]"
+    """A row of scores for each image, or what the network said to it."""
+    shape: int
+    """Images that go through the network together from now on."""
 
 
 def predict(
@@ -70,9 +91,19 @@ def predict(
         DeviceError: at once, if CUDA was asked for and is not there.
         ValueError: at once, for a batch size or number of workers that cannot be.
     """
-    classifier = model if isinstance(model, Classifier) else Classifier(model, device=device)
+    classifier = model if isinstance(model, Classifier) else open_classifier(model, device)
     found = find_images(paths)
     return score_images(found, classifier, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+
+
+def open_classifier(model: str | os.PathLike[str] | None = None, device: Device = "auto") -> Classifier:
+    """A Classifier for many images: as few threads to a batch as BATCHES_AT_ONCE allows.
+
+    Raises:
+        ModelError: the model cannot be used.
+        DeviceError: CUDA was asked for and is not there.
+    """
+    return Classifier(model, device=device, threads=math.ceil(usable_cores() / BATCHES_AT_ONCE))
 
 
 def score_images(
@@ -87,8 +118,9 @@ def score_images(
 ) -> Iterator[Prediction]:
     """Scores single images, given by an iterable that may be endless; see `predict`.
 
-    About three batches of pixels are in memory at a time. Every batch is filled up to `batch_size`, because
-    the last digits of a score can depend on the shape of its batch.
+    On the CPU as many batches are in the network at once as its threads leave cores for. Besides these at
+    most three batches of pixels, and an image for each worker, are in memory. Every batch is filled up to
+    `batch_size`, because the last digits of a score can depend on the shape of its batch.
 
     Args:
         paths: images.
@@ -106,9 +138,10 @@ def score_images(
     batch_size, workers = batch_size or BATCH_SIZE, workers or usable_cores()
     if not 1 <= batch_size <= MAX_BATCH_SIZE or workers < 1:
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_SIZE}, workers at least 1")
+    at_once = 1 if classifier.device == "cuda" else math.ceil(usable_cores() / classifier.threads)
     decode = partial(load, image=classifier.spec.image, max_pixels=max_pixels, tags=tags)
-    loading = load_ahead(paths, decode, workers=workers, ahead=2 * batch_size)
-    return score_loaded(loading, Network(classifier, batch_size, shrunk))
+    loading = work_ahead(paths, decode, workers=workers, ahead=batch_size + workers)
+    return score_loaded(loading, Network(classifier, batch_size, shrunk, at_once))
 
 
 def load(path: str, image: ImageSpec, *, max_pixels: int = MAX_PIXELS, tags: Sequence[str] = ()) -> Loaded:
@@ -121,29 +154,26 @@ def load(path: str, image: ImageSpec, *, max_pixels: int = MAX_PIXELS, tags: Seq
 
 
 def score_loaded(loading: Iterable[tuple[str, Loaded]], network: "Network") -> Iterator[Prediction]:
-    """Scores what was decoded, in its order."""
-    batch_size, labels = network.asked, network.labels
-    waiting: list[Prediction] = []  # in input order; one of status ok waits for its scores
-    batch: list[NDArray[np.uint8]] = []
-    for path, loaded in loading:
-        if isinstance(loaded.pixels, ImageError):
-            status, note = Status(loaded.pixels.status), loaded.pixels.reason
-            waiting.append(Prediction(path, status, note=note, tags=loaded.tags))
+    """Scores what was decoded, in its order, in threads that wait for no path and for no row to be kept."""
+    batches = _batches(loading, network.asked)
+    for batch, result in work_ahead(batches, network.score, workers=network.at_once, ahead=network.at_once):
+        network.tell(result.shape)
+        yield from _settle(batch.waiting, result.rows, network.labels)
+
+
+def _batches(loaded: Iterable[tuple[str, Loaded]], size: int) -> Iterator[_Batch]:
+    batch = _Batch([], [])
+    for path, (pixels, tags) in loaded:
+        if isinstance(pixels, ImageError):
+            batch.waiting.append(Prediction(path, Status(pixels.status), note=pixels.reason, tags=tags))
         else:
-            waiting.append(Prediction(path, Status.OK, tags=loaded.tags))
-            batch.append(loaded.pixels)
+            batch.waiting.append(Prediction(path, Status.OK, tags=tags))
+            batch.pixels.append(pixels)
         # Failures are not counted into a batch, but must not pile up behind a half-full one for ever.
-        if len(batch) == batch_size or not batch or len(waiting) > 100 * batch_size:
-            yield from _settle(waiting, network.score(batch), labels)
-            waiting, batch = [], []
-    yield from _settle(waiting, network.score(batch), labels)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: its affinity, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        if len(batch.pixels) == size or not batch.pixels or len(batch.waiting) > 100 * size:
+            yield batch
+            batch = _Batch([], [])
+    yield batch
 
 
 def _read_tags(path: str, tags: Sequence[str]) -> Mapping[str, str]:
@@ -155,10 +185,10 @@ def _read_tags(path: str, tags: Sequence[str]) -> Mapping[str, str]:
 
 
 def _settle(
-    waiting: list[Prediction], scored: "list[NDArray[np.float32] | NetworkError]", labels: tuple[str, ...]
+    waiting: list[Prediction], rows: list[NDArray[np.float32] | NetworkError], labels: tuple[str, ...]
 ) -> Iterator[Prediction]:
     """Gives the images of a batch their scores; failures stay as they are."""
-    rest = iter(scored)
+    rest = iter(rows)
     for prediction in waiting:
         if prediction.status is not Status.OK:
             yield prediction
@@ -174,19 +204,29 @@ def _settle(
 
 
 class Network:
-    """Runs batches of one fixed shape, and copes with those that fail.
+    """Runs batches of one fixed shape, in any thread, and copes with those that fail.
 
     Attributes:
         asked: images of a full batch, before any failed.
+        at_once: batches that are run at the same time.
         labels: of the scores.
     """
 
-    def __init__(self, classifier: Classifier, shape: int, shrunk: Callable[[int], object]) -> None:
+    def __init__(
+        self, classifier: Classifier, shape: int, shrunk: Callable[[int], object], at_once: int = 1
+    ) -> None:
         self._classifier, self._shape, self._shrunk = classifier, shape, shrunk
-        self.asked, self.labels = shape, classifier.spec.labels
+        self.asked, self.at_once, self.labels = shape, at_once, classifier.spec.labels
+        self._told = shape
 
-    def score(self, batch: list[NDArray[np.uint8]]) -> list[NDArray[np.float32] | NetworkError]:
-        """A row of scores for each image, or what the network said to it.
+    def tell(self, shape: int) -> None:
+        """Says so, before the first row that was scored in a smaller batch."""
+        if shape < self._told:
+            self._told = shape
+            self._shrunk(shape)
+
+    def score(self, batch: _Batch) -> _Scored:
+        """Scores the images of a batch, whatever their number.
 
         Whenever something fails, a blank image is tried in the same shape. Where that works, an image is to
         blame: each of its batch is run by itself, in the same shape, so that its neighbours' scores stay what
@@ -198,34 +238,33 @@ class Network:
         """
         scored: list[NDArray[np.float32] | NetworkError] = []
         suspects = 0  # images before this one are run by themselves
-        while len(scored) < len(batch):
-            start = len(scored)
-            part = batch[start : start + (1 if start < suspects else self._shape)]
+        while len(scored) < len(batch.pixels):
+            start, shape = len(scored), self._shape
+            part = batch.pixels[start : start + (1 if start < suspects else shape)]
             try:
-                scored.extend(self._run(part))
+                scored.extend(self._run(part, shape))
             except NetworkError as error:
-                if self._blank_fails(part[0]):
-                    if self._shape == 1:
+                if self._blank_fails(part[0], shape):
+                    if shape == 1:
                         raise
-                    self._shape //= 2
-                    self._shrunk(self._shape)
+                    self._shape = min(self._shape, shape // 2)  # another thread may have come to it as well
                 elif len(part) > 1:
                     suspects = start + len(part)
                 else:
                     scored.append(error)
-        return scored
+        return _Scored(scored, self._shape)
 
-    def _blank_fails(self, like: NDArray[np.uint8]) -> bool:
+    def _blank_fails(self, like: NDArray[np.uint8], shape: int) -> bool:
         try:
-            self._run([np.zeros_like(like)])
+            self._run([np.zeros_like(like)], shape)
         except NetworkError:
             return True
         return False
 
-    def _run(self, part: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    def _run(self, part: list[NDArray[np.uint8]], shape: int) -> list[NDArray[np.float32]]:
         try:
-            padded = np.zeros((self._shape, *part[0].shape), dtype=np.uint8)
+            padded = np.zeros((shape, *part[0].shape), dtype=np.uint8)
             padded[: len(part)] = part
             return list(self._classifier.score(padded)[: len(part)])
         except MemoryError as error:
-            raise NetworkError(f"not enough memory for a batch of {self._shape}") from error
+            raise NetworkError(f"not enough memory for a batch of {shape}") from error

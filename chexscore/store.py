@@ -87,6 +87,7 @@ class Store:
             self._database.close()
             raise
         self._may_commit = not overwrite
+        self._has_earlier = bool(self.left_before) and not overwrite
         self._committed = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -154,6 +155,8 @@ class Store:
             return self._prediction(row), Fingerprint(size, mtime)
 
     def _earlier(self, path: str) -> Row | None:
+        if not self._has_earlier:  # as on most nights
+            return None
         with self._guarded():
             row = self._database.execute(
                 "SELECT * FROM rows WHERE path = ? AND run < ? AND status = ? "
@@ -194,9 +197,9 @@ class Store:
         with self._guarded():
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
-            if fingerprint is not None:
+            if fingerprint is not None and self._has_earlier:
                 self._database.execute("DELETE FROM rows WHERE path = ? AND run < ?", (row[2], self._run))
-                self._may_commit = True
+            self._may_commit |= fingerprint is not None
             self._database.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
             )

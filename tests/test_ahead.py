@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chexscore.ahead import load_ahead
+from chexscore.ahead import work_ahead
 
 
 def test_many_come_in_order_and_no_further_ahead_than_asked() -> None:
@@ -20,21 +20,21 @@ def test_many_come_in_order_and_no_further_ahead_than_asked() -> None:
         time.sleep(0.002 * (int(path) % 3))  # later ones are ready before earlier ones
         return 2 * int(path)
 
-    for done, (path, loaded) in enumerate(load_ahead(paths(), load, workers=4, ahead=6)):
+    for done, (path, loaded) in enumerate(work_ahead(paths(), load, workers=4, ahead=6)):
         assert (path, loaded) == (str(done), 2 * done)
         assert taken <= done + 7
     assert taken == 40
 
 
 def test_leaving_early_stops_the_threads() -> None:
-    results = load_ahead(map(str, range(100)), len, workers=2, ahead=4)
+    results = work_ahead(map(str, range(100)), len, workers=2, ahead=4)
     next(results)
     results.close()  # type: ignore[attr-defined]
-    assert not [t for t in threading.enumerate() if t.name.startswith("chexscore-load")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("chexscore-ahead")]
 
 
 def test_what_goes_wrong_in_a_thread_is_raised_in_its_turn() -> None:
-    results = load_ahead(["1", "x", "2"], int, workers=2, ahead=4)
+    results = work_ahead(["1", "x", "2"], int, workers=2, ahead=4)
     assert next(results) == ("1", 1)
     with pytest.raises(ValueError, match="x"):
         next(results)

@@ -63,18 +63,23 @@ def test_a_device_that_does_not_exist_is_refused(model: Path) -> None:
 
 
 def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = onnxruntime.InferenceSession
+    real, tried = onnxruntime.InferenceSession, []
 
     def fallback(content: bytes, options: object, providers: list[str], **_: int) -> object:
-        assert "CUDAExecutionProvider" in providers
+        tried.append(providers)
         return real(content, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", fallback)
     with pytest.raises(DeviceError, match="does not work here"):
         Classifier(model, device="cuda")
+    monkeypatch.setattr("chexscore.classifier.DRIVER", None)  # this process, which can be loaded
     classifier = Classifier(model, device="auto")
     assert (classifier.device, classifier.cuda_fault) == ("cpu", "")
+    assert tried == [["CUDAExecutionProvider", "CPUExecutionProvider"]] * 2
+    monkeypatch.setattr("chexscore.classifier.DRIVER", "no such library")
+    assert Classifier(model, device="auto").device == "cpu"
+    assert tried[2:] == [["CPUExecutionProvider"]]
     assert usable_devices(classifier) == ["cpu"]
 
 

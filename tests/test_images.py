@@ -11,11 +11,12 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from chexscore import load_image
 from chexscore.depth import to_uint8
+from chexscore.dicom import _grey
 from chexscore.errors import (
     ChexscoreError,
     ImageError,
@@ -199,6 +200,38 @@ def test_dicom_window_keeps_its_range_although_no_pixel_reaches_its_ends(tmp_pat
     assert dicom_difference(path, (FILM.astype(float) * 16 + 2048) / 8192 * 255) <= 1
     useless = save_dicom(tmp_path / "u.dcm", DEEP, BitsStored=12, WindowCenter="2048", WindowWidth="0")
     assert dicom_difference(useless, FILM) <= 1
+
+
+def lut(values: NDArray[np.uint16], bits: int) -> list[Dataset]:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [len(values), 0, bits], values.tobytes()
+    return [table]
+
+
+HILLS = (2000 + 1900 * np.sin(np.arange(4096) / 50)).astype(np.uint16)
+"""A table whose darkest and brightest entries are not at its ends."""
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        {"RescaleSlope": "-0.5", "RescaleIntercept": "-1000"},
+        {"WindowCenter": "2048", "WindowWidth": "1024", "VOILUTFunction": "SIGMOID"},
+        {"PixelRepresentation": 1, "RescaleSlope": "1", "RescaleIntercept": "7.5", **NEGATIVE},
+        {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 200, "RescaleSlope": "3", "RescaleIntercept": "1"},
+        {"ModalityLUTSequence": lut(HILLS, 16)},
+        {"VOILUTSequence": lut(HILLS, 10)},
+    ],
+)
+def test_each_value_of_a_dicom_is_shown_as_if_each_pixel_were_looked_at(
+    tmp_path: Path, tags: dict[str, object]
+) -> None:
+    """Every third value is there, so that the extremes of a table may lie between two that are."""
+    pixels = np.random.default_rng(0).permutation(np.arange(100, 4000, 3, dtype=np.uint16)).reshape(26, 50)
+    path = save_dicom(tmp_path / "x.dcm", pixels, **tags)
+    dataset = pydicom.dcmread(path)
+    assert dicom_difference(path, _grey(dataset.pixel_array, dataset)) == 0
 
 
 def test_dicom_padding_is_black_and_does_not_flatten_the_rest(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from chexscore import Classifier, Prediction, Status, predict
+from chexscore.cores import usable_cores
 from chexscore.errors import ModelError, NetworkError
-from chexscore.scoring import score_images, usable_cores
+from chexscore.scoring import open_classifier, score_images
 
 Flat = Callable[[str, int], Path]
 
@@ -47,7 +49,7 @@ class Stub(Classifier):
     """The brightness network with a fault in it."""
 
     def __init__(self, model: Path, fault: Callable[[NDArray[np.uint8]], NDArray[np.float32] | None]) -> None:
-        super().__init__(model, device="cpu")
+        super().__init__(model, device="cpu")  # with all threads, so that batches come one after the other
         self.fault = fault
 
     def score(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -132,6 +134,33 @@ def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat) -> 
     results.close()  # type: ignore[attr-defined]
 
 
+def test_a_slow_disk_does_not_stop_the_network_from_scoring_what_is_there(model: Path, flat: Flat) -> None:
+    """The last path only comes once both batches before it are scored."""
+    path, scored = str(flat("a.png", 1)), threading.Semaphore(0)
+
+    def slow() -> Iterator[str]:
+        for number in range(12):
+            if number == 11:
+                assert scored.acquire(timeout=20)
+                assert scored.acquire(timeout=20)
+            elif number > 8:
+                time.sleep(0.3)  # in which all that came before is decoded
+            yield path
+
+    def tell(_: NDArray[np.uint8]) -> None:
+        scored.release()
+
+    assert len(list(score_images(slow(), Stub(model, tell), batch_size=4, workers=2))) == 12
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 1), (6, 2), (16, 4)])
+def test_cores_are_dealt_out_to_at_most_four_batches(
+    model: Path, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr("chexscore.scoring.usable_cores", lambda: cores)
+    assert open_classifier(model, "cpu").threads == threads
+
+
 def test_endless_failures_are_told_as_they_come(model: Path, flat: Flat, tmp_path: Path) -> None:
     good = str(flat("a.png", 1))
 
@@ -156,5 +185,18 @@ def test_settings_that_cannot_be_are_told_at_once(model: Path, tmp_path: Path, w
         predict(tmp_path, model, **wrong)  # type: ignore[arg-type]  # mypy does not see which
 
 
-def test_usable_cores_is_at_least_one() -> None:
+def test_cores_are_those_of_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert usable_cores() >= 1
+    monkeypatch.setattr("chexscore.cores.CGROUPS", tmp_path)
+    monkeypatch.setattr("chexscore.cores.OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert usable_cores() == 64
+    (tmp_path / "own").write_text("1:cpu:/old\n0::/night.slice/chexscore.service\n")
+    unit = tmp_path / "night.slice" / "chexscore.service"
+    unit.mkdir(parents=True)
+    for quotas, cores in ((("max 100000", "max 100000"), 64), (("max 100000", "150000 100000"), 2)):
+        for folder, quota in zip((unit, unit.parent), quotas, strict=True):
+            (folder / "cpu.max").write_text(f"{quota}\n")
+        assert usable_cores() == cores
+    (unit / "cpu.max").write_text("1000 100000\n")
+    assert usable_cores() == 1

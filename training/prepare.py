@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chexscore.ahead import load_ahead
+from chexscore.ahead import work_ahead
 from chexscore.errors import ImageError, LockedError, MissingImageError, TableError, UsageError
 from chexscore.images import load_image
 from chexscore.lock import locked
@@ -92,7 +92,7 @@ def prepare(
             file.write(json.dumps(asdict(image)).encode())
 
         left = (str(root / path) for path in paths[len(notes) :])
-        loaded = load_ahead(left, partial(_load, image), workers=workers, ahead=4 * workers)
+        loaded = work_ahead(left, partial(_load, image), workers=workers, ahead=4 * workers)
         with bar("decoding", len(paths), len(notes)) as show:
             for path, result in loaded:
                 if isinstance(result, MissingImageError) and path not in missing:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.ahead import load_ahead
+from chexscore.ahead import work_ahead
 from chexscore.classifier import Classifier, Device
 from chexscore.cluster.listing import read_paths
 from chexscore.cluster.parts import Scored
@@ -117,7 +117,7 @@ def decode(batch: Batch, job: Job) -> Iterator[dict[str, NDArray[Any]]]:
             return Loaded(error, {})
 
     positions, paths = zip(*job.paths(batch["id"]), strict=True)
-    loading = load_ahead(paths, load_one, workers=THREADS, ahead=2 * THREADS)
+    loading = work_ahead(paths, load_one, workers=THREADS, ahead=2 * THREADS)
     rest = zip(positions, loading, strict=True)
     black = np.zeros((job.image.height, job.image.width, 1), dtype=np.uint8)
     while block := list(islice(rest, IMAGES_A_BLOCK)):

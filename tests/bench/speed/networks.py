@@ -1,0 +1,46 @@
+"""The networks that are measured, each as Keras has it and as chexscore runs it.
+
+    python -m tests.bench.speed.networks FOLDER
+
+Weights are random: no arithmetic here is faster for other ones. Run as a process of its own, so that
+TensorFlow's threads are not there when something else is measured.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["RECIPES"]
+
+RECIPES = {"bundled": "training/configs/kermany.toml", "reference": "training/configs/reference.toml"}
+"""Network -> its recipe; the bundled one is what chexscore has, and only its Keras side is made here."""
+
+LABELS = tuple(f"Finding {number}" for number in range(14))
+
+
+def main(folder: Path) -> None:
+    """Writes NAME.keras for both, and reference.onnx and reference-int8.onnx."""
+    import onnx
+
+    from chexscore import ModelSpec
+    from export.convert import convert
+    from export.quantize import reduce
+    from export.verify import draw_samples
+    from training.config import TrainConfig
+    from training.networks import build
+
+    for name, recipe in RECIPES.items():
+        config = TrainConfig.from_toml(Path(recipe))
+        image = config.image.spec
+        network = build(config.network, image, len(LABELS))
+        network.save(folder / f"{name}.keras")
+        if name == "reference":
+            exact = convert(network, ModelSpec(name, "0", LABELS, image, (0.5,) * len(LABELS)))
+            onnx.save(exact, folder / "reference.onnx")
+            films = np.asarray(draw_samples(image).images)
+            onnx.save(reduce(exact, "int8", films), folder / "reference-int8.onnx")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

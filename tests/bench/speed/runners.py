@@ -1,0 +1,150 @@
+"""What chexscore is measured beside, each as a process that prints the seconds that it took.
+
+    python -m tests.bench.speed.runners decode   FILES SIDE
+    python -m tests.bench.speed.runners network  FILES SIDE MODEL.onnx
+    python -m tests.bench.speed.runners loop     FILES SIDE MODEL.onnx
+    python -m tests.bench.speed.runners keras    FILES SIDE MODEL.keras
+    python -m tests.bench.speed.runners torchxrayvision FILES SIDE
+
+FILES is a folder of X-rays. Imports, opening the network and a first batch are not counted: that flatters all
+of these, and not chexscore, whose whole process is measured.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["BATCH"]
+
+BATCH = 8
+"""More than chexscore takes by default: what onnxruntime's own threads need to be at their best."""
+
+Work = Callable[[], object]
+
+
+def decode(files: list[str], side: int) -> Work:
+    """The least that gives the network its pixels, by bare calls of Pillow or pydicom, with all threads."""
+
+    def one(file: str) -> NDArray[np.uint8]:
+        if file.endswith(".dcm"):
+            import pydicom
+
+            picture = Image.fromarray((pydicom.dcmread(file).pixel_array >> 4).astype(np.uint8))
+            return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+        with Image.open(file) as opened:
+            opened.draft("L", (2 * side, 2 * side))
+            return np.asarray(opened.convert("L").resize((side, side), Image.Resampling.BILINEAR))
+
+    def work() -> None:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for _ in pool.map(one, files):
+                pass
+
+    one(files[0])
+    return work
+
+
+def network(files: list[str], side: int, model: str) -> Work:
+    """onnxruntime as it is by default, on batches that are ready."""
+    session = _session(model)
+    batch = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 1), dtype=np.uint8)
+    session.run(None, {"image": batch})
+
+    def work() -> None:
+        for _ in range(0, len(files), BATCH):
+            session.run(None, {"image": batch})
+
+    return work
+
+
+def loop(files: list[str], side: int, model: str) -> Work:
+    """A script that loads, scores and goes on to the next."""
+    session = _session(model)
+
+    def one(file: str) -> Any:
+        if file.endswith(".dcm"):
+            import pydicom
+
+            picture = Image.fromarray((pydicom.dcmread(file).pixel_array >> 4).astype(np.uint8))
+        else:
+            picture = Image.open(file).convert("L")
+        pixels = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+        return session.run(None, {"image": pixels[np.newaxis, ..., np.newaxis]})
+
+    one(files[0])
+    return lambda: [one(file) for file in files]
+
+
+def keras(files: list[str], side: int, model: str) -> Work:
+    """The reference's way: tf.data decodes in parallel, and model.predict scores."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras as k
+    import tensorflow as tf
+
+    loaded = k.saving.load_model(model, compile=False)
+
+    def read(path: Any) -> Any:
+        image = tf.io.decode_image(tf.io.read_file(path), channels=1, expand_animations=False)
+        return tf.image.resize(image, (side, side))
+
+    def batches(some: list[str]) -> Any:
+        paths = tf.data.Dataset.from_tensor_slices(some)
+        images = paths.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        return images.batch(32).prefetch(tf.data.AUTOTUNE)
+
+    loaded.predict(batches(files[:32]), verbose=0)
+    return lambda: loaded.predict(batches(files), verbose=0)
+
+
+def torchxrayvision(files: list[str], side: int) -> Work:
+    """Its DenseNet121, as its script process_batch.py goes through a folder."""
+    import torch  # type: ignore[import-not-found]  # no dependency of chexscore
+    import torchxrayvision as xrv  # type: ignore[import-not-found]
+
+    model = xrv.models.DenseNet(weights=None, num_classes=18, in_channels=1).eval()
+    crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(side)
+
+    def one(file: str) -> Any:
+        pixels = xrv.datasets.normalize(np.asarray(Image.open(file).convert("L")), 255)
+        image = torch.from_numpy(resize(crop(pixels[np.newaxis])))
+        with torch.no_grad():
+            return model(image[np.newaxis]).numpy()
+
+    one(files[0])
+    return lambda: [one(file) for file in files]
+
+
+def foreign(_: list[str], side: int, target: str) -> Work:
+    """No measurement: torchxrayvision's network as PyTorch exports it."""
+    import torch
+    import torchxrayvision as xrv
+
+    model = xrv.models.DenseNet(weights=None, num_classes=18, in_channels=1).eval()
+    names, axes = {"input_names": ["x"], "output_names": ["y"]}, {"x": {0: "batch"}, "y": {0: "batch"}}
+    example = torch.zeros(1, 1, side, side)
+    torch.onnx.export(model, example, target, dynamic_axes=axes, dynamo=False, **names)
+    return list
+
+
+def _session(model: str) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+if __name__ == "__main__":
+    name, folder, side, *rest = sys.argv[1:]
+    found = sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+    runner: Callable[..., Work] = globals()[name]
+    ready = runner(found, int(side), *rest)
+    began = time.perf_counter()
+    ready()
+    print(time.perf_counter() - began)
