@@ -13,10 +13,9 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from chexscore.classifier import open_session
 from chexscore.errors import ModelError
 from chexscore.messages import visible
-from chexscore.outputs import check_target
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 from export.calibrate import sigmoid
-from export.files import candidate, describe, place
+from export.files import candidate, check_output, describe, place
 from export.foreign import ForeignSpec, batch_of, check, last_node, opset_of, read_foreign
 from export.verify import LOGIT_TOLERANCE, TOLERANCE, Proof, compare, compare_logits, draw_samples
 
@@ -35,7 +34,7 @@ def publish_foreign(foreign: Path, spec: Path, output: Path) -> str:
         UsageError: the spec cannot be used, or the output cannot be written there.
         ModelError: the file cannot be used, is not what the spec says, or scores otherwise when wrapped.
     """
-    check_target(str(output))
+    check_output(output, (foreign, spec))
     described = ForeignSpec.from_toml(spec)
     network = read_foreign(foreign)
     try:

@@ -1,22 +1,29 @@
 """ONNX files: what they say about themselves, and how they get their name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 
-from chexscore.errors import ModelError
-from chexscore.outputs import replacing
+from chexscore.errors import ModelError, UsageError
+from chexscore.outputs import check_target, replacing
 from chexscore.spec import SPEC_KEY, ModelSpec
 
-__all__ = ["candidate", "describe", "place"]
+__all__ = ["candidate", "check_output", "describe", "place"]
 
 
 def describe(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     """Writes the spec into the file's metadata, in place of an earlier one; changes and returns `model`."""
     onnx.helper.set_model_props(model, {SPEC_KEY: spec.to_json()})
     return model
+
+
+def check_output(output: Path, inputs: Iterable[Path]) -> None:
+    """Raises a UsageError if no file can be put there, or one of the inputs is what stands there."""
+    check_target(str(output))
+    if output.exists() and any(output.samefile(each) for each in inputs if each.exists()):
+        raise UsageError(f"{output} is what this reads; give --output another name.")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A network's graph in fp16 or int8, and what its own scores are worth."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,16 @@ from export.run import TrainedNetwork
 from export.verify import compare
 
 __all__ = ["Lower", "lower"]
+
+PROOF = (
+    "compared_on",
+    "compared_with",
+    "difference_to_keras",
+    "difference_of_logits",
+    "auc_keras",
+    "auc_onnx",
+)
+"""What `publish` says of the comparison with Keras."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,12 @@ def lower(
     if precision == "int8":
         facts["int8_ranges"] = f"from {len(ranges)} images" + ", of other patients" * (validation is not None)
         said += f"; ranges {facts['int8_ranges']}"
-    return Lower(reduced, replace(spec, provenance={**spec.provenance, **facts}), loss, said)
+    return Lower(reduced, replace(spec, provenance={**_of_fp32(spec.provenance), **facts}), loss, said)
+
+
+def _of_fp32(provenance: Mapping[str, str]) -> dict[str, str]:
+    """The same, with the proof of the file in fp32 under names that say so."""
+    return {f"fp32_{name}" if name in PROOF else name: value for name, value in provenance.items()}
 
 
 def _divide(trained: TrainedNetwork, precision: Precision) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from chexscore import metrics
 from chexscore.errors import ModelError, UsageError
 from chexscore.outputs import check_target, replacing
-from chexscore.spec import Precision
+from chexscore.spec import ModelSpec, Precision
 from export.calibrate import POINTS, Platt, calibrate, logit, sigmoid
 from export.convert import check_shapes, convert, predict_logits, tools
-from export.files import candidate, place
+from export.files import candidate, check_output, place
 from export.lower import lower
 from export.measure import describe_calibration, measured
 from export.run import TrainedNetwork, Validation, in_precision, open_run
@@ -52,7 +52,8 @@ def publish_run(
             backend than TensorFlow, whose graphs are all that tf2onnx reads.
         ModelError: the network cannot be converted, scores differently, or loses too much in `precision`.
     """
-    check_target(str(output))
+    # Models may stand in a run folder; what training left there may not be lost.
+    check_output(output, (file for file in folder.glob("*") if file.suffix != ".onnx"))
     _check_backend()
     trained = replace(open_run(folder), defaults=defaults or {})
     known = _read_metrics(folder / "metrics.json")
@@ -93,12 +94,7 @@ def publish(
     check_target(str(output))
     _check_backend()
     validation, spec = trained.validation, trained.spec
-    for label, point in trained.defaults.items():
-        if label not in spec.labels or point not in POINTS:
-            raise UsageError(
-                f"--default {label}={point}: it takes LABEL=POINT; the labels are "
-                f"{', '.join(spec.labels)}, the points {', '.join(POINTS)}."
-            )
+    _check_asked(trained)
     if precision != "fp32" and validation is None and not allow_loss:
         raise ModelError(
             f"{output} was not published: what {precision} loses cannot be measured without the run's "
@@ -114,6 +110,7 @@ def publish(
         platt, crossed = calibrate(validation.targets, known, validation.patients)
         spec = describe_calibration(spec, platt, validation)
         spec = measured(spec, validation, known, platt, crossed, trained.defaults)
+        _check_given(trained.defaults, spec)
         errors = {name: value for name, value in spec.metrics.items() if name.startswith("ece")}
     model = convert(trained.network, spec, platt)
     with candidate(output) as file:
@@ -133,6 +130,26 @@ def publish(
             model, spec, said = reduced.model, reduced.spec, reduced.said
     place(model, spec, output)
     return f"published {output}, {output.stat().st_size / 1e6:.1f} MB: {said}", errors
+
+
+def _check_asked(trained: TrainedNetwork) -> None:
+    """Raises a UsageError if a default operating point is asked for that no file of this network can have."""
+    labels = trained.spec.labels
+    for label, point in trained.defaults.items():
+        if label not in labels or point not in POINTS:
+            raise UsageError(
+                f"--default {label}={point}: it takes LABEL=POINT; the labels are {', '.join(labels)}, the "
+                f"points {', '.join(POINTS)}."
+            )
+    if trained.defaults and trained.validation is None:
+        raise UsageError("--default takes the scores of validation images, which this run does not have.")
+
+
+def _check_given(defaults: Mapping[str, str], spec: ModelSpec) -> None:
+    """Raises a UsageError if the validation images do not have one that was asked for."""
+    for label, point in defaults.items():
+        if point not in [each.name for each in spec.operating_points.get(label, ())]:
+            raise UsageError(f"--default {label}={point}: the validation images have no such point.")
 
 
 def _check_backend() -> None:

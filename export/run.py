@@ -143,9 +143,13 @@ def _read_validation(file: Path, labels: int) -> tuple[Validation | None, NDArra
 
 def _read_images(file: Path, spec: ModelSpec) -> NDArray[np.uint8] | None:
     """The run's own validation images; None where they are gone or were prepared otherwise."""
+    if not file.exists():
+        return None
     try:
         images: NDArray[np.uint8] = np.load(file)
-    except (OSError, ValueError, EOFError):
-        return None
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"{file}: cannot be read ({error}); delete it to compare drawn images.") from error
+    if not isinstance(images, np.ndarray):
+        raise ModelError(f"{file}: no array of images; delete it to compare drawn images.")
     fits = images.shape[1:] == (spec.image.height, spec.image.width, 1) and images.dtype == np.uint8
     return images if fits and len(images) else None

@@ -9,6 +9,7 @@ from keras import layers
 from chexscore.errors import ModelError, UsageError
 from chexscore.messages import visible
 from chexscore.spec import ImageSpec, ModelSpec
+from export.files import check_output
 from export.publish import publish
 from export.run import TrainedNetwork
 from export.verify import draw_samples
@@ -62,6 +63,7 @@ def publish_weights(file: Path, output: Path, *, network: str, labels: str, size
         calibration="none: the weights came without validation scores",
         provenance={"weights": visible(file.name), "network": network},
     )
+    check_output(output, [file])
     model = reference(size, _filters(file), len(names))
     _load(model, file, spec)
     return publish(TrainedNetwork(model, spec, draw_samples(spec.image)), output, "fp32", allow_loss=False)[0]

@@ -23,7 +23,9 @@ CALIBRATION = "calibration_error"
 """Draws and small groups only ever add to it: an interval from draws, or a difference to a larger group,
 would say that a calibrated model is not."""
 
-REST = " the rest"
+REST = " minus the rest"
+ALL, OTHER = "all", "other"
+"""Names of samples; those of subgroups have a = in them."""
 
 
 def evaluate(
@@ -54,7 +56,7 @@ def evaluate(
     drawn = _Drawn(cases)
     ours = _by_name(points, cases.names)
     everyone = np.ones(len(cases.labels), dtype=bool)
-    drawn.add("all", everyone, cases.scores, ours)
+    drawn.add(ALL, everyone, cases.scores, ours)
     splits = [split(cases, subgroup) for subgroup in protocol.subgroups]
     for column, found in splits:
         members = np.any([chosen for _, chosen in found], axis=0)
@@ -63,13 +65,13 @@ def evaluate(
         for value, chosen in _to_compare(found):
             drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
     if against is not None and cases.others is not None:
-        drawn.add(against, everyone, cases.others, _by_name(other_points or {}, cases.names))
+        drawn.add(OTHER, everyone, cases.others, _by_name(other_points or {}, cases.names))
     drawn.bootstrap(protocol.resamples)
     return Evaluation(
         cases=cases,
         protocol=protocol,
         points=ours,
-        everyone=drawn.group("all"),
+        everyone=drawn.group(ALL),
         guess=_guess(cases),
         subgroups=tuple(
             SubgroupResult(
@@ -81,8 +83,8 @@ def evaluate(
             for column, found in splits
             for value, _ in found
         ),
-        other=drawn.group(against) if against is not None else None,
-        difference=drawn.difference("all", against) if against is not None else None,
+        other=drawn.group(OTHER, against) if against is not None else None,
+        difference=drawn.difference(ALL, OTHER, f"all minus {against}") if against is not None else None,
         assumed=not set(cases.names) <= {label for label, named in points.items() if named},
     )
 
@@ -142,20 +144,20 @@ class _Drawn:
         found = bootstrap(list(self._samples.values()), resamples=resamples)
         self._draws = dict(zip(self._samples, found, strict=True))
 
-    def group(self, name: str) -> Group:
+    def group(self, name: str, shown: str = "") -> Group:
         measures = intervals(self._draws[name])
         measures[CALIBRATION][:, 1:] = np.nan
-        return self._table(name, name, measures)
+        return self._table(shown or name, name, measures)
 
-    def difference(self, name: str, other: str) -> Group:
+    def difference(self, name: str, other: str, shown: str) -> Group:
         """The first minus the other."""
         measures = differences(self._draws[name], self._draws[other])
         del measures[CALIBRATION]
-        return self._table(f"{name} minus {other.removeprefix(name).strip()}", name, measures)
+        return self._table(shown, name, measures)
 
     def to_the_rest(self, name: str) -> Group | None:
         """A subgroup minus the rest, if that was added."""
-        return self.difference(name, name + REST) if name + REST in self._draws else None
+        return self.difference(name, name + REST, name + REST) if name + REST in self._draws else None
 
     def _table(self, name: str, counted: str, measures: Mapping[str, NDArray[np.float64]]) -> Group:
         labels = self._cases.labels[self._chosen[counted]]
