@@ -388,15 +388,17 @@ def test_a_study_whose_views_differ_is_in_a_subgroup_of_its_own(chexpert: tuple[
     ]
 
 
-def test_two_models_are_compared_on_the_same_images(tmp_path: Path) -> None:
+def test_two_models_are_compared_on_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     predictions, labels = simulated(tmp_path)
     cases = read_cases(predictions, labels, Protocol())
     random = np.random.default_rng(1)
     noisy = np.clip(cases.scores + random.normal(0, 0.02, cases.scores.shape), 0, 1)
     worse = np.clip(cases.scores + random.normal(0, 0.5, cases.scores.shape), 0, 1)
     for others, marked in ((noisy, False), (worse, True)):
+        # In a file that is called what we call everyone.
         against = write_predictions(
-            tmp_path / "other.csv", ["Finding", "More"], cases.images[:-5], np.c_[others, others][:-5]
+            Path("all"), ["Finding", "More"], cases.images[:-5], np.c_[others, others][:-5]
         )
         result = evaluate(predictions, labels, {}, Protocol(resamples=200), against=against)
         assert result.cases.left_over == {"images that only the first model scored": 5}
