@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 RECIPE = """
 name = "line"
-epochs = 8
+epochs = 10
 batch_size = 16
 average = 0.25
 
@@ -47,6 +47,7 @@ width = 64
 name = "compact"
 width = 8
 l2 = 1e-5
+standardize = true
 """
 
 
