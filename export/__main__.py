@@ -75,7 +75,7 @@ def weights(
     output: Output,
     network: Annotated[str, typer.Option(help="The network that they belong to; there is one, reference.")],
     labels: Annotated[str, typer.Option(help="The labels, separated by commas; or chexpert for its 13.")],
-    size: Annotated[int, typer.Option(min=8, help="Height and width of its images in pixels.")] = 512,
+    size: Annotated[int, typer.Option(min=8, max=8192, help="Height and width in pixels.")] = 512,
 ) -> None:
     """Publish the weights of an old training, if the file scores as Keras does.
 

@@ -41,8 +41,8 @@ class InputSpec(_Section):
     name: str
     """Of the graph's input."""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
+    height: int = Field(ge=1, le=8192)
+    width: int = Field(ge=1, le=8192)
     channels: Literal[1, 3] = 1
     """A grey image is given to each."""
     resize: Resize = Resize.STRETCH

@@ -1,5 +1,6 @@
 """What `python -m training fit` left in its run folder, read and checked."""
 
+import csv
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,7 @@ def open_run(folder: Path) -> TrainedNetwork:
         spec = ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8"))
     except (ModelError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / 'spec.json'}: {error}") from error
+    _check_order(spec.labels, folder / "validation.csv")
     images = _read_images(folder / "samples.npy", spec)
     if images is None:
         spec = replace(spec, calibration="none: the images are gone that its scores could be checked on")
@@ -93,6 +95,19 @@ def open_run(folder: Path) -> TrainedNetwork:
         what += f" and {missing} drawn ones"
     network = load_network(folder / "network.keras")
     return TrainedNetwork(network, spec, Samples(images, rows, what), validation)
+
+
+def _check_order(labels: tuple[str, ...], table: Path) -> None:
+    """Raises a ModelError if the labels of the spec are not those that training wrote, in its order."""
+    if not table.is_file():
+        return
+    with table.open(encoding="utf-8", newline="") as file:
+        written = tuple(column for column in next(csv.reader(file), []) if column in labels)
+    if written != labels:
+        raise ModelError(
+            f"{table}: its columns of labels are {', '.join(written)}, where spec.json has "
+            f"{', '.join(labels)}; one of the two was changed."
+        )
 
 
 def load_network(file: Path) -> keras.Model:

@@ -418,6 +418,11 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
     with pytest.raises(ModelError, match=r"has scores of shape \(300, 3\)"):
         publish_run(tmp_path / "labels", tmp_path / "model.onnx")
     mixed_up = copy_of(run, tmp_path / "mixed-up")
+    table = mixed_up / "validation.csv"
+    table.write_text(",".join(["path", "patient", LABELS[1], LABELS[0], LABELS[2]]) + "\n")
+    with pytest.raises(ModelError, match="its columns of labels are"):
+        publish_run(mixed_up, tmp_path / "model.onnx")
+    table.write_text(",".join(["path", "patient", *LABELS]) + "\n")
     arrays = dict(np.load(run / "validation.npz"))
     np.savez(mixed_up / "validation.npz", **{**arrays, "scores": arrays["scores"][:, [1, 0, 2]]})
     with pytest.raises(ModelError, match="the two are of different runs"):
