@@ -7,12 +7,23 @@ from numpy.typing import NDArray
 
 from chexscore.ranking import Ranking, Tally
 
-__all__ = ["MACRO", "MICRO", "Sample"]
+__all__ = ["MACRO", "MICRO", "PUBLISHED", "Sample"]
 
 SUMS = ("positives", "negatives", "squared_error", "gaps", "true_positives", "false_positives")
 """What adds up over labels; areas do not."""
 
 MACRO, MICRO = "macro", "micro"
+
+PUBLISHED = {
+    "auc": "auc",
+    "average_precision": "average_precision",
+    "prevalence": "prevalence",
+    "accuracy@default": "accuracy",
+    "accuracy@half": "accuracy_at_0.5",
+}
+"""Of what a Sample with the points "default" and "half" measures, what training and export publish, and under
+which name. Accuracy is that at the default threshold; that at 0.5 is what frequencies of rare findings have
+to be compared with: 1 - prevalence."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -84,7 +84,8 @@ class OperatingPoint:
     """A threshold for one label, and how it did on the validation patients.
 
     Attributes:
-        name: what it was chosen for: "youden", "sensitivity 90 %", "specificity 90 %" or "best accuracy".
+        name: what it was chosen for: "youden", "sensitivity 90 %", "sensitivity 95 %", "specificity 90 %" or
+            "best accuracy".
         threshold: a score at or above it reads as positive.
         sensitivity: share of the positives that did, 0..1.
         specificity: share of the negatives that did not, 0..1.

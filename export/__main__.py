@@ -59,7 +59,9 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Publish a trained network, calibrated, if it scores as Keras does. `run` may be left out.
+    """Publish a trained network, calibrated, if it scores as Keras does.
+
+    `run` may be left out, unless the folder is called as a command is.
 
     For example: python -m export runs/kermany -o model.onnx
     """

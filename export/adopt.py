@@ -16,12 +16,18 @@ from chexscore.messages import visible
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 from export.calibrate import sigmoid
 from export.files import candidate, check_output, describe, place
-from export.foreign import ForeignSpec, batch_of, check, last_node, opset_of, read_foreign
+from export.foreign import ForeignSpec, batch_of, check, is_linear, last_node, opset_of, read_foreign
 from export.verify import LOGIT_TOLERANCE, TOLERANCE, Proof, compare, compare_logits, draw_samples
 
 __all__ = ["publish_foreign", "wrap"]
 
 PREFIX = "foreign/"
+
+ROUNDING = 1e-6
+"""How far outside 0..1 float32 takes a probability."""
+
+CLIP_BY_INPUTS = 11
+"""The opset since which Clip takes its bounds as inputs, not as attributes."""
 
 
 def publish_foreign(foreign: Path, spec: Path, output: Path) -> str:
@@ -44,7 +50,7 @@ def publish_foreign(foreign: Path, spec: Path, output: Path) -> str:
     model_spec, wrapped = described.model, wrap(network, described)
     samples = draw_samples(model_spec.image)
     given = _run_alone(network, described, samples.images, foreign)
-    _check_kind(given, described, foreign, spec)
+    _check_kind(given, network, described, foreign, spec)
     expected = sigmoid(given) if described.output.kind == "logits" else given
     front = in_front(network, described)
     logits = given if front is network else _run_alone(front, described, samples.images, foreign)
@@ -87,7 +93,7 @@ def wrap(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
             helper.make_node("Identity", [taken], ["given"]),
         ]
         constants |= {item.name: numpy_helper.to_array(item) for item in graph.initializer}
-    nodes += _finish(spec, constants)
+    nodes += _finish(spec, constants, opset_of(network))
     image = helper.make_tensor_value_info(
         INPUT_NAME, TensorProto.UINT8, ["N", spec.input.height, spec.input.width, 1]
     )
@@ -141,12 +147,16 @@ def _one_by_one(
     return helper.make_node("Scan", ["prepared"], ["given"], body=body, num_scan_inputs=1)
 
 
-def _finish(spec: ForeignSpec, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
-    """Nodes from `given` to `scores`."""
+def _finish(spec: ForeignSpec, constants: dict[str, NDArray[Any]], opset: int) -> list[onnx.NodeProto]:
+    """Nodes from `given` to `scores`: a softmax of float32 can give 1.0000001, which is no probability."""
     constants["kept"] = np.array(spec.output.kept)
     nodes = [helper.make_node("Gather", ["given", "kept"], ["chosen"], axis=1)]
-    last = "Sigmoid" if spec.output.kind == "logits" else "Identity"
-    return [*nodes, helper.make_node(last, ["chosen"], [OUTPUT_NAME])]
+    if spec.output.kind == "logits":
+        return [*nodes, helper.make_node("Sigmoid", ["chosen"], [OUTPUT_NAME])]
+    if opset < CLIP_BY_INPUTS:
+        return [*nodes, helper.make_node("Clip", ["chosen"], [OUTPUT_NAME], min=0.0, max=1.0)]
+    constants |= {"low": np.array(0, np.float32), "high": np.array(1, np.float32)}
+    return [*nodes, helper.make_node("Clip", ["chosen", "low", "high"], [OUTPUT_NAME])]
 
 
 def in_front(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
@@ -192,16 +202,21 @@ def _run_alone(
     return values
 
 
-def _check_kind(values: NDArray[np.float64], spec: ForeignSpec, foreign: Path, file: Path) -> None:
-    """Raises a ModelError if what the network gives is not of the kind that its spec says."""
+def _check_kind(
+    values: NDArray[np.float64], network: onnx.ModelProto, spec: ForeignSpec, foreign: Path, file: Path
+) -> None:
+    """Raises a ModelError if what the network gives is not of the kind that its spec says.
+
+    Logits of drawn films may all lie in 0..1 by chance; those of a linear layer have no bounds all the same.
+    """
     low, high = values.min(), values.max()
-    between = low >= 0 and high <= 1
-    if spec.output.kind == "probabilities" and not between:
+    bounded = low >= -ROUNDING and high <= 1 + ROUNDING and not is_linear(network, spec.output.name)
+    if spec.output.kind == "probabilities" and not bounded:
         raise ModelError(
-            f"{foreign} gives values from {low:.3g} to {high:.3g}, no probabilities; "
-            f'with kind = "logits" in {file} a sigmoid is put behind them.'
+            f"{foreign} gives values from {low:.3g} to {high:.3g} that nothing keeps in 0..1, no "
+            f'probabilities; with kind = "logits" in {file} a sigmoid is put behind them.'
         )
-    if spec.output.kind == "logits" and between:
+    if spec.output.kind == "logits" and bounded:
         raise ModelError(
             f"{foreign} gives values from {low:.3g} to {high:.3g}, as probabilities are, not logits; with "
             f'kind = "probabilities" in {file} no second sigmoid is put behind them.'

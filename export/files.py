@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 
@@ -28,14 +29,13 @@ def check_output(output: Path, inputs: Iterable[Path]) -> None:
 
 @contextmanager
 def candidate(output: Path) -> Iterator[Path]:
-    """A name beside the output for what has not passed yet; gone at the end, and in no message."""
-    file = output.with_name(f"{output.name}.candidate")
-    try:
-        yield file
-    except ModelError as error:
-        raise ModelError(str(error).replace(str(file), f"{output} was not published")) from error
-    finally:
-        file.unlink(missing_ok=True)
+    """A name for what has not passed yet, in a folder of its own; gone at the end, and in no message."""
+    with TemporaryDirectory(prefix="chexscore-") as folder:
+        file = Path(folder) / output.name
+        try:
+            yield file
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(file), f"{output} was not published")) from error
 
 
 def place(model: onnx.ModelProto, spec: ModelSpec, output: Path) -> None:

@@ -19,6 +19,8 @@ __all__ = [
     "batch_of",
     "check",
     "inputs_of",
+    "is_linear",
+    "last_node",
     "opset_of",
     "read_foreign",
     "shape_of",
@@ -26,6 +28,9 @@ __all__ = [
 
 OLDEST_OPSET = 9
 """The first with today's Scan."""
+
+LINEAR = ("Gemm", "MatMul", "Conv")
+RESHAPES = ("Flatten", "Reshape", "Squeeze")
 
 PLACEHOLDER = "Label {}"
 """What a template calls an output, until somebody says what it is."""
@@ -219,6 +224,16 @@ def last_node(network: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
     """The node that gives a value, Identities passed over; None if it is an input."""
     node = next((node for node in network.graph.node if name in node.output), None)
     return last_node(network, node.input[0]) if node is not None and node.op_type == "Identity" else node
+
+
+def is_linear(network: onnx.ModelProto, name: str) -> bool:
+    """Whether a value comes straight from a layer of weights, so that it can be any number."""
+    node = last_node(network, name)
+    if node is None:
+        return False
+    if node.op_type in RESHAPES or node.op_type == "Add":  # of a bias
+        return any(is_linear(network, given) for given in node.input)
+    return node.op_type in LINEAR
 
 
 def batch_of(network: onnx.ModelProto, spec: ForeignSpec) -> int | None:

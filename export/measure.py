@@ -9,21 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexscore.intervals import bootstrap, number
-from chexscore.samples import Sample
+from chexscore.samples import PUBLISHED, Sample
 from chexscore.spec import ModelSpec
 from export.calibrate import POINTS, Platt, operating_points, sigmoid
 from export.run import Validation
 
 __all__ = ["describe_calibration", "measured"]
-
-KEPT = {
-    "auc": "auc",
-    "average_precision": "average_precision",
-    "prevalence": "prevalence",
-    "accuracy@default": "accuracy",
-    "accuracy@half": "accuracy_at_0.5",
-}
-"""Of what a Sample measures, and under which name, as training has it."""
 
 
 def describe_calibration(spec: ModelSpec, platt: Platt, validation: Validation) -> ModelSpec:
@@ -68,7 +59,9 @@ def measured(
         if (chosen := operating_points(truth[:, column], scores[:, column], defaults.get(label, POINTS[0])))
     }
     thresholds = tuple(points[label][0].threshold if label in points else 0.5 for label in spec.labels)
-    found = _values(spec, validation, scores, KEPT, {"default": thresholds, "half": [0.5] * truth.shape[1]})
+    found = _values(
+        spec, validation, scores, PUBLISHED, {"default": thresholds, "half": [0.5] * truth.shape[1]}
+    )
     for name, each in (("ece_before", sigmoid(raw)), ("ece", crossed.scores(raw))):
         found |= _values(spec, validation, each, {"calibration_error": name})
     counts = {

@@ -37,6 +37,7 @@ def foreign_model(  # noqa: PLR0913, what such files differ in
     head: NDArray[np.float32] = HEAD,
     name: str = "scores",
     shaped: bool = True,
+    opset: int = 13,
 ) -> Path:
     """Each pixel's channels are mixed, positives averaged, and the means weighed for three labels."""
     to_planes = (
@@ -64,8 +65,8 @@ def foreign_model(  # noqa: PLR0913, what such files differ in
             numpy_helper.from_array(head, "head"),
         ],
     )
-    opset = [helper.make_opsetid("", 13)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="elsewhere"), path)
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="elsewhere"), path)
     return path
 
 
@@ -82,10 +83,18 @@ def spec_for(foreign: Path, *, labels: str = '["A", "B", "C"]', **settings: str)
     return path
 
 
-def by_hand(films: NDArray[np.uint8], channels: int, low: float, high: float, mean: Any, std: Any) -> Any:
+def by_hand(
+    films: NDArray[np.uint8],
+    channels: int,
+    head: NDArray[np.float32],
+    low: float,
+    high: float,
+    mean: Any,
+    std: Any,
+) -> Any:
     values = (low + films / 255 * (high - low) - mean) / std * np.ones(channels)
     features = np.maximum(values @ MIX[channels].T.astype(np.float64), 0).mean(axis=(1, 2))
-    return 1 / (1 + np.exp(-features @ HEAD))
+    return 1 / (1 + np.exp(-features @ head))
 
 
 @pytest.fixture
@@ -117,10 +126,12 @@ def films(tmp_path: Path) -> Path:
         ({"end": ("Sigmoid",)}, {}, (0, 1, 0, 1)),
         ({"end": ("Sigmoid", "Identity"), "name": "oceně\x7f😀"}, {}, (0, 1, 0, 1)),
         ({"shaped": False}, {}, (0, 1, 0, 1)),
+        ({"head": np.abs(HEAD) / 9}, {}, (0, 1, 0, 1)),  # logits that happen to lie in 0..1
+        ({"end": ("Sigmoid",), "opset": 10}, {}, (0, 1, 0, 1)),
     ],
 )
 def test_predict_gives_what_the_network_gives(
-    films: Path, tmp_path: Path, model: dict[str, Any], settings: dict[str, str], numbers: tuple[Any, ...]
+    films: Path, tmp_path: Path, model: dict[str, Any], settings: dict[str, str], numbers: Any
 ) -> None:
     foreign = foreign_model(tmp_path / "foreign.onnx", **model)
     spec = spec_for(foreign, **settings)
@@ -128,7 +139,7 @@ def test_predict_gives_what_the_network_gives(
     line = publish_foreign(foreign, spec, tmp_path / "model.onnx")
     assert "wrapped and alone, the scores of 64 drawn images at batch sizes 1, 3, 8 differ by" in line
     stacked = np.stack([np.asarray(Image.open(path)) for path in sorted(films.iterdir())])[..., np.newaxis]
-    expected = by_hand(stacked, model.get("channels", 1), *numbers)
+    expected = by_hand(stacked, model.get("channels", 1), model.get("head", HEAD), *numbers)
     found = [list(row.scores.values()) for row in predict(films, tmp_path / "model.onnx", batch_size=2)]
     assert np.abs(np.array(found) - expected).max() < 1e-5
     assert np.ptp(expected, axis=0).min() > 1e-4
@@ -144,7 +155,7 @@ def test_the_file_says_where_it_comes_from_and_leaves_out_what_has_no_name(tmp_p
     assert classifier.spec.provenance["made_by"] == "elsewhere"
     assert float(classifier.spec.provenance["difference_to_original"]) < 1e-5
     film = draw(1, size=SIZE)[np.newaxis, ..., np.newaxis]
-    assert classifier.score(film)[0] == pytest.approx(by_hand(film, 1, 0, 1, 0, 1)[0, [0, 2]], abs=1e-5)
+    assert classifier.score(film)[0] == pytest.approx(by_hand(film, 1, HEAD, 0, 1, 0, 1)[0, [0, 2]], abs=1e-5)
 
 
 def test_a_wrapping_that_scores_otherwise_is_not_published(

@@ -8,19 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexscore.intervals import bootstrap, intervals, number
-from chexscore.samples import Sample
+from chexscore.samples import PUBLISHED, Sample
 
 __all__ = ["flat", "measure"]
-
-KEPT = {
-    "auc": "auc",
-    "average_precision": "average_precision",
-    "prevalence": "prevalence",
-    "accuracy@youden": "accuracy",
-    "accuracy@half": "accuracy_at_0.5",
-}
-"""Of what a Sample measures, and under which name. Accuracy is that at the default threshold, by Youden's
-index; that at 0.5 is what frequencies of rare findings have to be compared with: 1 - prevalence."""
 
 
 def measure(
@@ -43,7 +33,7 @@ def measure(
         images, patients and labels_with_both_classes, which the macro AUC is over; and "auc/Edema" and so on
         -> value, low and high, the ends of its 95 % interval. What the data do not define is left out.
     """
-    points = {"youden": thresholds, "half": [0.5] * len(names)}
+    points = {"default": thresholds, "half": [0.5] * len(names)}
     sample = Sample(truth, scores, number(patients), names, points)
     (draws,) = bootstrap([sample])
     found = intervals(draws)
@@ -55,7 +45,7 @@ def measure(
     }
     measures = {
         f"{key}/{name}": dict(zip(("value", "low", "high"), map(float, row.round(6)), strict=True))
-        for measure, key in KEPT.items()
+        for measure, key in PUBLISHED.items()
         for name, row in zip(draws.names, found[measure], strict=True)
     }
     return counts | {
