@@ -1,17 +1,29 @@
-"""How many cores this process may really use."""
+"""How many cores this process may really use, and what they can."""
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-__all__ = ["usable_cores"]
+__all__ = ["has_vnni", "usable_cores"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+DESCRIPTION = Path("/proc/cpuinfo")
 OF_VERSION_2 = "0::"
 """How the line of cgroup version 2 begins in OWN_CGROUP; cgroups(7)."""
+
+
+@cache
+def has_vnni() -> bool:
+    """Whether the chip adds up products of 8 bits without cutting off; false where it does not tell."""
+    try:
+        return bool(re.search(r"^flags\b.*\bavx(512)?_vnni\b", DESCRIPTION.read_text(), re.MULTILINE))
+    except OSError:
+        return False
 
 
 def usable_cores() -> int:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from chexscore import Classifier, Prediction, Status, predict
-from chexscore.cores import usable_cores
+from chexscore.cores import has_vnni, usable_cores
 from chexscore.errors import ModelError, NetworkError
 from chexscore.scoring import open_classifier, score_images
 
@@ -200,3 +200,17 @@ def test_cores_are_those_of_the_quota(tmp_path: Path, monkeypatch: pytest.Monkey
         assert usable_cores() == cores
     (unit / "cpu.max").write_text("1000 100000\n")
     assert usable_cores() == 1
+
+
+def test_only_chips_that_cut_off_sums_are_told_not_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chexscore.cores.DESCRIPTION", tmp_path / "cpuinfo")
+    assert not has_vnni.__wrapped__()
+    for flags, found in (
+        ("flags\t\t: fpu avx2 avx512_vnni\nbugs\t\t: none", True),
+        ("processor\t: 0\nflags\t\t: fpu avx_vnni avx2", True),
+        ("flags\t\t: fpu avx2 avx512f\nbugs\t\t: avx512_vnni", False),
+    ):
+        (tmp_path / "cpuinfo").write_text(flags)
+        assert has_vnni.__wrapped__() == found
