@@ -448,13 +448,14 @@ def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:
     from training.networks import build
 
     network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 1)
-    full = with_augmentation(network, AugmentConfig(contrast=0.2, gamma=0.5, sharpness=1.0))
+    full = with_augmentation(network, AugmentConfig(contrast=0.2, gamma=0.5, sharpness=1.0, borders=0.1))
     assert [type(layer).__name__ for layer in full.layers[1:-1]] == [
         "RandomPlacement",
         "RandomSharpness",
         "RandomGamma",
         "RandomContrast",
         "RandomBrightness",
+        "RandomBorders",
     ]
     bare = with_augmentation(network, AugmentConfig(flip=False, rotation=0, brightness=0))
     assert len(bare.layers) == 2
@@ -505,6 +506,25 @@ def test_gamma_bends_the_greys_and_leaves_black_and_white() -> None:
     assert exponents[:, 0] == pytest.approx(exponents[:, 1], rel=1e-3)
     assert 1 / 1.5 <= exponents.min() < 0.9
     assert 1.1 < exponents.max() <= 1.5
+
+
+def test_borders_cover_some_sides_up_to_the_share_that_the_recipe_says() -> None:
+    from training.augment import RandomBorders
+
+    white = np.full((64, 40, 20, 1), 255, np.float32)
+    covered = np.asarray(RandomBorders(0.2)(white, training=True))[..., 0]
+    free = covered == 255
+    assert free[:, 8:32, 4:16].all()
+    rows, columns = free.any(axis=2), free.any(axis=1)
+    assert (free == rows[:, :, None] & columns[:, None, :]).all()
+    for sides, most in ((rows, 8), (rows[:, ::-1], 8), (columns, 4), (columns[:, ::-1], 4)):
+        widths = sides.argmax(axis=1)
+        assert widths.max() == most - 1 or widths.max() == most
+        assert 0.3 < (widths == 0).mean() < 0.8
+    levels = [np.unique(image[~seen]) for image, seen in zip(covered, free, strict=True) if not seen.all()]
+    assert all(level.size == 1 for level in levels)
+    assert 0.3 < np.mean([level[0] == 0 for level in levels]) < 0.7
+    assert 60 < max(level[0] for level in levels) <= 128
 
 
 def test_a_network_that_standardizes_scores_alike_at_any_exposure() -> None:

@@ -7,7 +7,10 @@ from keras import layers, ops
 
 from training.config import AugmentConfig
 
-__all__ = ["RandomGamma", "RandomPlacement", "with_augmentation"]
+__all__ = ["RandomBorders", "RandomGamma", "RandomPlacement", "with_augmentation"]
+
+GREY = 128.0
+"""The brightest border."""
 
 
 class RandomPlacement(layers.Layer):  # type: ignore[misc]  # Keras has no types
@@ -66,6 +69,33 @@ class RandomGamma(layers.Layer):  # type: ignore[misc]  # Keras has no types
         return 255 * ops.power(ops.clip(images / 255, 1e-6, 1), exponents)
 
 
+class RandomBorders(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Sides of each image covered, as by a collimator or a margin; float32 [N, H, W, C] in 0..255.
+
+    Half of the sides stay free; half of the images get black borders, the others grey ones.
+    """
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(dtype="float32", name="random_borders")
+        self.largest = largest
+        self.seeds = keras.random.SeedGenerator()
+
+    def call(self, images: keras.KerasTensor, *, training: bool = False) -> keras.KerasTensor:
+        """Covers nothing where the network only scores."""
+        if not training:
+            return images
+        count, height, width = ops.shape(images)[:3]
+
+        def draw(largest: float) -> keras.KerasTensor:
+            return ops.relu(keras.random.uniform((count, 1, 1, 1), -largest, largest, seed=self.seeds))
+
+        y = ops.reshape((ops.arange(height, dtype="float32") + 0.5) / height, (1, -1, 1, 1))
+        x = ops.reshape((ops.arange(width, dtype="float32") + 0.5) / width, (1, 1, -1, 1))
+        down = ops.logical_and(y > draw(self.largest), 1 - y > draw(self.largest))
+        across = ops.logical_and(x > draw(self.largest), 1 - x > draw(self.largest))
+        return ops.where(ops.logical_and(down, across), images, draw(GREY))
+
+
 def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Model:
     """The network behind the layers that the recipe switches on; uint8 [N, H, W, 1] in.
 
@@ -84,6 +114,8 @@ def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mod
         random.append(layers.RandomContrast(augment.contrast, value_range=(0, 255), dtype="float32"))
     if augment.brightness:
         random.append(layers.RandomBrightness(augment.brightness, value_range=(0, 255), dtype="float32"))
+    if augment.borders:
+        random.append(RandomBorders(augment.borders))
     to_floats = layers.Rescaling(1.0, dtype="float32")  # still 0..255
     return keras.Sequential(
         [keras.Input(network.input_shape[1:], dtype="uint8"), to_floats, *random, network]
