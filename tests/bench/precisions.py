@@ -26,7 +26,7 @@ from chexscore.spec import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 BATCH, ROUNDS = 8, 20
-FITTED, HELD_OUT = 240, 120
+FITTED, HELD_OUT = 160, 96
 """Images that the reference's last layer is fitted on, and that it is measured on; of other patients."""
 
 

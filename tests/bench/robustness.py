@@ -187,11 +187,14 @@ def main() -> None:
 def score(classifier: Classifier, films: Iterator[Image.Image]) -> NDArray[np.float64]:
     """Scores [N, L] of grey films, brought to the network's size as `load_image` brings them."""
     shape = (classifier.spec.image.width, classifier.spec.image.height)
-    rows = []
-    for film in films:
-        sized = film if film.size == shape else film.resize(shape, Image.Resampling.BILINEAR)
-        rows.append(classifier.score(np.asarray(sized)[None, ..., None]))
-    return np.concatenate(rows).astype(np.float64)
+    return np.concatenate([classifier.score(sized(film, shape)[None]) for film in films]).astype(np.float64)
+
+
+def sized(film: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """The pixels [H, W, 1] of a grey film, brought to a width and height."""
+    return np.asarray(film if film.size == shape else film.resize(shape, Image.Resampling.BILINEAR))[
+        ..., None
+    ]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,176 @@
+"""What the parts of the bundled model's recipe are worth: variants of it, cross-validated by patient.
+
+    python -m tests.bench.crossvalidation DIR --out runs/folds [--folds 3] [--by looks] [VARIANT ...]
+
+DIR holds the X-rays that training/configs/kermany.toml is for. For each variant and fold a network is trained
+by that recipe, but for the size, the epochs and what the variant changes, and measured on the patients of
+that fold, plain and with some changes of tests.bench.robustness. `--by looks` holds out normal films that look
+alike, so that those of a fold differ from all that were trained on, as those of another year may. Accuracy is
+that at a threshold where 95 % of the ill are found in the other folds. Each figure is the mean over the
+folds, with the standard deviation between them behind it. Trainings that are finished are not done again.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.cluster import KMeans
+
+from chexscore import metrics
+from tests.bench.robustness import CHANGES, sized
+from training.config import TrainConfig
+from training.fit import fit
+
+RECIPE = Path(__file__).parents[2] / "training" / "configs" / "kermany.toml"
+STILL = {"flip": False, "rotation": 0.0, "gamma": 0.0, "zoom": 0.0, "zoom_width": 0.0}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "another seed": {"seed": 1},
+    "no augmentation": {"augment": {**STILL, "shift": 0.0, "sharpness": 0.0, "borders": 0.0}},
+    "half the augmentation": {
+        "augment": {
+            "gamma": 0.25,
+            "zoom": 0.12,
+            "zoom_width": 0.2,
+            "shift": 0.04,
+            "sharpness": 0.5,
+            "borders": 0.07,
+        }
+    },
+    "no borders": {"augment": {"borders": 0.0}},
+    "not standardized": {"network": {"standardize": False}},
+    "not mirrored": {"network": {"mirror": False}},
+    "weights not averaged": {"average": 0.0},
+    "width 8": {"network": {"width": 8}},
+    "width 24": {"network": {"width": 24}},
+    "160 px": {"image": {"height": 160, "width": 160}},
+    "192 px": {"image": {"height": 192, "width": 192}},
+    "224 px": {"image": {"height": 224, "width": 224}},
+}
+"""Name -> section or field of the recipe -> what it is instead."""
+
+SHOWN = (
+    "none",
+    "frame: the same, and others 9 % of width",
+    "frame: both 18 %",
+    "margin of 10 % hidden, black",
+    "margin of 10 % hidden, grey",
+)
+"""Of the changes of tests.bench.robustness."""
+
+FOUND = 0.95
+THUMBNAIL = (14, 14)
+
+
+def main() -> None:
+    """Prints one line for each variant, when its folds are done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DIR")
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--by", choices=("patient", "looks"), default="patient")
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--epochs", type=int, default=8)
+    arguments = parser.parse_args()
+
+    told = TrainConfig.from_toml(RECIPE)
+    small = {
+        "epochs": arguments.epochs,
+        "image": told.image.model_copy(update={"height": arguments.size, "width": arguments.size}),
+    }
+    table = pd.read_csv(arguments.data / told.data.table)
+    films = [Image.open(arguments.data / path).convert("L") for path in table["path"]]
+    folds = _by_looks(films, table, arguments.folds) if arguments.by == "looks" else None
+    if folds is None:
+        folds = _shared_out(table["patient"], arguments.folds)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    print("| variant | AUC Pneumonia | macro AUC | accuracy | " + " | ".join(SHOWN[1:]) + " |")
+    print("|" + " --- |" * (len(SHOWN) + 3))
+    for name in arguments.variants or VARIANTS:
+        config = _changed(told.model_copy(update=small), VARIANTS[name])
+        truths, scores = [], []
+        for fold in range(arguments.folds):
+            held_out = np.flatnonzero(folds == fold)
+            run = arguments.out / f"{arguments.by}-{fold}-{name.replace(' ', '-')}"
+            network = _train(config, table["path"][held_out], arguments.data, run)
+            truths.append(table[list(config.data.labels)].to_numpy(np.float64)[held_out])
+            scores.append(_scores(network, [films[row] for row in held_out], truths[-1]))
+        print(f"| {name} | " + " | ".join(_cells(truths, scores)) + " |", flush=True)
+
+
+def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    sections = {
+        key: getattr(config, key).model_copy(update=value) if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+    return config.model_copy(update=sections)
+
+
+def _train(config: TrainConfig, held_out: "pd.Series[str]", root: Path, run: Path) -> keras.Model:
+    held_out_list = run.with_suffix(".txt").absolute()
+    held_out_list.write_text("\n".join(held_out))
+    data = config.data.model_copy(update={"validation_list": str(held_out_list)})
+    cache = run.parent / f"cache-{config.image.height}"
+    fit(config.model_copy(update={"data": data}), root, run, cache=cache)
+    return keras.saving.load_model(run / "network.keras", compile=False)
+
+
+def _scores(
+    network: keras.Model, films: list[Image.Image], truth: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Change -> scores [N, L]."""
+    _, height, width, _ = network.input_shape
+    found = {}
+    for name in SHOWN:
+        changed = [CHANGES[name][int(row[0])](film) for row, film in zip(truth, films, strict=True)]
+        pixels = np.stack([sized(film, (width, height)) for film in changed])
+        found[name] = np.asarray(network.predict(pixels, verbose=0), np.float64)
+    return found
+
+
+def _cells(truths: list[NDArray[np.float64]], scores: list[dict[str, NDArray[np.float64]]]) -> list[str]:
+    def aucs(change: str) -> list[float]:
+        return [
+            metrics.auroc(truth[:, 0], each[change][:, 0]) for truth, each in zip(truths, scores, strict=True)
+        ]
+
+    macro = [metrics.auroc_macro(truth, each["none"]) for truth, each in zip(truths, scores, strict=True)]
+    accuracy = []
+    for fold, truth in enumerate(truths):
+        others = [other for other in range(len(truths)) if other != fold]
+        ill = np.concatenate([scores[other]["none"][truths[other][:, 0] == 1, 0] for other in others])
+        called = scores[fold]["none"][:, 0] >= np.quantile(ill, 1 - FOUND)
+        accuracy.append((called == (truth[:, 0] == 1)).mean())
+    figures = [aucs("none"), macro, accuracy, *(aucs(change) for change in SHOWN[1:])]
+    return [f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f}" for each in figures]
+
+
+def _shared_out(patients: "pd.Series[str]", folds: int) -> NDArray[np.intp]:
+    """The fold of each image; all images of a patient are in one."""
+    everyone, row = np.unique(patients.to_numpy(str), return_inverse=True)
+    return np.asarray(np.random.default_rng(0).permutation(np.arange(everyone.size) % folds)[row])
+
+
+def _by_looks(films: list[Image.Image], table: pd.DataFrame, folds: int) -> NDArray[np.intp]:
+    """As `_shared_out`, but patients with normal films by how these look, whatever their exposure."""
+    looks = np.stack([np.asarray(film.resize(THUMBNAIL, Image.Resampling.BOX), float) for film in films])
+    looks = (looks - looks.mean((1, 2), keepdims=True)) / looks.std((1, 2), keepdims=True)
+    shared = _shared_out(table["patient"], folds)
+    normal = (table["Pneumonia"] == 0).to_numpy()
+    each = pd.DataFrame(looks.reshape(len(films), -1)[normal]).groupby(table["patient"].to_numpy()[normal])
+    means = each.mean()
+    kind = KMeans(folds, n_init=10, random_state=0).fit_predict(means.to_numpy())
+    found = table["patient"].map(dict(zip(means.index, kind, strict=True)))
+    return np.where(found.notna(), found.fillna(0), shared).astype(np.intp)
+
+
+if __name__ == "__main__":
+    main()
