@@ -8,6 +8,7 @@ from rich.table import Table
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
+from chexscore.messages import visible
 from chexscore.spec import ModelSpec
 
 __all__ = ["info"]
@@ -31,7 +32,7 @@ def info(classifier: Classifier, devices: list[str]) -> None:
     }
     console = Console(highlight=False, soft_wrap=True)
     for name, value in rows.items():
-        console.print(f"[bold]{escape(f'{name:20}')}[/bold] {escape(value)}")
+        console.print(f"[bold]{escape(f'{name:20}')}[/bold] {escape(visible(value))}")
     console.print(_measures(spec))
     if spec.operating_points:
         console.print(_operating_points(spec))
@@ -41,7 +42,10 @@ def info(classifier: Classifier, devices: list[str]) -> None:
 def _measures(spec: ModelSpec) -> Table:
     """What was measured on the validation patients, a row for each label."""
     columns = {"AUC": "auc", "calibration error": "ece", "before calibration": "ece_before"}
+    images, patients = (spec.metrics.get(name) for name in ("images", "patients"))
     caption = "on the validation patients" if spec.metrics else None
+    if images and patients:
+        caption = f"on {images:.0f} images of {patients:.0f} validation patients"
     table = Table(caption=caption, caption_justify="left")
     table.add_column("label", overflow="fold")
     shown = {
@@ -73,7 +77,7 @@ def _operating_points(spec: ModelSpec) -> Table:
         table.add_section()
         for number, point in enumerate(points):
             values = (_number(value) for value in (point.threshold, point.sensitivity, point.specificity))
-            table.add_row("" if number else escape(label), escape(point.name), *values)
+            table.add_row("" if number else escape(label), escape(visible(point.name)), *values)
     return table
 
 

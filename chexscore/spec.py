@@ -44,6 +44,8 @@ def check_labels(labels: tuple[str, ...]) -> None:
         raise ModelError(f"a label is named twice: {', '.join(labels)}.")
     if taken := RESERVED_COLUMNS.intersection(labels):
         raise ModelError(f"a label cannot be called {min(taken)!r}: the CSV has a column of that name.")
+    if unprinted := [label for label in labels if not label.isprintable()]:
+        raise ModelError(f"the label {unprinted[0]!r} has characters that are not printed.")
     if formulas := [label for label in labels if label.startswith(("=", "+", "-", "@"))]:
         raise ModelError(f"a label cannot be called {formulas[0]!r}: spreadsheets take it for a formula.")
 

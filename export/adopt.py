@@ -16,7 +16,7 @@ from chexscore.messages import visible
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 from export.calibrate import sigmoid
 from export.files import candidate, check_output, describe, place
-from export.foreign import ForeignSpec, batch_of, check, is_linear, last_node, opset_of, read_foreign
+from export.foreign import ForeignSpec, batch_of, check, kind_of, last_node, opset_of, read_foreign
 from export.verify import LOGIT_TOLERANCE, TOLERANCE, Proof, compare, compare_logits, draw_samples
 
 __all__ = ["publish_foreign", "wrap"]
@@ -25,6 +25,9 @@ PREFIX = "foreign/"
 
 ROUNDING = 1e-6
 """How far outside 0..1 float32 takes a probability."""
+
+LISTED_APART = 4
+"""The version of ONNX's format since which weights need not be listed among the inputs."""
 
 CLIP_BY_INPUTS = 11
 """The opset since which Clip takes its bounds as inputs, not as attributes."""
@@ -51,18 +54,24 @@ def publish_foreign(foreign: Path, spec: Path, output: Path) -> str:
     samples = draw_samples(model_spec.image)
     given = _run_alone(network, described, samples.images, foreign)
     _check_kind(given, network, described, foreign, spec)
-    expected = sigmoid(given) if described.output.kind == "logits" else given
+    expected = _scores(given, described)
     front = in_front(network, described)
     logits = given if front is network else _run_alone(front, described, samples.images, foreign)
+    kept = described.output.kept
     with candidate(output) as file:
         onnx.save(describe(wrapped, model_spec), file)
         proof = compare(expected, file, samples.images, samples.what)
-        apart = compare_logits(logits, wrap(front, described), samples.images)
+        apart = compare_logits(logits[:, kept], wrap(front, _as_logits(described)), samples.images)
         if not (proof.difference <= TOLERANCE and apart <= LOGIT_TOLERANCE):
             raise ModelError(
                 f"{file}: wrapped and alone, {proof}, their logits by {apart:.1e} of their size; the "
                 f"tolerances are {TOLERANCE:.0e} and {LOGIT_TOLERANCE:.0e}."
             )
+    if np.ptp(expected, axis=0).max() < ROUNDING:
+        raise ModelError(
+            f"{foreign} gives all drawn films the same scores; black, white, mean, std or kind in {spec} are "
+            "not what it was trained with."
+        )
     place(wrapped, _with_provenance(model_spec, network, foreign, proof), output)
     return f"published {output}, {output.stat().st_size / 1e6:.1f} MB: wrapped and alone, {proof}"
 
@@ -101,7 +110,8 @@ def wrap(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
     scores = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["N", labels])
     weights = [numpy_helper.from_array(values, name) for name, values in constants.items()]
     wrapped = helper.make_graph(nodes, spec.name, [image], [scores], weights)
-    return helper.make_model(wrapped, opset_imports=inner.opset_import, ir_version=inner.ir_version)
+    version = max(inner.ir_version, LISTED_APART)
+    return helper.make_model(wrapped, opset_imports=inner.opset_import, ir_version=version)
 
 
 def _prepare(spec: ForeignSpec, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
@@ -150,7 +160,10 @@ def _one_by_one(
 def _finish(spec: ForeignSpec, constants: dict[str, NDArray[Any]], opset: int) -> list[onnx.NodeProto]:
     """Nodes from `given` to `scores`: a softmax of float32 can give 1.0000001, which is no probability."""
     constants["kept"] = np.array(spec.output.kept)
-    nodes = [helper.make_node("Gather", ["given", "kept"], ["chosen"], axis=1)]
+    nodes, given = [], "given"
+    if spec.output.kind == "softmax":
+        nodes, given = [helper.make_node("Softmax", ["given"], ["shares"], axis=1)], "shares"
+    nodes.append(helper.make_node("Gather", [given, "kept"], ["chosen"], axis=1))
     if spec.output.kind == "logits":
         return [*nodes, helper.make_node("Sigmoid", ["chosen"], [OUTPUT_NAME])]
     if opset < CLIP_BY_INPUTS:
@@ -173,7 +186,7 @@ def in_front(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
 def _run_alone(
     network: onnx.ModelProto, spec: ForeignSpec, images: NDArray[np.uint8], foreign: Path
 ) -> NDArray[np.float64]:
-    """What the network gives as it came [S, L], an image at a time, with numpy doing what `wrap` adds.
+    """What the network gives as it came, all of it, an image at a time, with numpy doing what `wrap` adds.
 
     Raises:
         ModelError: onnxruntime cannot run it, it gives another shape than the spec says, or no numbers.
@@ -196,30 +209,44 @@ def _run_alone(
         raise ModelError(
             f"{foreign} gives {rows[0].shape} for an image, the spec has {len(spec.output.labels)} labels."
         )
-    values = np.stack(rows)[:, spec.output.kept].astype(np.float64)
+    values = np.stack(rows).astype(np.float64)
     if not np.isfinite(values).all():
         raise ModelError(f"{foreign} gives no numbers (NaN or infinity) for drawn images.")
     return values
 
 
+def _scores(given: NDArray[np.float64], spec: ForeignSpec) -> NDArray[np.float64]:
+    """What the wrapped network has to give [S, L]."""
+    if spec.output.kind == "softmax":
+        powers = np.exp(given - given.max(axis=1, keepdims=True))
+        given = powers / powers.sum(axis=1, keepdims=True)
+    chosen: NDArray[np.float64] = given[:, spec.output.kept]
+    return sigmoid(chosen) if spec.output.kind == "logits" else chosen
+
+
+def _as_logits(spec: ForeignSpec) -> ForeignSpec:
+    """The same for a network that gives logits, to compare these."""
+    return spec.model_copy(update={"output": spec.output.model_copy(update={"kind": "logits"})})
+
+
 def _check_kind(
     values: NDArray[np.float64], network: onnx.ModelProto, spec: ForeignSpec, foreign: Path, file: Path
 ) -> None:
-    """Raises a ModelError if what the network gives is not of the kind that its spec says.
-
-    Logits of drawn films may all lie in 0..1 by chance; those of a linear layer have no bounds all the same.
-    """
+    """Raises a ModelError if what the network gives is not of the kind that its spec says."""
     low, high = values.min(), values.max()
-    bounded = low >= -ROUNDING and high <= 1 + ROUNDING and not is_linear(network, spec.output.name)
-    if spec.output.kind == "probabilities" and not bounded:
+    said, found = spec.output.kind, kind_of(network, spec.output.name)
+    if said == "probabilities" and (found == "logits" or low < -ROUNDING or high > 1 + ROUNDING):
+        advice = 'kind = "logits" puts a sigmoid behind them, "softmax" a softmax'
+        if found is None and low >= 0:
+            advice = "end it in what it was trained to end in, and export it again"
         raise ModelError(
-            f"{foreign} gives values from {low:.3g} to {high:.3g} that nothing keeps in 0..1, no "
-            f'probabilities; with kind = "logits" in {file} a sigmoid is put behind them.'
+            f"{foreign} gives values from {low:.3g} to {high:.3g}, and nothing keeps them in 0..1: no "
+            f"probabilities, as {file} has it; {advice}."
         )
-    if spec.output.kind == "logits" and bounded:
+    if said != "probabilities" and found == "probabilities":
         raise ModelError(
-            f"{foreign} gives values from {low:.3g} to {high:.3g}, as probabilities are, not logits; with "
-            f'kind = "probabilities" in {file} no second sigmoid is put behind them.'
+            f"{foreign} ends in a sigmoid or softmax, so it gives no logits, as {file} has it; with "
+            f'kind = "probabilities" no second one is put behind it.'
         )
 
 

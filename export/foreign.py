@@ -1,15 +1,14 @@
 """A network from elsewhere: its file, the spec that people write for it, and whether the two agree."""
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import onnx
-from onnx import TensorProto, inliner
+from onnx import TensorProto, external_data_helper, inliner
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from chexscore.classifier import ELSEWHERE
 from chexscore.errors import ModelError, UsageError
 from chexscore.spec import SPEC_KEY, ImageSpec, ModelSpec, Resize
 
@@ -19,7 +18,7 @@ __all__ = [
     "batch_of",
     "check",
     "inputs_of",
-    "is_linear",
+    "kind_of",
     "last_node",
     "opset_of",
     "read_foreign",
@@ -29,11 +28,18 @@ __all__ = [
 OLDEST_OPSET = 9
 """The first with today's Scan."""
 
-LINEAR = ("Gemm", "MatMul", "Conv")
-RESHAPES = ("Flatten", "Reshape", "Squeeze")
+LAYERS = ("Conv", "Gemm", "MatMul")
+PASSING = ("Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+SCALING = ("Add", "BatchNormalization", "Div", "Mul", "Sub")
+
+Kind = Literal["logits", "softmax", "probabilities"]
+"""Of what a network gives: "softmax" are logits of classes that exclude each other."""
 
 PLACEHOLDER = "Label {}"
 """What a template calls an output, until somebody says what it is."""
+
+
+Value = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -51,13 +57,13 @@ class InputSpec(_Section):
     channels: Literal[1, 3] = 1
     """A grey image is given to each."""
     resize: Resize = Resize.STRETCH
-    black: float = 0.0
+    black: Value = 0.0
     """Value of a black pixel."""
-    white: float = 1.0
+    white: Value = 1.0
     """Value of a white one."""
-    mean: tuple[float, ...] = (0.0,)
+    mean: tuple[Value, ...] = (0.0,)
     """Subtracted from that, one for each channel or one for all,"""
-    std: tuple[float, ...] = (1.0,)
+    std: tuple[Value, ...] = (1.0,)
     """and what the difference is divided by."""
 
     @property
@@ -81,8 +87,8 @@ class OutputSpec(_Section):
 
     name: str
     """Of the graph's output, N x labels."""
-    kind: Literal["logits", "probabilities"]
-    """A sigmoid is put behind logits."""
+    kind: Kind
+    """A sigmoid is put behind logits, or a softmax over all of them."""
     labels: tuple[str, ...] = Field(min_length=1)
     """In the order of the outputs; "" leaves an output out."""
     thresholds: tuple[float, ...] = ()
@@ -164,7 +170,7 @@ def read_foreign(file: Path) -> onnx.ModelProto:
         raise ModelError(f"{file}: not an ONNX file.") from error
     if not model.graph.node:
         raise ModelError(f"{file}: not an ONNX file, or one without a graph.")
-    if ELSEWHERE in file.read_bytes():  # of initializers, and of constants in the graph and graphs inside it
+    if any(map(external_data_helper.uses_external_data, _tensors(model.graph))):
         raise ModelError(
             f"{file}: its weights lie in other files; store all in one, in PyTorch with "
             "torch.onnx.export(..., external_data=False)."
@@ -174,7 +180,19 @@ def read_foreign(file: Path) -> onnx.ModelProto:
     opset = opset_of(model)
     if opset < OLDEST_OPSET:
         raise ModelError(f"{file}: of opset {opset}; export it again with opset {OLDEST_OPSET} or newer.")
-    return inliner.inline_local_functions(model)
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:  # functions that call themselves, say
+        raise ModelError(f"{file}: its local functions cannot be written out: {error}.") from error
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Weights and constants, those of graphs inside it too."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def check(network: onnx.ModelProto, spec: ForeignSpec) -> None:
@@ -217,7 +235,10 @@ def find_value(values: Iterable[onnx.ValueInfoProto], name: str) -> onnx.ValueIn
 def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
     """Sizes of the axes; a text for one that is open, and nothing where none are declared."""
     axes = value.type.tensor_type.shape.dim
-    return [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?" for axis in axes]
+    return [
+        axis.dim_value if axis.HasField("dim_value") and axis.dim_value >= 0 else axis.dim_param or "?"
+        for axis in axes
+    ]
 
 
 def last_node(network: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
@@ -226,14 +247,22 @@ def last_node(network: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
     return last_node(network, node.input[0]) if node is not None and node.op_type == "Identity" else node
 
 
-def is_linear(network: onnx.ModelProto, name: str) -> bool:
-    """Whether a value comes straight from a layer of weights, so that it can be any number."""
-    node = last_node(network, name)
-    if node is None:
-        return False
-    if node.op_type in RESHAPES or node.op_type == "Add":  # of a bias
-        return any(is_linear(network, given) for given in node.input)
-    return node.op_type in LINEAR
+def kind_of(network: onnx.ModelProto, name: str) -> Kind | None:
+    """What a value is by the operators that give it: logits can be any number, probabilities cannot.
+
+    Returns:
+        None where the operators do not tell.
+    """
+    node = next((node for node in network.graph.node if name in node.output), None)
+    operator = node.op_type if node is not None else ""
+    if node is None or operator in LAYERS:
+        return "logits" if node is not None else None
+    if operator in ("Sigmoid", "Softmax"):
+        return "probabilities"
+    given = {kind_of(network, each) for each in (node.input[:1] if operator in PASSING else node.input)}
+    if operator in SCALING:  # of probabilities they make what they like
+        return "logits" if "logits" in given else None
+    return given.pop() if operator in (*PASSING, "Concat") and len(given) == 1 else None
 
 
 def batch_of(network: onnx.ModelProto, spec: ForeignSpec) -> int | None:

@@ -15,9 +15,16 @@ from export.calibrate import Platt
 from export.measure import measured
 from export.quantize import reduce, set_apart
 from export.run import TrainedNetwork
-from export.verify import compare
+from export.verify import PROOF_IMAGES, compare
 
-__all__ = ["Lower", "lower"]
+__all__ = ["MAX_LOSS", "MAX_SHIFT", "Lower", "lower"]
+
+MAX_LOSS = 0.002
+"""Macro AUC that fp16 and int8 may lose."""
+
+MAX_SHIFT = 0.02
+"""How far the scores of a label may move, as a mean over images: AUC does not see scores that keep their
+order, or a label without positives, and thresholds and probabilities rest on the scores themselves."""
 
 PROOF = (
     "compared_on",
@@ -37,13 +44,13 @@ class Lower:
     Attributes:
         model: from `image` to `scores`.
         spec: with operating points and measures of its own scores; without those where nothing is known.
-        loss: macro AUC that it has lost; NaN where that is not known.
+        fault: why it is not fit to be published, in words; empty if it is.
         said: the comparison, in words.
     """
 
     model: onnx.ModelProto
     spec: ModelSpec
-    loss: float
+    fault: str
     said: str
 
 
@@ -76,6 +83,7 @@ def lower(
     onnx.save(reduced, file)
     what = f"{len(places)} validation images" if validation is not None else samples.what
     proof = compare(exact[places], file, samples.images[places], what)
+    shift = np.abs(exact[places] - proof.scores).mean(axis=0)
     facts = {"difference_after_reduction": f"{proof.difference:.1e}", "auc_lost": "not measured"}
     loss, said = math.nan, str(proof)
     spec = replace(spec, precision=precision, metrics={}, operating_points={})
@@ -89,7 +97,24 @@ def lower(
     if precision == "int8":
         facts["int8_ranges"] = f"from {len(ranges)} images" + ", of other patients" * (validation is not None)
         said += f"; ranges {facts['int8_ranges']}"
-    return Lower(reduced, replace(spec, provenance={**_of_fp32(spec.provenance), **facts}), loss, said)
+    spec = replace(spec, provenance={**_of_fp32(spec.provenance), **facts})
+    return Lower(
+        reduced, spec, _fault(precision, loss, len(places), dict(zip(spec.labels, shift, strict=True))), said
+    )
+
+
+def _fault(precision: Precision, loss: float, images: int, shifts: Mapping[str, float]) -> str:
+    if math.isnan(loss) or images < PROOF_IMAGES:
+        return (
+            f"what {precision} loses cannot be measured: there are {images} validation images for it, of at "
+            f"least {PROOF_IMAGES}, and labels with both classes among them are needed"
+        )
+    if loss > MAX_LOSS:
+        return f"{precision} loses {loss:.4f} macro AUC, above {MAX_LOSS}"
+    label = max(shifts, key=lambda each: shifts[each])
+    if not shifts[label] <= MAX_SHIFT:
+        return f"{precision} moves the scores of {label} by {shifts[label]:.3f} on average, above {MAX_SHIFT}"
+    return ""
 
 
 def _of_fp32(provenance: Mapping[str, str]) -> dict[str, str]:

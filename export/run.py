@@ -101,7 +101,7 @@ def _check_order(labels: tuple[str, ...], table: Path) -> None:
     """Raises a ModelError if the labels of the spec are not those that training wrote, in its order."""
     if not table.is_file():
         return
-    with table.open(encoding="utf-8", newline="") as file:
+    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         written = tuple(column for column in next(csv.reader(file), []) if column in labels)
     if written != labels:
         raise ModelError(
@@ -143,12 +143,15 @@ def _read_validation(file: Path, labels: int) -> tuple[Validation | None, NDArra
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             rows = arrays["samples"].astype(np.intp)
-            validation = Validation(arrays["patients"], arrays["targets"], arrays["scores"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            targets, scores = arrays["targets"].astype(np.float32), arrays["scores"].astype(np.float32)
+            validation = Validation(arrays["patients"], targets, scores)
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"{file}: damaged, or not written by this version of training: {error}.") from error
-    shape, scores = (len(validation.patients), labels), validation.scores
-    if validation.targets.shape != shape or scores.shape != shape:
+    shape = (len(validation.patients), labels)
+    if targets.shape != shape or scores.shape != shape or validation.patients.ndim != 1:
         raise ModelError(f"{file}: has scores of shape {scores.shape}, the run promises {shape}.")
+    if not (np.isnan(targets) | (targets == 0) | (targets == 1)).all():
+        raise ModelError(f"{file}: has targets that are not 0, 1 or unknown; train again.")
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ModelError(f"{file}: has scores that are no numbers from 0 to 1; train again.")
     if rows.ndim != 1 or not np.isin(rows, np.arange(shape[0])).all() or np.unique(rows).size < rows.size:
@@ -157,7 +160,7 @@ def _read_validation(file: Path, labels: int) -> tuple[Validation | None, NDArra
 
 
 def _read_images(file: Path, spec: ModelSpec) -> NDArray[np.uint8] | None:
-    """The run's own validation images; None where they are gone or were prepared otherwise."""
+    """The run's own validation images; None where they are gone."""
     if not file.exists():
         return None
     try:
@@ -166,5 +169,10 @@ def _read_images(file: Path, spec: ModelSpec) -> NDArray[np.uint8] | None:
         raise ModelError(f"{file}: cannot be read ({error}); delete it to compare drawn images.") from error
     if not isinstance(images, np.ndarray):
         raise ModelError(f"{file}: no array of images; delete it to compare drawn images.")
-    fits = images.shape[1:] == (spec.image.height, spec.image.width, 1) and images.dtype == np.uint8
-    return images if fits and len(images) else None
+    shape = (spec.image.height, spec.image.width, 1)
+    if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
+        raise ModelError(
+            f"{file}: holds {images.dtype} {images.shape}, the run promises uint8 {('N', *shape)}; delete it "
+            "to compare drawn images."
+        )
+    return images

@@ -6,7 +6,7 @@ from pathlib import Path
 from chexscore.errors import ModelError, UsageError
 from chexscore.messages import visible
 from chexscore.outputs import check_target, replacing
-from export.foreign import PLACEHOLDER, inputs_of, last_node, read_foreign, shape_of
+from export.foreign import PLACEHOLDER, inputs_of, kind_of, read_foreign, shape_of
 
 __all__ = ["write_template"]
 
@@ -35,8 +35,9 @@ std = [1.0]
 
 [output]
 name = {output}
-# logits (a sigmoid is put behind them) or probabilities.
-kind = "{kind}"
+# logits (a sigmoid is put behind them), softmax (logits of classes that exclude each other, such as normal
+# and pneumonia: a softmax is put behind them) or probabilities.
+kind = "{kind}"{doubt}
 # In the order of the outputs; an output called "" is left out.
 labels = [
 {labels}]
@@ -65,16 +66,17 @@ def write_template(foreign: Path, output: Path) -> str:
     channels, height, width = rest if layout == "NCHW" else (rest[2], rest[0], rest[1])
     _, count = shape_of(scores[0]) or ("N", "labels")
     labels = count if isinstance(count, int) else 1
-    last = last_node(network, scores[0].name)
+    kind = kind_of(network, scores[0].name)
     content = TEMPLATE.format(
         name=_quoted(visible(foreign.stem)),
         input=_quoted(images[0].name),
         layout=layout,
         channels=channels if channels in (1, 3) else 1,
-        height=height if isinstance(height, int) else 224,
-        width=width if isinstance(width, int) else 224,
+        height=height if isinstance(height, int) and height else 224,
+        width=width if isinstance(width, int) and width else 224,
         output=_quoted(scores[0].name),
-        kind="probabilities" if last and last.op_type in ("Sigmoid", "Softmax") else "logits",
+        kind=kind or "",
+        doubt="" if kind else "  # the file does not tell which",
         labels="".join(f'  "{PLACEHOLDER.format(i + 1)}",\n' for i in range(labels)),
     )
     with replacing(str(output)) as file:

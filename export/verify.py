@@ -101,7 +101,10 @@ def compare(expected: NDArray[np.floating], model: Path, images: NDArray[np.uint
         if not np.isfinite(difference):
             raise ModelError(f"{model}: gives scores that are no numbers.")
         largest = max(largest, difference)
-    return Proof(largest, scores, f"{what} at batch sizes {', '.join(map(str, BATCH_SIZES))}")
+    *small, large = BATCH_SIZES
+    some = "all" if len(images) <= PROOF_IMAGES else f"{PROOF_IMAGES}"
+    batches = f"in batches of {large}, {some} of them also of {' and '.join(map(str, small))},"
+    return Proof(largest, scores, f"{what} {batches}")
 
 
 def compare_logits(

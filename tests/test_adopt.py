@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,11 @@ def foreign_model(  # noqa: PLR0913, what such files differ in
         helper.make_node("Flatten", ["mean"], ["flat"]),
         helper.make_node("MatMul", ["flat", "head"], ["logits" if end else name]),
     ]
+    more: dict[str, dict[str, Any]] = {"Cast": {"to": TensorProto.FLOAT}, "Concat": {"axis": 1}}
     for number, operator in enumerate(end, 1):
         given = name if number == len(end) else f"{operator}/out"
-        nodes.append(helper.make_node(operator, [nodes[-1].output[0]], [given]))
+        inputs = [nodes[-1].output[0], *(["ninth"] if operator in ("Div", "Mul") else [])]
+        nodes.append(helper.make_node(operator, inputs, [given], **more.get(operator, {})))
     shape = [batch, channels, SIZE, SIZE] if layout == "NCHW" else [batch, SIZE, SIZE, channels]
     graph = helper.make_graph(
         nodes,
@@ -63,6 +66,11 @@ def foreign_model(  # noqa: PLR0913, what such files differ in
         [
             numpy_helper.from_array(MIX[channels][:, :, np.newaxis, np.newaxis], "mix"),
             numpy_helper.from_array(head, "head"),
+            *(
+                [numpy_helper.from_array(np.array(9, np.float32), "ninth")]
+                if {"Div", "Mul"} & set(end)
+                else []
+            ),
         ],
     )
     opsets = [helper.make_opsetid("", opset)]
@@ -127,7 +135,11 @@ def films(tmp_path: Path) -> Path:
         ({"end": ("Sigmoid", "Identity"), "name": "oceně\x7f😀"}, {}, (0, 1, 0, 1)),
         ({"shaped": False}, {}, (0, 1, 0, 1)),
         ({"head": np.abs(HEAD) / 9}, {}, (0, 1, 0, 1)),  # logits that happen to lie in 0..1
+        ({"head": np.abs(HEAD) / 9, "end": ("Cast", "Concat")}, {}, (0, 1, 0, 1)),
+        ({"end": ("Sigmoid", "Cast", "Concat")}, {}, (0, 1, 0, 1)),
+        ({"end": ("Abs",), "head": np.abs(HEAD)}, {"kind": '"logits"'}, (0, 1, 0, 1)),
         ({"end": ("Sigmoid",), "opset": 10}, {}, (0, 1, 0, 1)),
+        ({"name": "location", "batch": -1}, {}, (0, 1, 0, 1)),
     ],
 )
 def test_predict_gives_what_the_network_gives(
@@ -135,14 +147,26 @@ def test_predict_gives_what_the_network_gives(
 ) -> None:
     foreign = foreign_model(tmp_path / "foreign.onnx", **model)
     spec = spec_for(foreign, **settings)
-    assert ("probabilities" in spec.read_text().split("kind")[1]) == ("end" in model)
+    kind = tomllib.loads(spec.read_text())["output"]["kind"]
+    assert kind == ("probabilities" if "Sigmoid" in model.get("end", ()) else "logits")
     line = publish_foreign(foreign, spec, tmp_path / "model.onnx")
-    assert "wrapped and alone, the scores of 64 drawn images at batch sizes 1, 3, 8 differ by" in line
+    assert "wrapped and alone, the scores of 64 drawn images in batches of 8, all of them also of" in line
     stacked = np.stack([np.asarray(Image.open(path)) for path in sorted(films.iterdir())])[..., np.newaxis]
     expected = by_hand(stacked, model.get("channels", 1), model.get("head", HEAD), *numbers)
     found = [list(row.scores.values()) for row in predict(films, tmp_path / "model.onnx", batch_size=2)]
     assert np.abs(np.array(found) - expected).max() < 1e-5
     assert np.ptp(expected, axis=0).min() > 1e-4
+
+
+def test_logits_of_classes_that_exclude_each_other_get_a_softmax(films: Path, tmp_path: Path) -> None:
+    foreign = foreign_model(tmp_path / "foreign.onnx")
+    spec = spec_for(foreign, labels='["", "B", "C"]', kind='"softmax"')
+    publish_foreign(foreign, spec, tmp_path / "model.onnx")
+    stacked = np.stack([np.asarray(Image.open(path)) for path in sorted(films.iterdir())])[..., np.newaxis]
+    scores = by_hand(stacked, 1, HEAD, 0, 1, 0, 1)
+    odds = scores / (1 - scores)
+    found = [list(row.scores.values()) for row in predict(films, tmp_path / "model.onnx")]
+    assert np.array(found) == pytest.approx((odds / odds.sum(axis=1, keepdims=True))[:, 1:], abs=1e-5)
 
 
 def test_the_file_says_where_it_comes_from_and_leaves_out_what_has_no_name(tmp_path: Path) -> None:
@@ -208,7 +232,9 @@ def test_a_wrapping_is_compared_where_scores_are_0_or_1_too(
         ({"mean": "[0.1, 0.2]"}, "mean has 2 values for 1 channels"),
         ({"std": "[0.0]"}, "std must not be 0"),
         ({"white": "0.0"}, "black and white must differ"),
-        ({"kind": '"probabilities"', "white": "99.0"}, "no probabilities; with kind"),
+        ({"kind": '"probabilities"'}, 'no probabilities, as .* has it; kind = "logits" puts a sigmoid'),
+        ({"black": "nan"}, "input.black"),
+        ({"white": "1e-9"}, "gives all drawn films the same scores"),
         ({"kind": '"odds"'}, "output.kind"),
         ({"resize": '"squeeze"'}, "input.resize"),
         ({"layout": "NCHW"}, "not a TOML file"),
@@ -263,13 +289,20 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
         (changed("constant", constant=True), "its weights lie in other files"),
         (changed("no-batch", batch=0), "'x' takes batches of 0 images"),
         (changed("infinite", scale=np.float32(np.inf)), "gives no numbers"),
-        (foreign_model(tmp_path / "squeezed.onnx", end=("Sigmoid", "Identity")), "no second sigmoid"),
+        (foreign_model(tmp_path / "squeezed.onnx", end=("Sigmoid", "Identity")), "no second one"),
         (changed("doubles", type=TensorProto.DOUBLE), "'x' is DOUBLE, not FLOAT"),
         (brightness_model(tmp_path / "ours.onnx"), "a model of chexscore already"),
     ):
         with pytest.raises(ModelError, match=said) as caught:
             publish_foreign(path, spec, tmp_path / "model.onnx")
         assert str(path) in str(caught.value)
+    percent = foreign_model(tmp_path / "percent.onnx", end=("Sigmoid", "Mul"))
+    untold = spec_for(percent)
+    with pytest.raises(UsageError, match=r"output\.kind"):
+        publish_foreign(percent, untold, tmp_path / "model.onnx")
+    untold.write_text(untold.read_text().replace('kind = ""', 'kind = "probabilities"'))
+    with pytest.raises(ModelError, match=r"values from .* to .*; end it in what it was trained to end in"):
+        publish_foreign(percent, untold, tmp_path / "model.onnx")
     with pytest.raises(UsageError, match="exists already"):
         write_template(good, spec)
     with pytest.raises(UsageError, match="the spec cannot be read"):

@@ -31,7 +31,9 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.publish import publish_run
 
     model = tmp_path_factory.mktemp("exported") / "model.onnx"
-    assert "100 validation images at batch sizes 1, 3, 8 differ by" in publish_run(run, model)
+    assert "100 validation images in batches of 8, 64 of them also of 1 and 3, differ by" in publish_run(
+        run, model
+    )
     return model
 
 
@@ -258,7 +260,7 @@ def test_64_images_are_compared_at_each_batch_size(
     monkeypatch.setattr(module, "convert", lambda *_: model)
     monkeypatch.setattr(Classifier, "score", spy)
     line, _ = module.publish(trained, tmp_path / "model.onnx", "fp32", allow_loss=False)
-    assert "the scores of 64 drawn images at batch sizes 1, 3, 8 differ" in line
+    assert "the scores of 64 drawn images in batches of 8, all of them also of 1 and 3, differ" in line
     assert Counter(asked) == {1: 64 + 1, 3: 21, 8: 8}  # 64 are 21 times 3, and 1
 
 
@@ -370,8 +372,26 @@ def test_what_loses_too_much_is_refused_unless_allowed(
         swap_labels(other)
         return other
 
-    monkeypatch.setattr(lower, "reduce", coarse)
+    def faint(model: onnx.ModelProto, *_: object) -> onnx.ModelProto:
+        """AUC does not see it."""
+        other = onnx.ModelProto()
+        other.CopyFrom(model)
+        next(node for node in other.graph.node if "scores" in node.output).output[0] = "bright"
+        other.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.1, np.float32), "tenth"))
+        other.graph.node.append(onnx.helper.make_node("Mul", ["bright", "tenth"], ["scores"]))
+        return other
+
     target = tmp_path / "model.onnx"
+    monkeypatch.setattr(lower, "reduce", faint)
+    with pytest.raises(ModelError, match=r"fp16 moves the scores of \w+ by 0\.\d+ on average, above"):
+        module.publish_run(run, target, "fp16")
+    few = copy_of(run, tmp_path / "few")
+    arrays = dict(np.load(run / "validation.npz"))
+    np.savez(few / "validation.npz", **{**arrays, "samples": arrays["samples"][:20]})
+    np.save(few / "samples.npy", np.load(run / "samples.npy")[:20])
+    monkeypatch.setattr(lower, "reduce", coarse)
+    with pytest.raises(ModelError, match="there are 20 validation images for it, of at least 64"):
+        module.publish_run(few, target, "fp16")
     with pytest.raises(ModelError, match=r"int8 loses 0\.\d+ macro AUC, .*--allow-loss"):
         module.publish_run(run, target, "int8")
     assert not target.exists()
@@ -412,8 +432,14 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
     for name, other in others.items():
         copy = copy_of(run, tmp_path / name, without="validation.npz")
         (copy / "spec.json").write_text(other.to_json())
-        with pytest.raises(ModelError, match="its description promises"):
+        said = (
+            "its description promises" if name == "labels" else r"the run promises uint8 \('N', 32, 32, 1\)"
+        )
+        with pytest.raises(ModelError, match=said):
             publish_run(copy, tmp_path / "model.onnx")
+    (tmp_path / "size" / "samples.npy").unlink()
+    with pytest.raises(ModelError, match="its description promises"):
+        publish_run(tmp_path / "size", tmp_path / "model.onnx")
     (tmp_path / "labels" / "validation.npz").write_bytes((run / "validation.npz").read_bytes())
     with pytest.raises(ModelError, match=r"has scores of shape \(300, 3\)"):
         publish_run(tmp_path / "labels", tmp_path / "model.onnx")
@@ -431,6 +457,8 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
         ({"samples": arrays["samples"] + 3}, "its samples are not rows of its 300 images"),
         ({"samples": np.arange(99)}, "holds 100 images, validation.npz speaks of 99"),
         ({"scores": arrays["scores"] * np.nan}, "scores that are no numbers from 0 to 1"),
+        ({"targets": arrays["targets"] - 1}, "targets that are not 0, 1 or unknown"),
+        ({"targets": arrays["targets"].astype(str)}, "has targets|damaged"),
     ):
         np.savez(mixed_up / "validation.npz", **{**arrays, **changed})
         with pytest.raises(ModelError, match=said):

@@ -4,10 +4,10 @@
 
 DIR holds the X-rays that training/configs/kermany.toml is for. For each variant and fold a network is trained
 by that recipe, but for the size, the epochs and what the variant changes, and measured on the patients of
-that fold, plain and with some changes of tests.bench.robustness. `--by looks` holds out normal films that look
-alike, so that those of a fold differ from all that were trained on, as those of another year may. Accuracy is
-that at a threshold where 95 % of the ill are found in the other folds. Each figure is the mean over the
-folds, with the standard deviation between them behind it. Trainings that are finished are not done again.
+that fold, plain and with some changes of tests.bench.robustness. `--by looks` holds out normal films that
+look alike, so that those of a fold differ from all that were trained on, as those of another year may.
+Accuracy is that at a threshold where 95 % of the ill are found in the other folds. Each figure is the mean
+over the folds, with the standard deviation between them behind it. Finished trainings are not done again.
 """
 
 import argparse
