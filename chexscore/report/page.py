@@ -21,7 +21,7 @@ from chexscore.evaluation.figures import (
 from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION, UNKNOWN
 from chexscore.messages import counted, visible
-from chexscore.report.elements import cell, changed, compared, figure, table, text
+from chexscore.report.elements import breakable, cell, changed, compared, figure, folded, table, text
 from chexscore.report.mistakes import Mistake, mistakes, thumbnail
 from chexscore.samples import MACRO, MICRO
 
@@ -163,7 +163,8 @@ def _areas(group: Group, *more: Sequence[str]) -> str:
 def _thresholds(evaluation: Evaluation) -> str:
     note = (
         "A score at or above the threshold reads as positive. PPV and NPV hold for the prevalence of these "
-        "data and no other; where no case of a label is called they are not defined, and their mean is not."
+        "data and no other; where no case of a label is called they are not defined, and their mean is not. "
+        "What is folded is printed if it is opened before."
     )
     return f"<p>{note}</p>{_points(evaluation, evaluation.everyone)}"
 
@@ -171,7 +172,7 @@ def _thresholds(evaluation: Evaluation) -> str:
 def _points(evaluation: Evaluation, group: Group) -> str:
     """A table for each operating point."""
     parts = []
-    for point, thresholds in evaluation.points.items():
+    for place, (point, thresholds) in enumerate(evaluation.points.items()):
         known = dict(zip(evaluation.cases.names, thresholds, strict=True))
         columns = [label for label in group.columns if not math.isnan(known.get(label, 0))]
         rows = [
@@ -182,10 +183,8 @@ def _points(evaluation: Evaluation, group: Group) -> str:
             ]
             for label in columns
         ]
-        parts.append(
-            f"<h3>At {text(point)}</h3>"
-            + table(("", "threshold", *(heading for heading, _ in POINT_MEASURES.values())), rows, columns)
-        )
+        headings = ("", "threshold", *(heading for heading, _ in POINT_MEASURES.values()))
+        parts.append(folded(f"At {point}", table(headings, rows, columns), is_open=not place))
     return "".join(parts)
 
 
@@ -227,8 +226,10 @@ def _split(evaluation: Evaluation, split: Split) -> str:
         ]
         tables.append(f"<div><h4>{text(named(measure))}</h4>{table(headings, rows, columns)}</div>")
     whole = [
-        f"<details><summary>{text(one.group.name)}: all measures of {counted(one.group.cases, 'cases')}"
-        f"</summary>{_areas(one.group)}{_points(evaluation, one.group)}</details>"
+        folded(
+            f"{one.group.name}: all measures of {counted(one.group.cases, 'cases')}",
+            _areas(one.group) + _points(evaluation, one.group),
+        )
         for one in chosen
     ]
     drawn = figure(plot, f"Macro AUC by {split.column}", "forest", caption=caption)
@@ -312,6 +313,6 @@ def _pictures(some: Iterable[Mistake]) -> str:
         name = "/".join(mistake.path.split("/")[-PARTS:])
         figures.append(
             f'<figure title="{text(mistake.path)}">{image}'
-            f"<figcaption>{number(mistake.score)}<br>{text(name)}</figcaption></figure>"
+            f"<figcaption>{number(mistake.score)}<br>{breakable(name)}</figcaption></figure>"
         )
     return f'<div class="pictures">{"".join(figures)}</div>'
