@@ -10,7 +10,8 @@ is that of n - 1 degrees of freedom (Hesterberg 2015, doi:10.1080/00031305.2015.
 A mean over labels is less in doubt than each of them, and has an interval where they have none. Its error is
 what it varies by itself, each label enlarged as if alone. Its degrees of freedom are those of labels that
 vary independently, each with n - 1 (Satterthwaite 1946, doi:10.2307/3002019), or as much fewer as their mean
-varies more than that of such.
+varies more than that of such. Its scale is arcsin sqrt, because the logit of a mean near 1 with much doubt
+reaches nearly to 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,7 +178,7 @@ def intervals(draws: Draws, over: NDArray[np.bool_] | None = None) -> dict[str, 
     which does not make it certain: its low is then 0.025^(1/n), what n groups that are all right leave open
     (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404).
     """
-    return {measure: _bounded(draws.columns(measure, over)) for measure in draws.measured}
+    return {measure: _bounded(draws.columns(measure, over), len(draws.means)) for measure in draws.measured}
 
 
 def differences(first: Draws, second: Draws, over: NDArray[np.bool_] | None = None) -> dict[str, Floats]:
@@ -193,7 +194,7 @@ def differences(first: Draws, second: Draws, over: NDArray[np.bool_] | None = No
     for measure in first.measured.keys() & second.measured.keys():
         both = first.complete[measure] & second.complete[measure] & (True if over is None else over)
         sides = [side.columns(measure, both) for side in (first, second)]
-        (a, a_low, a_high), (b, b_low, b_high) = (_bounded(side).T for side in sides)
+        (a, a_low, a_high), (b, b_low, b_high) = (_bounded(side, len(first.means)).T for side in sides)
         ours, theirs = (side.values for side in sides)
         apart = np.hypot(_spread(ours), _spread(theirs))
         still = apart <= EQUAL
@@ -204,8 +205,8 @@ def differences(first: Draws, second: Draws, over: NDArray[np.bool_] | None = No
     return {measure: found[measure] for measure in first.measured if measure in found}
 
 
-def _bounded(columns: Columns) -> Floats:
-    """[C, 3]; see `intervals`."""
+def _bounded(columns: Columns, means: int) -> Floats:
+    """[C, 3], of which so many in front of the last are means; see `intervals`."""
     value, draws, support = columns.values[0], columns.values[1:], columns.support
     low, high = np.full((2, len(value)), np.nan)
     if len(draws):
@@ -216,11 +217,24 @@ def _bounded(columns: Columns) -> Floats:
         high[extreme] = np.where(value[extreme] > EQUAL, 1, 1 - open_end)
 
         inside = usable & ~extreme & (columns.error > EQUAL)
-        v = value[inside]
-        error = columns.error[inside] / (v * (1 - v))  # of the logit, by the delta method
-        middle, reach = np.log(v / (1 - v)), _student(columns.freedom[inside]) * error
-        low[inside], high[inside] = (1 / (1 + np.exp(-middle - sign * reach)) for sign in (-1, 1))
+        averaged = np.isin(np.arange(len(value)), len(value) - 2 - np.arange(means))
+        reach = np.zeros(len(value))
+        reach[inside] = _student(columns.freedom[inside]) * columns.error[inside]
+        for chosen, scale in ((inside & ~averaged, _logit), (inside & averaged, _angle)):
+            low[chosen], high[chosen] = scale(value[chosen], reach[chosen])
     return np.column_stack([value, low, high])
+
+
+def _logit(value: Floats, reach: Floats) -> tuple[Floats, Floats]:
+    """The value minus and plus the reach, by the delta method on the scale log(v / (1 - v))."""
+    middle, reach = np.log(value / (1 - value)), reach / (value * (1 - value))
+    return 1 / (1 + np.exp(reach - middle)), 1 / (1 + np.exp(-reach - middle))
+
+
+def _angle(value: Floats, reach: Floats) -> tuple[Floats, Floats]:
+    """The same on the scale arcsin sqrt(v), which ends where the values do."""
+    middle, reach = np.arcsin(np.sqrt(value)), reach / (2 * np.sqrt(value * (1 - value)))
+    return np.sin(np.maximum(middle - reach, 0)) ** 2, np.sin(np.minimum(middle + reach, np.pi / 2)) ** 2
 
 
 def _mean(values: Floats, support: Floats, together: float) -> Columns:

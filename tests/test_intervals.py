@@ -127,6 +127,9 @@ def test_a_mean_has_bounds_where_one_of_its_labels_is_rare() -> None:
     away = np.nan_to_num(values[1:, [0, 2]] - values[0, [0, 2]]) * np.sqrt(groups / (groups - 1)) / 3
     assert error[4] ** 2 == pytest.approx(away.sum(axis=1).var() + stats.beta(3, 1).var() / 3**2)
     assert FEWEST - 1 < freedom[4] < support[4] == len(set(patients[(labels == 1).any(axis=1)]))
+    angles = [math.asin(math.sqrt(bound)) for bound in mean]
+    reach = stats.t(freedom[4]).ppf(0.975) * error[4] / math.sqrt(4 * mean.value * (1 - mean.value))
+    assert np.diff(angles) == pytest.approx([-reach, 2 * reach], rel=1e-4)
     one = draws.columns("auc", np.array([True, False, False, False]))
     for part in one[:3]:  # a mean of one label is that label
         assert part[..., 4] == pytest.approx(part[..., 0])
