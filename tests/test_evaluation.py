@@ -484,6 +484,7 @@ def test_labels_that_cannot_be_used_are_refused(
             "none of its 1 images has a score, .* because: empty",
         ),
         (b"path,status,A,note\n", "none of its 0 images has a score"),
+        (b"path,status,macro,note\n0.png,ok,1,\n", "a label of the model is called macro"),
     ],
 )
 def test_predictions_that_cannot_be_used_are_refused(tmp_path: Path, content: bytes, said: str) -> None:

@@ -284,15 +284,15 @@ def simulated(
 ) -> tuple[Floats, Floats, NDArray[np.int64], float]:
     """Labels, scores and patients of 1 to 3 images each, and the AUC that they are drawn with.
 
-    Of each label other patients are ill. Scores are Phi(N(apart * label, 1)), half of the variance common to
-    a patient's images, and half of each part to its labels: AUC = Phi(apart / sqrt 2).
+    Of each label the next patients are ill. Scores are Phi(N(apart * label, 1)), half of the variance common
+    to a patient's images, and half of it to all labels: AUC = Phi(apart / sqrt 2).
     """
     groups = np.repeat(np.arange(patients), random.integers(1, 4, patients))
-    labels = np.stack([random.permutation(patients)[groups] < count for count in ill], axis=1).astype(float)
-    common, own = (
-        (random.normal(size=(size, 1)) + random.normal(size=(size, len(ill)))) / math.sqrt(2)
-        for size in (patients, groups.size)
-    )
+    first = np.cumsum([0, *ill[:-1]])
+    labels = ((groups[:, None] - first) % patients < ill).astype(float)
+    common, own = (random.normal(size=(size, len(ill))) for size in (patients, groups.size))
+    for noise in (common, own):
+        noise[:, 1:] = (noise[:, 1:] + noise[:, :1]) / math.sqrt(2)
     raw = apart * labels + (common[groups] + own) / math.sqrt(2)
     return labels, 1 / (1 + np.exp(-raw)), groups, 0.5 * (1 + math.erf(apart / 2))
 

@@ -14,6 +14,7 @@ from chexscore.evaluation.layouts import LabelTable, read_labels
 from chexscore.labels import DEFAULT, Policies
 from chexscore.messages import counted
 from chexscore.predictions import Prediction, Status, read_predictions
+from chexscore.samples import MACRO, MICRO
 from chexscore.tables import check_csv
 
 __all__ = ["Cases", "Protocol", "join_cases", "read_cases"]
@@ -109,6 +110,10 @@ def join_cases(
     names: tuple[str, ...], rows: Sequence[Prediction], labels: str, protocol: Protocol, against: str | None
 ) -> Cases:
     """As `read_cases`, for predictions `rows` of the labels `names`."""
+    if taken := {MACRO, MICRO} & set(names):
+        raise TableError(
+            f"a label of the model is called {min(taken)}, as a mean is here; rename its column."
+        )
     table = read_labels(labels)
     shared = tuple(name for name in names if name in table.cells)
     if not shared:

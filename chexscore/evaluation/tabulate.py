@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from textwrap import fill
 
 from rich import box
 from rich.console import Console
@@ -26,8 +27,8 @@ from chexscore.samples import MACRO, MICRO
 
 __all__ = ["print_evaluation"]
 
-SIDE_BY_SIDE = 3
-"""Subgroups that 80 columns have room for."""
+SIDE_BY_SIDE, LABEL = 3, 18
+"""Subgroups that 80 columns have room for, beside labels of this width."""
 
 
 def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
@@ -125,7 +126,8 @@ def _auc_by(split: Split) -> Iterator[Table]:
     """The AUC of each label for each subgroup, as many side by side as have room."""
     for start in range(0, len(split.subgroups), SIDE_BY_SIDE):
         some = split.subgroups[start : start + SIDE_BY_SIDE]
-        table = _table(f"AUC by {split.column}", *(one.value for one in some))
+        table = _table("AUC", *(fill(one.value, len("*0.000 (0.00-0.00)")) for one in some))
+        table.columns[0].min_width = LABEL
         for label in split.everyone.columns:
             if label == MACRO:
                 table.add_section()
@@ -134,7 +136,7 @@ def _auc_by(split: Split) -> Iterator[Table]:
                 marked = one.to_the_rest is not None and one.to_the_rest.get("auc", label).excludes_zero
                 found = one.group.get("auc", label)
                 bounds = "" if math.isnan(found.low) else f" ({found.low:.2f}-{found.high:.2f})"
-                cells.append(f"{number(found.value)}{bounds}{'*' if marked else ' '}")
+                cells.append(f"{'*' if marked else ''}{number(found.value)}{bounds}")
             table.add_row(_said(label), *cells)
         yield table
 
@@ -166,7 +168,7 @@ def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
     for position, heading in enumerate(headings):
         table.add_column(
-            _said(heading),
+            "\n".join(map(_said, heading.splitlines())),
             overflow="fold",
             justify="right" if position else "left",
             no_wrap=position > 0,

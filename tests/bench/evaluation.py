@@ -24,10 +24,9 @@ SETS, ROWS, LABELS = 500, 200_000, 13
 
 MEANS = {
     "13 labels of 200 patients, 5 to 80 positive": ((5, 8, 9, 10, 12, 15, 20, 30, 30, 40, 50, 60, 80), 200),
-    "5 labels of 200 patients, 10 positive each": ((10,) * 5, 200),
     "12 labels of 79 patients, 1 to 15 positive": ((1, 1, 2, 3, 4, 5, 5, 6, 7, 7, 9, 15), 79),
 }
-"""Name -> patients with a positive for each label, and all patients; the last like a part of NIH's data."""
+"""Name -> patients with a positive for each label, and all patients; the second like a part of NIH's data."""
 
 
 def coverage() -> None:
