@@ -14,7 +14,7 @@ import typer
 
 from chexscore import __version__
 from chexscore.errors import ChexscoreError, UsageError
-from chexscore.messages import open_streams, say, speak_json
+from chexscore.messages import counted, open_streams, say, speak_json
 
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed, the message says why; 2 wrong usage; 3 finished, but "
@@ -188,7 +188,7 @@ def predict(
         if dry_run:
             if engine == "ray":
                 from chexscore.cluster.run import plan
-            say(f"{list_paths(plan(inputs, output, options))} images would be scored")
+            say(f"{counted(list_paths(plan(inputs, output, options)), 'images')} would be scored")
             return
 
         from chexscore import progress
@@ -342,7 +342,9 @@ def evaluate(
 
         check_plots()
     taken, blanks = (read_policies(words or ()) for words in (uncertain, blank))
-    protocol = Protocol(taken, blanks, by, views, group, tuple(subgroup or ()), resamples, strict)
+    protocol = Protocol(
+        taken, blanks, by, views, group, tuple(dict.fromkeys(subgroup or ())), resamples, strict
+    )
     other_points, other_model = points_and_model(against) if against else ({}, {})
     with contextlib.ExitStack() as opened:
         if predicted:
@@ -455,10 +457,12 @@ def _score(
 
 
 def _check_outputs(outputs: list[str | None], inputs: list[str | None], overwrite: bool) -> None:
-    """Of `eval`: files to write, the last of them predictions, and files that it reads."""
+    """Of `eval`: files to write, first the table and last the predictions, and files that it reads."""
     from chexscore.outputs import STDOUT, check_target
 
-    *_, keep = outputs
+    table, *_, keep = outputs
+    if table not in (None, STDOUT) and not str(table).lower().endswith((".csv", ".json")):
+        raise UsageError(f"-o {table}: the table is CSV or JSON; name it .csv or .json.")
     if keep is not None and not keep.lower().endswith(".csv"):
         raise UsageError(f"--keep {keep}: predictions are kept as CSV; name it .csv.")
     targets = [target for target in outputs if target not in (None, STDOUT)]

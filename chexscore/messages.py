@@ -2,14 +2,21 @@
 
 import json
 import os
+import re
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO, cast
 
-__all__ = ["log", "open_streams", "say", "speak_json", "visible"]
+__all__ = ["counted", "log", "open_streams", "say", "speak_json", "visible"]
 
 STDERR = 2
+
+ONE = {"images": "image", "studies": "study", "patients": "patient", "cases": "case", "lines": "line"} | {
+    "predictions": "prediction",
+    "comparisons": "comparison",
+}
+"""Of what is counted."""
 
 
 class _Undaunted:
@@ -53,6 +60,13 @@ def log(event: str, **fields: object) -> None:
     moment = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = json.dumps({"time": moment, "event": event, **fields})
     print(line, file=sys.stderr, flush=True)  # noqa: T201, as above
+
+
+def counted(number: int, what: str) -> str:
+    """A number before words of which the first noun that is counted here, in the plural, goes by it."""
+    if number == 1:
+        what = re.sub("|".join(ONE), lambda found: ONE[found[0]], what, count=1)
+    return f"{number:,} {what}"
 
 
 def visible(text: str) -> str:

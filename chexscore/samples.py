@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.ranking import Ranking, Tally
+from chexscore.ranking import Ranking
 
 __all__ = ["MACRO", "MICRO", "PUBLISHED", "Sample"]
 
-SUMS = ("positives", "negatives", "squared_error", "gaps", "true_positives", "false_positives")
+SUMS = ("positives", "negatives", "squared_error", "gaps")
 """What adds up over labels; areas do not."""
 
 MACRO, MICRO = "macro", "micro"
@@ -45,9 +45,11 @@ class Sample:
         means: as given; without, the macro mean over all labels.
         groups: as given.
         size: images times labels.
-        support: measure -> [L + 1], the labels and "micro": how many groups it rests on. For sensitivity and
-            F1 those with a positive, for specificity with a negative, for areas the fewer of both, for PPV
-            and NPV those with a case on that side of the threshold, else those with a known label.
+        support: measure -> [C], how many groups it rests on. For sensitivity and F1 those with a positive,
+            for specificity with a negative, for areas the fewer of both, for PPV and NPV those with a case
+            on that side of the threshold, else those with a known label; for means and "micro" of any label.
+        complete: measure -> [L], whether a mean is over the label: if it has both classes and, for measures
+            at an operating point, a threshold there.
     """
 
     def __init__(
@@ -60,8 +62,7 @@ class Sample:
         means: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         count = labels.shape[1]
-        points = points or {}
-        self._points = tuple(points)
+        self._points = {name: np.asarray(each, dtype=np.float64) for name, each in (points or {}).items()}
         self.means = {MACRO: range(count)} if means is None else means
         self.names = (*names, *self.means, MICRO)
         self.groups = groups
@@ -71,12 +72,18 @@ class Sample:
                 labels[:, column],
                 scores[:, column],
                 groups,
-                [thresholds[column] for thresholds in points.values()],
+                [thresholds[column] for thresholds in self._points.values()],
             )
             for column in range(count)
         ]
         self._together = Ranking(labels.ravel(), scores.ravel(), np.repeat(groups, count))
-        self.support = _support(labels, scores, groups, points)
+        columns = [[column] for column in range(count)] + [list(chosen) for chosen in self.means.values()]
+        self.support = _support(labels, scores, groups, self._points, [*columns, list(range(count))])
+        both = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
+        self.complete: dict[str, NDArray[np.bool_]] = {
+            measure: both & ~np.isnan(self._points.get(measure.partition("@")[2], np.zeros(count)))
+            for measure in self.support
+        }
 
     def measure(self, weights: Integers) -> dict[str, Floats]:
         """The measures under B sets of weights of the groups.
@@ -86,15 +93,32 @@ class Sample:
 
         Returns:
             Measure -> [B, L + 1], the labels and "micro", NaN where it is not defined; at an operating point
-            it is called "sensitivity@youden" and so on. Where one class is missing, only prevalence, Brier
-            score, calibration error, accuracy, and sensitivity or specificity, whose class is there, are
-            defined.
+            it is called "sensitivity@youden" and so on, and "micro" is over the labels that have that point.
+            Where one class is missing, only prevalence, Brier score, calibration error, accuracy, and
+            sensitivity or specificity, whose class is there, are defined.
         """
         tallies = [ranking.tally(weights) for ranking in self._rankings]
-        areas = self._together.areas(weights)
-        sums = {name: np.sum([getattr(tally, name) for tally in tallies], axis=0) for name in SUMS}
-        together = Tally(auc=areas[0], average_precision=areas[1], **sums)
-        each = [_measures(tally, self._points) for tally in (*tallies, together)]
+        auc, average_precision = self._together.areas(weights)
+        sums = [[getattr(tally, name) for name in SUMS] for tally in tallies]
+        each = [
+            _areas(tally.auc, tally.average_precision, *own) for tally, own in zip(tallies, sums, strict=True)
+        ]
+        each.append(_areas(auc, average_precision, *(sum(parts) for parts in zip(*sums, strict=True))))
+        for index, (point, thresholds) in enumerate(self._points.items()):
+            counts = np.array(
+                [
+                    (
+                        one.positives,
+                        one.negatives,
+                        one.true_positives[:, index],
+                        one.false_positives[:, index],
+                    )
+                    for one in tallies
+                ]
+            )
+            pooled = counts[~np.isnan(thresholds)].sum(axis=0)
+            for measures, count in zip(each, (*counts, pooled), strict=True):
+                measures |= {_at(measure, point): values for measure, values in _at_point(*count).items()}
         return {measure: np.stack([values[measure] for values in each], axis=1) for measure in each[0]}
 
 
@@ -102,14 +126,15 @@ def _support(
     labels: NDArray[np.floating],
     scores: NDArray[np.floating],
     groups: Integers,
-    points: Mapping[str, Sequence[float]],
+    points: Mapping[str, Floats],
+    columns: Sequence[list[int]],
 ) -> dict[str, Integers]:
-    """Measure -> [L + 1], how many groups it rests on; see `Sample`."""
+    """Measure -> [C], how many groups it rests on; see `Sample`."""
 
     def count(chosen: NDArray[np.bool_]) -> Integers:
-        """[N, L] -> [L + 1], groups with a case that is chosen; last, with one for any label."""
-        columns = (*chosen.T, chosen.any(axis=1))
-        return np.array([np.count_nonzero(np.bincount(groups[column])) for column in columns])
+        """[N, L] -> [C], groups with a case that is chosen for any label of the column."""
+        rows = (chosen[:, column].any(axis=1) for column in columns)
+        return np.array([np.count_nonzero(np.bincount(groups[row])) for row in rows])
 
     known = ~np.isnan(labels)
     everyone, positive, negative = count(known), count(labels == 1), count(labels == 0)
@@ -122,12 +147,11 @@ def _support(
         "calibration_error": everyone,
     }
     for point, thresholds in points.items():
-        called = scores >= np.asarray(thresholds)
         at_point = {
             "sensitivity": positive,
             "specificity": negative,
-            "ppv": count(known & called),
-            "npv": count(known & ~called),
+            "ppv": count(known & (scores >= thresholds)),
+            "npv": count(known & (scores < thresholds)),
             "accuracy": everyone,
             "f1": positive,
         }
@@ -135,32 +159,39 @@ def _support(
     return result
 
 
-def _measures(tally: Tally, points: Sequence[str]) -> dict[str, Floats]:
+def _areas(
+    auc: Floats,
+    average_precision: Floats,
+    positives: Floats,
+    negatives: Floats,
+    squared_error: Floats,
+    gaps: Floats,
+) -> dict[str, Floats]:
     """Measure -> [B]."""
-    positives, negatives = tally.positives, tally.negatives
     known = positives + negatives
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "auc": auc,
+            "average_precision": average_precision,
+            "prevalence": positives / known,
+            "brier": squared_error / known,
+            "calibration_error": np.abs(gaps).sum(axis=1) / known,
+        }
+
+
+def _at_point(positives: Floats, negatives: Floats, true: Floats, false: Floats) -> dict[str, Floats]:
+    """Measure -> [B]; true and false are positives and negatives at or above the threshold."""
+    rejected, missed = negatives - false, positives - true
     both = np.where((positives > 0) & (negatives > 0), 1.0, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        measures = {
-            "auc": tally.auc,
-            "average_precision": tally.average_precision,
-            "prevalence": positives / known,
-            "brier": tally.squared_error / known,
-            "calibration_error": np.abs(tally.gaps).sum(axis=1) / known,
+        return {
+            "sensitivity": true / positives,
+            "specificity": rejected / negatives,
+            "ppv": both * true / (true + false),
+            "npv": both * rejected / (rejected + missed),
+            "accuracy": (true + rejected) / (positives + negatives),
+            "f1": both * 2 * true / (2 * true + false + missed),
         }
-        for index, point in enumerate(points):
-            true, false = tally.true_positives[:, index], tally.false_positives[:, index]
-            rejected, missed = negatives - false, positives - true
-            at_point = {
-                "sensitivity": true / positives,
-                "specificity": rejected / negatives,
-                "ppv": both * true / (true + false),
-                "npv": both * rejected / (rejected + missed),
-                "accuracy": (true + rejected) / known,
-                "f1": both * 2 * true / (2 * true + false + missed),
-            }
-            measures |= {_at(measure, point): values for measure, values in at_point.items()}
-    return measures
 
 
 def _at(measure: str, point: str) -> str:

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,6 +139,7 @@ def test_wrong_usage_exits_2(
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", "t.csv", "--report", "t.csv"),
         ("predict", images, "--model", model, "--device", "tpu"),
         ("eval", tmp_path / "out.csv"),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", "table.parquet"),
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--keep", "k.csv"),
         ("eval", "out.parquet", "--labels", "l.csv"),
         ("eval", images, "--labels", "l.csv", "--uncertain", "perhaps"),
@@ -355,7 +357,7 @@ def test_eval_prints_tables_and_takes_the_recorded_thresholds(
     compared = ("--subgroup", "Sex", "--against", tmp_path / "out.csv")
     done = chexscore(*command, *compared, "-o", table, "--report", page)
     assert done.returncode == 0
-    for words in ("macro", "AUC (95 %)", "at default", "Sex=F", "minus the rest", "other"):
+    for words in ("macro", "AUC (95 %)", "at default", "Sex", "minus the rest", "other"):
         assert words in done.stdout, words
     assert "3 images evaluated" in done.stderr
     found = values(table.read_text())
@@ -376,15 +378,18 @@ def test_eval_prints_tables_and_takes_the_recorded_thresholds(
 
 def test_tables_of_eval_fit_80_columns(tmp_path: Path) -> None:
     names = ["Enlarged Cardiomediastinum", "Pleural_Thickening"]
-    lines = [f"{i}.png,{i % 2},{i % 3 % 2},{'FM'[i % 2]}\n" for i in range(1000)]
-    (tmp_path / "labels.csv").write_text(f"path,{','.join(names)},Sex\n" + "".join(lines))
+    sites = ["North of the city, first floor", "South", "East", "West of the city, third floor"]
+    lines = [f'{i}.png,{i % 2},{i % 3 % 2},"{sites[i // 2 % 4]}"\n' for i in range(1000)]
+    (tmp_path / "labels.csv").write_text(f"path,{','.join(names)},Site\n" + "".join(lines))
     lines = [f"{i}.png,ok,{i % 7 / 7:.6f},{i % 5 / 5:.6f},\n" for i in range(1000)]
     (tmp_path / "out.csv").write_text(f"path,status,{','.join(names)},note\n" + "".join(lines))
     command = ("eval", tmp_path / "out.csv", "--labels", tmp_path / "labels.csv", "--resamples", "20")
-    done = chexscore(*command, "--subgroup", "Sex", "--against", tmp_path / "out.csv", columns=80)
+    done = chexscore(*command, "--subgroup", "Site", "--against", tmp_path / "out.csv", columns=80)
     assert done.returncode == 0
-    tables = [line for line in done.stdout.splitlines() if not line.startswith(("Sex=", "Right of", "*"))]
+    tables = [line for line in done.stdout.splitlines() if not line.startswith(("Right of", "*"))]
     assert max(map(len, tables)) <= 80
+    by_label = done.stdout[done.stdout.rindex(" Pleural_Thickening", 0, done.stdout.index("difference")) :]
+    assert re.match(r" Pleural_Thickening +\*?0\.\d{3} \(0\.\d\d-0\.\d\d\) *\n", by_label), "the fourth site"
     assert "..." not in done.stdout
     assert "\N{HORIZONTAL ELLIPSIS}" not in done.stdout
 
@@ -406,7 +411,7 @@ def test_eval_scores_images_first(model: Path, images: Path, tmp_path: Path) -> 
     ]
     assert json.loads(Path(f"{kept}.run.json").read_text())["model"]["name"] == "brightness"
     found = json.loads((tmp_path / "t.json").read_text())
-    assert found["evaluated"]["left out"] == "1 predictions without a score"
+    assert found["evaluated"]["left out"] == "1 prediction without a score"
     assert found["evaluated"]["predictions"] == str(kept)
     assert len(found["evaluated"]["sha256 of model"]) == 64
     assert "4 images found: 3 scored" in done.stderr

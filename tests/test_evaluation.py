@@ -61,7 +61,7 @@ def test_the_table(tmp_path: Path, predictions: str) -> None:
     auc = sklearn.roc_auc_score(FINDING, SCORES)
     assert table.columns == ("Finding", "Opposite", "macro", "micro")
     assert [table.known[name] for name in table.columns] == [6, 6, 6, 12]
-    assert [table.positives[name] for name in table.columns] == [3, 3, 3, 6]
+    assert table.positives == {"Finding": 3, "Opposite": 3, "micro": 6}  # a mean has none
     assert [table.get("auc", name).value for name in table.columns[:3]] == pytest.approx([auc, 1 - auc, 0.5])
     flat = SCORES + [round(1 - score, 1) for score in SCORES]
     assert table.get("auc", "micro").value == pytest.approx(sklearn.roc_auc_score(FINDING * 2, flat))
@@ -157,7 +157,8 @@ def test_a_label_may_have_a_policy_of_its_own(tmp_path: Path, predictions: str) 
 def test_nothing_left_over_is_allowed_when_strict(tmp_path: Path, predictions: str) -> None:
     labels = label_csv(tmp_path, "path,Finding\n0.png,1\nelsewhere.png,0\n")
     with pytest.raises(
-        TableError, match=r"1 predictions without a score; 5 scored images without labels; 1 lines of"
+        TableError,
+        match=r"1 prediction without a score; 5 scored images without labels; 1 line of labels without",
     ):
         read_cases(predictions, labels, Protocol(strict=True))
 
@@ -177,7 +178,7 @@ def test_what_the_other_model_leaves_over_counts_too(tmp_path: Path) -> None:
     ours = write_predictions(tmp_path / "out.csv", "A", ["0.png", "2.png"], np.zeros((2, 1)))
     labels = label_csv(tmp_path, "path,A\n0.png,1\n2.png,0\n")
     with pytest.raises(
-        TableError, match=r"1 predictions without a score in .*1 scored images without labels in"
+        TableError, match=r"1 prediction without a score in .*1 scored image without labels in"
     ):
         read_cases(ours, labels, Protocol(strict=True), str(other))
 
@@ -190,7 +191,7 @@ def test_few_patients_and_images_of_none_get_a_word(tmp_path: Path) -> None:
     about = describe(result, predictions, {})
     assert about["evaluated"] == "37 images of 19 patients"
     assert about["caution"].startswith("only 19 patients: the intervals are rough")
-    assert about["on their own"] == "1 images whose path names no patient or study"
+    assert about["on their own"] == "1 image whose path names no patient or study"
     assert "caution" not in describe(evaluate(*simulated(tmp_path), {}, QUICK), predictions, {})
 
 
@@ -284,14 +285,15 @@ def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
     protocol = Protocol(subgroups=("Sex", "Age:40,60"), resamples=200)
     predictions, labels = simulated(tmp_path)
     result = evaluate(predictions, labels, {}, protocol)
-    assert [one.group.name for one in result.subgroups] == [
+    subgroups = [one for split in result.splits for one in split.subgroups]
+    assert [one.group.name for one in subgroups] == [
         "Sex=F",
         "Sex=M",
         "Age=under 40",
         "Age=40 to 59",
         "Age=60 and over",
     ]
-    women, men, *ages = result.subgroups
+    women, men, *ages = subgroups
     assert women.group.cases + men.group.cases == sum(one.group.cases for one in ages) == 600
     assert women.group.get("auc", "Finding").value < 0.6
     assert men.group.get("auc", "Finding").value > 0.8
@@ -303,7 +305,7 @@ def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
     marked = [one for one in result.comparisons if one.difference.excludes_zero]
     assert {one.subgroup.group.name for one in marked if one.measure == "auc"} == {"Sex=F"}
     assert len(result.comparisons) == 4 * 3 * 3  # women and ages; measures; the label, macro and micro
-    assert f"36 comparisons with the rest were made and {len(marked)} are marked" in chance(result)
+    assert f"Of 36 comparisons with the rest {len(marked)} are marked" in chance(result)
     assert "1 in 20, here about 2" in chance(result)
     alone = read_cases(predictions, labels, protocol)
     rows = alone.table.cells["Sex"].to_numpy() == "M"
@@ -311,20 +313,31 @@ def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
     assert men.group.get("auc", "Finding").value == pytest.approx(expected)
 
 
-def test_a_mean_is_compared_over_labels_that_both_sides_define(tmp_path: Path) -> None:
-    paths = [f"{i}.png" for i in range(8)]
-    scores = np.array(
-        [[0.1, 0.4], [0.9, 0.6], [0.2, 0.4], [0.8, 0.6], [0.1, 0.9], [0.9, 0.1], [0.2, 0.8], [0.8, 0.2]]
-    )
-    predictions = write_predictions(tmp_path / "out.csv", "AB", paths, scores)
-    labels = "path,Sex,A,B\n" + "".join(
-        f"{i}.png,{'F' if i < 4 else 'M'},{i % 2},{'' if i < 4 else i % 2}\n" for i in range(8)
-    )
-    result = evaluate(predictions, label_csv(tmp_path, labels), {}, Protocol(subgroups=("Sex",), resamples=0))
-    women, men = result.subgroups
-    assert (women.group.get("auc", "macro").value, men.group.get("auc", "macro").value) == (1, 0.5)
+def test_means_of_subgroups_are_over_labels_that_all_of_them_have(tmp_path: Path) -> None:
+    sexes = ["F"] * 20 + ["M"] * 20 + ["?"] * 4
+    random = np.random.default_rng(0)
+    truth = np.tile([[0, 1, 0], [1, 0, 0]], (22, 1)).astype(object)
+    truth[:20, 1] = ""  # women lack the second label; nobody has the third; "?" are too few to count
+    truth[40:, 0] = 1
+    scores = random.random((44, 3))
+    predictions = write_predictions(tmp_path / "out.csv", "ABC", [f"{i}.png" for i in range(44)], scores)
+    lines = [f"{i}.png,{sexes[i]},{','.join(map(str, row))}\n" for i, row in enumerate(truth)]
+    labels = label_csv(tmp_path, "path,Sex,A,B,C\n" + "".join(lines))
+    result = evaluate(predictions, labels, {}, Protocol(subgroups=("Sex",), resamples=20))
+    (split,) = result.splits
+    unknown, women, men = split.subgroups
+    assert (result.everyone.over, split.everyone.over) == (("A", "B"), ("A",))
+    for group in (women.group, men.group):
+        assert group.get("auc", "macro").value == pytest.approx(group.get("auc", "A").value)
+        assert group.get("brier", "macro").value == group.get("brier", "A").value
+    assert split.everyone.get("auc", "macro").value == result.everyone.get("auc", "A").value
+    assert unknown.group.over == ()
+    assert math.isnan(unknown.group.get("auc", "macro").value)
     assert women.to_the_rest is not None
-    assert women.to_the_rest.get("auc", "macro").value == 0
+    assert women.to_the_rest.over == ("A",)
+    about = describe(result, predictions, {})
+    assert about["macro mean"] == "over 2 of 3 labels, without C (one class only)"
+    assert about["macro means by Sex"] == "over 1 of 2 labels, without B (one class only in a subgroup)"
 
 
 @pytest.mark.parametrize(
@@ -369,7 +382,7 @@ def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
     lines = [f"{i}.png,{age},1\n" for i, age in enumerate(ages)]
     labels = label_csv(tmp_path, "path,Age,A\n" + "".join(lines))
     result = evaluate(predictions, labels, {}, Protocol(subgroups=("age:40,60",), resamples=0))
-    assert [(one.value, one.group.positives["A"]) for one in result.subgroups] == [
+    assert [(one.value, one.group.positives["A"]) for one in result.splits[0].subgroups] == [
         ("under 40", 1),
         ("40 to 59", 3),
         ("60 and over", 3),
@@ -379,7 +392,7 @@ def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
 
 def test_a_study_whose_views_differ_is_in_a_subgroup_of_its_own(chexpert: tuple[str, str]) -> None:
     result = evaluate(*chexpert, {}, Protocol(by="study", subgroups=("AP/PA", "sex"), resamples=0))
-    assert [(one.value, one.group.cases) for one in result.subgroups] == [
+    assert [(one.value, one.group.cases) for split in result.splits for one in split.subgroups] == [
         ("AP", 1),
         ("PA", 2),
         ("several", 1),
@@ -471,6 +484,7 @@ def test_labels_that_cannot_be_used_are_refused(
             "none of its 1 images has a score, .* because: empty",
         ),
         (b"path,status,A,note\n", "none of its 0 images has a score"),
+        (b"path,status,macro,note\n0.png,ok,1,\n", "a label of the model is called macro"),
     ],
 )
 def test_predictions_that_cannot_be_used_are_refused(tmp_path: Path, content: bytes, said: str) -> None:

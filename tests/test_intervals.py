@@ -86,7 +86,7 @@ def test_resamples_are_those_of_a_plain_loop_over_scikit_learn(seed: int) -> Non
     (draws,) = bootstrap([sample], resamples=10, seed=seed)
     random = np.random.default_rng(seed)
     size = groups.max() + 1
-    defined: dict[str, list[bool]] = {}
+    of_data: dict[str, Floats] = {}
     for draw in range(11):
         kept = random.integers(size, size=size) if draw else np.arange(size)
         rows = np.concatenate([np.flatnonzero(groups == group) for group in kept])
@@ -96,25 +96,70 @@ def test_resamples_are_those_of_a_plain_loop_over_scikit_learn(seed: int) -> Non
         at_own_thresholds = plain(labels[rows].ravel(), called.astype(float), 0.5)
         for measure in draws.measured:
             expected = np.array([one.get(measure, math.nan) for one in each])
-            # A mean is over the labels that the data define, whatever a draw lacks.
-            of_data = defined.setdefault(measure, list(~np.isnan(expected)))
-            means = [expected[of_data].mean(), expected[:2].mean()]
+            # A mean is over the labels with both classes; what a draw lacks is as it is on the data.
+            on_data = of_data.setdefault(measure, expected)
+            filled = np.where(np.isnan(expected), on_data, expected)[:3]
+            means = [filled.mean(), filled[:2].mean()]
             areas = ("auc", "average_precision", "brier", "calibration_error", "prevalence")
             pooled = (micro if measure in areas else at_own_thresholds)[measure]
-            values, _ = draws.columns(measure)
+            values = draws.columns(measure).values
             assert values[draw] == pytest.approx([*expected, *means, pooled], abs=1e-12, nan_ok=True), measure
 
 
-def test_a_mean_is_not_known_in_a_draw_that_lacks_one_of_its_labels() -> None:
+def test_a_mean_has_bounds_where_one_of_its_labels_is_rare() -> None:
     labels, scores, patients = data(0)
     labels[:, 1] = 0
     labels[:2, 1] = 1
-    values, support = drawn(labels, scores, patients).columns("auc")
+    draws = drawn(labels, scores, patients)
+    values, error, freedom, support = draws.columns("auc")
     rare, macro, micro = values[:, 1], values[:, 4], values[:, 5]
-    assert 0.05 < np.isnan(rare).mean() < 0.5
-    assert np.array_equal(np.isnan(rare), np.isnan(macro))
+    lacks = np.isnan(rare)
+    assert 0.05 < lacks.mean() < 0.5
     assert not np.isnan(micro).any()
-    assert support[4] == support[1] == len(set(patients[:2]))
+    assert macro[lacks] == pytest.approx(
+        np.where(np.isnan(values), values[0], values)[lacks, :3].mean(axis=1)
+    )
+    assert math.isnan(auc(draws, "Rare").low)
+    mean = auc(draws, "macro")
+    assert 0 < mean.low < mean.value < mean.high < 1
+    # Two patients do not tell how much their label varies: as much as two that are right leave open.
+    groups = np.array([len(set(patients[labels[:, column] == 1])) for column in (0, 2)])
+    away = np.nan_to_num(values[1:, [0, 2]] - values[0, [0, 2]]) * np.sqrt(groups / (groups - 1)) / 3
+    assert error[4] ** 2 == pytest.approx(away.sum(axis=1).var() + stats.beta(3, 1).var() / 3**2)
+    assert FEWEST - 1 < freedom[4] < support[4] == len(set(patients[(labels == 1).any(axis=1)]))
+    angles = [math.asin(math.sqrt(bound)) for bound in mean]
+    reach = stats.t(freedom[4]).ppf(0.975) * error[4] / math.sqrt(4 * mean.value * (1 - mean.value))
+    assert np.diff(angles) == pytest.approx([-reach, 2 * reach], rel=1e-4)
+    one = draws.columns("auc", np.array([True, False, False, False]))
+    for part in one[:3]:  # a mean of one label is that label
+        assert part[..., 4] == pytest.approx(part[..., 0])
+
+
+def test_a_mean_is_over_the_same_labels_in_all_measures() -> None:
+    labels, scores, patients = data(0)
+    sample = Sample(
+        labels,
+        scores,
+        number(patients),
+        NAMES,
+        {"p": [0.5, math.nan, 1.1, 0.5]},
+        {"macro": range(4), "two": (0, 3)},
+    )
+    (draws,) = bootstrap([sample], resamples=0)
+    found = {measure: draws.columns(measure).values[0] for measure in draws.measured}
+    for measure, over in (
+        ("prevalence", [0, 1, 2]),
+        ("brier", [0, 1, 2]),
+        ("accuracy@p", [0, 2]),
+        ("f1@p", [0, 2]),
+    ):
+        assert found[measure][4] == pytest.approx(found[measure][over].mean()), measure
+        assert math.isnan(found[measure][5]), "a mean of labels that are named is over all of these"
+    assert math.isnan(found["ppv@p"][4]), "nothing of the third label is called"
+    called = scores[:, [0, 2, 3]] >= (0.5, 1.1, 0.5)  # the second has no such point
+    known = ~np.isnan(labels[:, [0, 2, 3]])
+    right = (called == labels[:, [0, 2, 3]])[known].mean()
+    assert found["accuracy@p"][6] == pytest.approx(right)
 
 
 def test_bounds_are_student_s_t_on_the_logit_scale() -> None:
@@ -231,32 +276,53 @@ def test_intervals_cover_the_truth() -> None:
     """Small sets; `python -m tests.bench.evaluation coverage` has 500 of each size."""
     assert 88 <= sum(covers(seed, ill=30, well=50, resamples=200) for seed in range(100)) <= 100
     assert 88 <= sum(covers(seed, ill=10, well=50, resamples=200) for seed in range(100)) <= 100
+    assert 88 <= sum(mean_covers(seed, ill=(2, 5, 5, 9, 20), resamples=200) for seed in range(100)) <= 100
+
+
+def simulated(
+    random: np.random.Generator, ill: Sequence[int], patients: int, apart: float
+) -> tuple[Floats, Floats, NDArray[np.int64], float]:
+    """Labels, scores and patients of 1 to 3 images each, and the AUC that they are drawn with.
+
+    Of each label the next patients are ill. Scores are Phi(N(apart * label, 1)), half of the variance common
+    to a patient's images, and half of it to all labels: AUC = Phi(apart / sqrt 2).
+    """
+    groups = np.repeat(np.arange(patients), random.integers(1, 4, patients))
+    first = np.cumsum([0, *ill[:-1]])
+    labels = ((groups[:, None] - first) % patients < ill).astype(float)
+    common, own = (random.normal(size=(size, len(ill))) for size in (patients, groups.size))
+    for noise in (common, own):
+        noise[:, 1:] = (noise[:, 1:] + noise[:, :1]) / math.sqrt(2)
+    raw = apart * labels + (common[groups] + own) / math.sqrt(2)
+    return labels, 1 / (1 + np.exp(-raw)), groups, 0.5 * (1 + math.erf(apart / 2))
 
 
 def covers(
     seed: int, *, ill: int, well: int, resamples: int, apart: float = 1.0, less: float | None = None
 ) -> bool:
-    """Whether the interval of a simulated set has the AUC that the simulation was made with.
+    """Whether an interval has the AUC that a set was simulated with.
 
-    Patients have 1 to 3 images. Scores are Phi(N(apart * label, 1)), half of the variance common to a
-    patient's
-    images: AUC = Phi(apart / sqrt 2). With `less` it is the difference to as many other patients, whose
-        scores
-    lie that far apart.
+    With `less` it is the interval of the difference to as many other patients, simulated with that.
     """
     random = np.random.default_rng(seed)
     samples, truths = [], []
-    both = (apart,) if less is None else (apart, less)
-    for number_, distance in enumerate(both):
-        groups = np.repeat(np.arange(ill + well), random.integers(1, 4, ill + well))
-        labels = (groups < ill).astype(float)
-        common, own = random.normal(size=ill + well), random.normal(size=groups.size)
-        raw = distance * labels + (common[groups] + own) / math.sqrt(2)
-        scores = 1 / (1 + np.exp(-raw))
-        samples.append(Sample(labels[:, None], scores[:, None], groups + number_ * (ill + well), ["Ill"]))
-        truths.append(0.5 * (1 + math.erf(distance / 2)))
+    for place, distance in enumerate((apart,) if less is None else (apart, less)):
+        labels, scores, groups, truth = simulated(random, [ill], ill + well, distance)
+        samples.append(Sample(labels, scores, groups + place * (ill + well), ["Ill"]))
+        truths.append(truth)
     draws = bootstrap(samples, resamples=resamples, seed=seed)
     found = intervals(draws[0]) if less is None else differences(draws[0], draws[1])
     _, low, high = get(found, draws[0], "auc", "Ill")
-    truth = truths[0] - (0 if less is None else truths[1])
+    return low <= truths[0] - (0 if less is None else truths[1]) <= high
+
+
+def mean_covers(
+    seed: int, *, ill: Sequence[int], resamples: int, patients: int = 100, apart: float = 1.0
+) -> bool:
+    """The same of the macro mean, of labels with so many patients each."""
+    labels, scores, groups, truth = simulated(np.random.default_rng(seed), ill, patients, apart)
+    (draws,) = bootstrap(
+        [Sample(labels, scores, groups, list(map(str, range(len(ill)))))], resamples=resamples
+    )
+    _, low, high = auc(draws, "macro")
     return low <= truth <= high

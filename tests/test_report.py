@@ -31,7 +31,7 @@ ABOUT = {"name": "m", "version": "1", "sha256": "abc"}
 class Page(HTMLParser):
     """What is on it: text, images, and elements that are open."""
 
-    VOID = ("meta", "br", "img")
+    VOID = ("meta", "br", "img", "wbr")
 
     def __init__(self, text: str) -> None:
         super().__init__()

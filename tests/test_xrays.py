@@ -51,7 +51,7 @@ def test_labels_with_shorter_paths_join(xrays: Path, scored: Path) -> None:
     assert (found.everyone.known["Pneumonia"], found.everyone.positives["Pneumonia"]) == (100, 51)
     assert found.everyone.get("auc", "Pneumonia").value > 0.95
     # Five of the films are of adults, whom the bundled network calls ill: it is for the children's.
-    (children,) = (each.group for each in found.subgroups if each.value == "Kermany")
+    (children,) = (each.group for each in found.splits[0].subgroups if each.value == "Kermany")
     assert children.get("auc", "Pneumonia").low > 0.95
 
 

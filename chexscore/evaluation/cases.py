@@ -12,7 +12,9 @@ from chexscore.errors import TableError, UsageError
 from chexscore.evaluation.joining import join
 from chexscore.evaluation.layouts import LabelTable, read_labels
 from chexscore.labels import DEFAULT, Policies
+from chexscore.messages import counted
 from chexscore.predictions import Prediction, Status, read_predictions
+from chexscore.samples import MACRO, MICRO
 from chexscore.tables import check_csv
 
 __all__ = ["Cases", "Protocol", "join_cases", "read_cases"]
@@ -108,6 +110,10 @@ def join_cases(
     names: tuple[str, ...], rows: Sequence[Prediction], labels: str, protocol: Protocol, against: str | None
 ) -> Cases:
     """As `read_cases`, for predictions `rows` of the labels `names`."""
+    if taken := {MACRO, MICRO} & set(names):
+        raise TableError(
+            f"a label of the model is called {min(taken)}, as a mean is here; rename its column."
+        )
     table = read_labels(labels)
     shared = tuple(name for name in names if name in table.cells)
     if not shared:
@@ -158,7 +164,7 @@ def join_cases(
         only_ours=tuple(name for name in names if name in table.cells and name not in shared),
     )
     if protocol.strict and cases.left_over:
-        what = "; ".join(f"{number} {what}" for what, number in cases.left_over.items())
+        what = "; ".join(counted(number, what) for what, number in cases.left_over.items())
         raise TableError(f"{what}: --strict allows nothing to be left over.")
     return _by_study(cases, protocol) if protocol.by == "study" else cases
 
@@ -168,7 +174,7 @@ def _read(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
     names, rows = read_predictions(source)
     if not any(row.status is Status.OK for row in rows):
         why = f", the first because: {rows[0].note or rows[0].status}" if rows else ""
-        raise TableError(f"{source}: none of its {len(rows)} images has a score{why}.")
+        raise TableError(f"{source}: none of its {len(rows):,} images has a score{why}.")
     return names, rows
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from chexscore.evaluation.cases import Cases, Protocol, join_cases, read_cases
 from chexscore.evaluation.points import Points
-from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, SubgroupResult
+from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, Split, SubgroupResult
 from chexscore.evaluation.subgroups import Subgroup, split
-from chexscore.intervals import Draws, bootstrap, differences, intervals, number
+from chexscore.intervals import FEWEST, Draws, bootstrap, differences, intervals, number
 from chexscore.predictions import Prediction, Status
 from chexscore.samples import MACRO, Sample
 
@@ -73,16 +73,7 @@ def evaluate(
         points=ours,
         everyone=drawn.group(ALL),
         guess=_guess(cases),
-        subgroups=tuple(
-            SubgroupResult(
-                column,
-                value,
-                drawn.group(f"{column}={value}"),
-                drawn.to_the_rest(f"{column}={value}"),
-            )
-            for column, found in splits
-            for value, _ in found
-        ),
+        splits=tuple(_split(drawn, column, [value for value, _ in found]) for column, found in splits),
         other=drawn.group(OTHER, against) if against is not None else None,
         difference=drawn.difference(ALL, OTHER, f"all minus {against}") if against is not None else None,
         assumed=not set(cases.names) <= {label for label, named in points.items() if named},
@@ -102,6 +93,26 @@ def check_images(
     cases = join_cases(tuple(names), rows, labels, protocol, against)
     for subgroup in protocol.subgroups:
         split(cases, subgroup)
+
+
+def _split(drawn: "_Drawn", column: str, values: Sequence[str]) -> Split:
+    """The subgroups by a column; means are over the labels that all of them have both classes of."""
+    names = [f"{column}={value}" for value in values]
+    complete = {name: drawn.complete(name) for name in names}
+    over = drawn.complete(ALL).copy()
+    for name in names:
+        if drawn.size(name) >= FEWEST:
+            over &= complete[name]
+    none = np.zeros_like(over)
+    return Split(
+        column,
+        drawn.group(ALL, f"{column}: all", over),
+        tuple(
+            SubgroupResult(value, drawn.group(name, name, kept), drawn.to_the_rest(name, kept))
+            for value, name in zip(values, names, strict=True)
+            for kept in [over if (complete[name] >= over).all() else none]
+        ),
+    )
 
 
 def _to_compare(found: Sequence[Subgroup]) -> Sequence[Subgroup]:
@@ -144,29 +155,55 @@ class _Drawn:
         found = bootstrap(list(self._samples.values()), resamples=resamples)
         self._draws = dict(zip(self._samples, found, strict=True))
 
-    def group(self, name: str, shown: str = "") -> Group:
-        measures = intervals(self._draws[name])
+    def complete(self, name: str) -> NDArray[np.bool_]:
+        """[L], labels that a sample has both classes of."""
+        return self._samples[name].complete["auc"]
+
+    def size(self, name: str) -> int:
+        """How many patients, or what else is drawn, a sample has."""
+        return len(np.unique(self._samples[name].groups))
+
+    def group(self, name: str, shown: str = "", over: NDArray[np.bool_] | None = None) -> Group:
+        """A sample; its macro mean is over the labels `over`, [L], or over all that have both classes."""
+        over = self.complete(name) if over is None else over
+        measures = intervals(self._draws[name], over)
         measures[CALIBRATION][:, 1:] = np.nan
-        return self._table(shown or name, name, measures)
+        return self._table(shown or name, name, measures, over)
 
-    def difference(self, name: str, other: str, shown: str) -> Group:
+    def difference(self, name: str, other: str, shown: str, over: NDArray[np.bool_] | None = None) -> Group:
         """The first minus the other."""
-        measures = differences(self._draws[name], self._draws[other])
+        over = self.complete(name) & self.complete(other) & (True if over is None else over)
+        measures = differences(self._draws[name], self._draws[other], over)
         del measures[CALIBRATION]
-        return self._table(shown, name, measures)
+        return self._table(shown, name, measures, over)
 
-    def to_the_rest(self, name: str) -> Group | None:
+    def to_the_rest(self, name: str, over: NDArray[np.bool_]) -> Group | None:
         """A subgroup minus the rest, if that was added."""
-        return self.difference(name, name + REST, name + REST) if name + REST in self._draws else None
+        rest = name + REST
+        return self.difference(name, rest, rest, over) if rest in self._draws else None
 
-    def _table(self, name: str, counted: str, measures: Mapping[str, NDArray[np.float64]]) -> Group:
+    def _table(
+        self,
+        name: str,
+        counted: str,
+        measures: Mapping[str, NDArray[np.float64]],
+        over: NDArray[np.bool_],
+    ) -> Group:
         labels = self._cases.labels[self._chosen[counted]]
-        columns = self._samples[counted].names
+        names, columns = self._cases.names, self._samples[counted].names
         known, positives = (
             dict(zip(columns, _counts(test, columns), strict=True))
             for test in (~np.isnan(labels), labels == 1)
         )
-        return Group(name, columns, len(labels), known, positives, measures)
+        return Group(
+            name,
+            columns,
+            len(labels),
+            known,
+            {column: count for column, count in positives.items() if column not in self._means},
+            tuple(label for label, kept in zip(names, over, strict=True) if kept),
+            measures,
+        )
 
 
 def _counts(test: NDArray[np.bool_], columns: tuple[str, ...]) -> list[int]:

@@ -2,10 +2,21 @@
 
 import math
 
-from chexscore.evaluation.results import Evaluation
+from chexscore.evaluation.results import Evaluation, Group, Split
 from chexscore.intervals import Interval
+from chexscore.messages import counted
 
-__all__ = ["POINT_MEASURES", "between", "chance", "change", "change_between", "number"]
+__all__ = [
+    "POINT_MEASURES",
+    "between",
+    "chance",
+    "change",
+    "change_between",
+    "left_out_of_means",
+    "named",
+    "number",
+    "positives",
+]
 
 POINT_MEASURES = {
     "sensitivity": ("Sensitivity", "sens."),
@@ -16,6 +27,12 @@ POINT_MEASURES = {
     "f1": ("F1", "F1"),
 }
 """Measure at an operating point -> its heading, and a short one."""
+
+
+def named(measure: str) -> str:
+    """A measure as a heading."""
+    name, _, point = measure.partition("@")
+    return f"{POINT_MEASURES[name][0]} at {point}" if point else name.upper()
 
 
 def number(value: float) -> str:
@@ -38,11 +55,35 @@ def change_between(found: Interval) -> str:
     return "" if math.isnan(found.low) else f"{found.low:+.3f} to {found.high:+.3f}"
 
 
+def positives(group: Group, column: str) -> str:
+    """How many cases are positive; nothing for a mean."""
+    return f"{group.positives[column]:,}" if column in group.positives else ""
+
+
 def chance(evaluation: Evaluation) -> str:
     """How many comparisons of subgroups were made, how many are marked, and how many chance alone marks."""
     made = len(evaluation.comparisons)
     marked = sum(one.difference.excludes_zero for one in evaluation.comparisons)
+    if not made:
+        return "No comparison with the rest has an interval: too few patients have a class that it needs."
+    are = "is" if marked == 1 else "are"
     return (
-        f"{made} comparisons with the rest were made and {marked} are marked (the interval excludes zero); "
-        f"chance alone marks 1 in 20, here about {made / 20:.0f}."
+        f"Of {counted(made, 'comparisons')} with the rest {marked} {are} marked, because the interval "
+        f"excludes zero; chance alone marks 1 in 20, here about {made / 20:.0f}."
     )
+
+
+def left_out_of_means(evaluation: Evaluation, split: Split | None = None) -> str:
+    """Which labels a macro mean is not over, and why; or nothing.
+
+    Args:
+        evaluation: what was found.
+        split: subgroups, for what their means lack besides; without, of everyone.
+    """
+    over = evaluation.everyone.over
+    before, kept = (evaluation.cases.names, over) if split is None else (over, split.everyone.over)
+    lacking = [label for label in before if label not in kept]
+    if not lacking:
+        return ""
+    where = "one class only" if split is None else "one class only in a subgroup"
+    return f"{len(kept)} of {len(before)} labels, without {', '.join(lacking)} ({where})"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chexscore.evaluation.cases import Cases, Protocol
 from chexscore.intervals import Interval
 
-__all__ = ["COMPETITION", "HALF", "Comparison", "Evaluation", "Group", "SubgroupResult"]
+__all__ = ["COMPETITION", "HALF", "Comparison", "Evaluation", "Group", "Split", "SubgroupResult"]
 
 COMPETITION = "CheXpert 5"
 """Name of the mean over CheXpert's competition findings."""
@@ -30,7 +30,8 @@ class Group:
         columns: what is measured: the labels, "macro", perhaps "CheXpert 5", and "micro".
         cases: how many.
         known: column -> cases with a known label; for "micro" labels that are known.
-        positives: column -> how many of these are positive.
+        positives: column, but the means -> how many of these are positive.
+        over: labels that the macro mean is over: those with both classes.
         measures: measure -> [columns, 3], value, low and high; NaN where not defined.
     """
 
@@ -39,6 +40,7 @@ class Group:
     cases: int
     known: Mapping[str, int]
     positives: Mapping[str, int]
+    over: tuple[str, ...]
     measures: Mapping[str, NDArray[np.float64]]
 
     def get(self, measure: str, column: str) -> Interval:
@@ -51,17 +53,31 @@ class SubgroupResult:
     """One subgroup.
 
     Attributes:
-        column: of the labels.
-        value: that its cases have.
+        value: what its cases have in the column.
         group: its measures.
         to_the_rest: the same minus those of the other cases that have a value, draw by draw. Of two values
             only the first has it, because the second has its mirror; a single value has none.
     """
 
-    column: str
     value: str
     group: Group
     to_the_rest: Group | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """The subgroups by one column, whose means are over the same labels, so that they can be compared.
+
+    Attributes:
+        column: of the labels.
+        everyone: measures of all cases, with means over those labels.
+        subgroups: in the order of the edges, else sorted. Where one is too small to have intervals, its means
+            are empty if it lacks one of the labels.
+    """
+
+    column: str
+    everyone: Group
+    subgroups: tuple[SubgroupResult, ...]
 
 
 class Comparison(NamedTuple):
@@ -83,7 +99,7 @@ class Evaluation:
         points: name of an operating point -> threshold for each label of the cases, NaN where it has none.
         everyone: measures of all cases.
         guess: the same of a constant guess: for each label the share of positives among these very cases.
-        subgroups: in the order asked for.
+        splits: subgroups, by column, in the order asked for.
         other: measures of the other model, or None.
         difference: everyone's minus the other's, draw by draw, or None.
         assumed: whether no operating point is known for some label, but 0.5.
@@ -94,7 +110,7 @@ class Evaluation:
     points: dict[str, list[float]]
     everyone: Group
     guess: Group
-    subgroups: tuple[SubgroupResult, ...] = ()
+    splits: tuple[Split, ...] = ()
     other: Group | None = None
     difference: Group | None = None
     assumed: bool = False
@@ -110,7 +126,8 @@ class Evaluation:
         """All of them, marked or not."""
         found = [
             Comparison(one, measure, column, one.to_the_rest.get(measure, column))
-            for one in self.subgroups
+            for split in self.splits
+            for one in split.subgroups
             if one.to_the_rest is not None
             for measure in self.compared
             for column in one.to_the_rest.columns

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chexscore import __version__
+from chexscore.evaluation.figures import left_out_of_means
 from chexscore.evaluation.results import Evaluation, Group
 from chexscore.intervals import FEWEST
 from chexscore.labels import DEFAULT, Policies
+from chexscore.messages import counted
 from chexscore.samples import MACRO, MICRO
 
 __all__ = ["CAUTION", "COLUMNS", "GUESS", "UNKNOWN", "describe", "rows", "to_csv", "to_json"]
@@ -49,25 +51,28 @@ def describe(
     cases, protocol = evaluation.cases, evaluation.protocol
     several = {"image": "images", "study": "studies", "patient": "patients"}
     draws = several.get(cases.group, f"values of {cases.group}")
-    count = f"{len(cases.labels):,} {several[protocol.by]}"
+    count = counted(len(cases.labels), several[protocol.by])
     if cases.group != protocol.by:
-        count += f" of {len(set(cases.groups)):,} {draws}"
+        count += f" of {counted(len(set(cases.groups)), draws)}"
     found = {"predictions": predictions, **_of_model("model", model)}
     if against is not None:
         found |= {"compared with": against, **_of_model("its model", other_model or {})}
     found |= {"labels": f"{cases.table.source} (layout: {cases.table.layout})", "evaluated": count}
     if protocol.resamples and (number := len(set(cases.groups))) < FEW:
-        found[CAUTION] = f"only {number} {draws}: the intervals are rough, and there are none below {FEWEST}"
+        found[CAUTION] = (
+            f"only {counted(number, draws)}: the intervals are rough, and there are none below {FEWEST}"
+        )
     if cases.alone and (protocol.by == "study" or cases.group in ("patient", "study")):
-        found["on their own"] = f"{cases.alone:,} images whose path names no patient or study"
+        found["on their own"] = counted(cases.alone, "images whose path names no patient or study")
     if cases.left_over:
-        found["left out"] = "; ".join(f"{number:,} {what}" for what, number in cases.left_over.items())
+        found["left out"] = "; ".join(counted(number, what) for what, number in cases.left_over.items())
     if cases.only_predicted:
         found["only the model has"] = ", ".join(cases.only_predicted)
     if cases.only_labelled:
         found["only the labels have"] = ", ".join(cases.only_labelled)
     if cases.only_ours:
         found["only the first model has"] = ", ".join(cases.only_ours)
+    found |= _of_means(evaluation)
     found["uncertain labels"] = _taken(protocol.uncertain)
     found["blank labels"] = _taken(protocol.blank)
     if protocol.by == "study":
@@ -76,7 +81,7 @@ def describe(
         ]
     found["intervals"] = (
         f"95 %, from {protocol.resamples:,} draws of {draws}; none where fewer than {FEWEST} {draws} have a "
-        "class that a measure needs"
+        "class that a measure needs (of a mean, for any of its labels)"
         if protocol.resamples
         else "none"
     )
@@ -102,7 +107,7 @@ def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     for label in (MACRO, MICRO):
         for measure in evaluation.guess.measures:
             yield _row(label, GUESS, measure, evaluation.guess.get(measure, label), everyone.known[label])
-    for subgroup in evaluation.subgroups:
+    for subgroup in (one for split in evaluation.splits for one in split.subgroups):
         yield from _rows_of(subgroup.group, subgroup.group.name)
         if subgroup.to_the_rest is not None:
             yield from _rows_of(subgroup.to_the_rest, subgroup.to_the_rest.name, counts=False)
@@ -136,7 +141,7 @@ def to_json(evaluation: Evaluation, about: Mapping[str, str]) -> str:
 
 def _rows_of(group: Group, name: str, *, counts: bool = True) -> Iterator[dict[str, Any]]:
     for label in group.columns:
-        if counts:
+        if counts and label in group.positives:
             yield _row(
                 label, name, "positives", (group.positives[label], math.nan, math.nan), group.known[label]
             )
@@ -158,6 +163,14 @@ def _taken(policies: Policies) -> str:
     words = {"ignore": "left out", "positive": "taken as positive", "negative": "taken as negative"}
     named = [f"; of {label} {words[policy]}" for label, policy in policies.items() if label != DEFAULT]
     return words[policies[DEFAULT]] + "".join(named)
+
+
+def _of_means(evaluation: Evaluation) -> dict[str, str]:
+    splits = {f"macro means by {split.column}": split for split in evaluation.splits}
+    lacking = {
+        what: left_out_of_means(evaluation, split) for what, split in {"macro mean": None, **splits}.items()
+    }
+    return {what: f"over {labels}" for what, labels in lacking.items() if labels}
 
 
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:

@@ -1,21 +1,34 @@
 """The tables that `eval` prints, for a terminal of 80 columns."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from textwrap import fill
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chexscore.evaluation.figures import POINT_MEASURES, between, chance, change, change_between, number
-from chexscore.evaluation.results import HALF, Evaluation, Group
+from chexscore.evaluation.figures import (
+    POINT_MEASURES,
+    between,
+    chance,
+    change,
+    change_between,
+    named,
+    number,
+    positives,
+)
+from chexscore.evaluation.results import HALF, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION
 from chexscore.intervals import Interval
 from chexscore.messages import visible
 from chexscore.samples import MACRO, MICRO
 
 __all__ = ["print_evaluation"]
+
+SIDE_BY_SIDE, LABEL = 3, 18
+"""Subgroups that 80 columns have room for, beside labels of this width."""
 
 
 def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
@@ -24,8 +37,11 @@ def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
     console.print(_scores(evaluation))
     console.print(_accuracy(evaluation), soft_wrap=True)
     console.print(_at_point(evaluation))
-    if evaluation.subgroups:
-        console.print(_subgroups(evaluation))
+    for split in evaluation.splits:
+        console.print(_macro_by(split))
+        for table in _auc_by(split):
+            console.print(table)
+    if evaluation.splits:
         _print_marked(evaluation, console)
     if evaluation.other is not None and evaluation.difference is not None:
         console.print(_against(evaluation.everyone, evaluation.other, evaluation.difference))
@@ -39,9 +55,11 @@ def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
         "only the model has",
         "only the labels have",
         "only the first model has",
+        "macro mean",
+        *(f"macro means by {split.column}" for split in evaluation.splits),
     ):
         if name in about:
-            words.print(f"{name}: {_said(about[name])}")
+            words.print(_said(f"{name}: {about[name]}"))
     if evaluation.assumed:
         words.print("no operating points are known for some label; give --model")
 
@@ -56,8 +74,8 @@ def _scores(evaluation: Evaluation) -> Table:
         errors = [group.get(measure, label).value for measure in ("brier", "calibration_error")]
         table.add_row(
             _said(label),
-            str(group.known[label]),
-            str(group.positives[label]),
+            f"{group.known[label]:,}",
+            positives(group, label),
             _interval(group.get("auc", label)),
             *map(number, (*areas, *errors)),
         )
@@ -88,26 +106,46 @@ def _at_point(evaluation: Evaluation) -> Table:
     return table
 
 
-def _subgroups(evaluation: Evaluation) -> Table:
-    table = _table("subgroup", "n", "macro AUC (95 %)", "minus the rest", "")
-    for subgroup in evaluation.subgroups:
-        to_the_rest = subgroup.to_the_rest
-        difference = to_the_rest.get("auc", MACRO) if to_the_rest else Interval(*[math.nan] * 3)
+def _macro_by(split: Split) -> Table:
+    table = _table(split.column, "n", "macro AUC (95 %)", "minus the rest", "")
+    table.add_row("all", f"{split.everyone.cases:,}", _interval(split.everyone.get("auc", MACRO)), "", "")
+    table.add_section()
+    for one in split.subgroups:
+        difference = one.to_the_rest.get("auc", MACRO) if one.to_the_rest else Interval(*[math.nan] * 3)
         table.add_row(
-            _said(subgroup.group.name),
-            str(subgroup.group.cases),
-            _interval(subgroup.group.get("auc", MACRO)),
+            _said(one.value),
+            f"{one.group.cases:,}",
+            _interval(one.group.get("auc", MACRO)),
             _difference(difference),
             "*" if difference.excludes_zero else "",
         )
     return table
 
 
+def _auc_by(split: Split) -> Iterator[Table]:
+    """The AUC of each label for each subgroup, as many side by side as have room."""
+    for start in range(0, len(split.subgroups), SIDE_BY_SIDE):
+        some = split.subgroups[start : start + SIDE_BY_SIDE]
+        table = _table("AUC", *(fill(one.value, len("*0.000 (0.00-0.00)")) for one in some))
+        table.columns[0].min_width = LABEL
+        for label in split.everyone.columns:
+            if label == MACRO:
+                table.add_section()
+            cells = []
+            for one in some:
+                marked = one.to_the_rest is not None and one.to_the_rest.get("auc", label).excludes_zero
+                found = one.group.get("auc", label)
+                bounds = "" if math.isnan(found.low) else f" ({found.low:.2f}-{found.high:.2f})"
+                cells.append(f"{'*' if marked else ''}{number(found.value)}{bounds}")
+            table.add_row(_said(label), *cells)
+        yield table
+
+
 def _print_marked(evaluation: Evaluation, console: Console) -> None:
     """What differs between a subgroup and the rest, and how much of that is to be expected."""
     for subgroup, measure, column, difference in evaluation.comparisons:
         if difference.excludes_zero:
-            words = f"* {subgroup.group.name}: {measure} of {column} {_difference(difference)}"
+            words = f"* {subgroup.group.name}: {named(measure)} of {column} {_difference(difference)}"
             console.print(_said(words), soft_wrap=True)
     console.print(f"{chance(evaluation)}\n")
 
@@ -130,7 +168,7 @@ def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
     for position, heading in enumerate(headings):
         table.add_column(
-            _said(heading),
+            "\n".join(map(_said, heading.splitlines())),
             overflow="fold",
             justify="right" if position else "left",
             no_wrap=position > 0,

@@ -1,6 +1,7 @@
 """The elements of a report: tables, figures, cells."""
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -9,7 +10,7 @@ from chexscore.intervals import Interval
 from chexscore.messages import visible
 from chexscore.samples import MACRO
 
-__all__ = ["cell", "changed", "compared", "figure", "table", "text"]
+__all__ = ["breakable", "cell", "changed", "compared", "figure", "folded", "table", "text"]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
@@ -38,6 +39,11 @@ def figure(svg: str, alt: str, kind: str = "", *, caption: str = "") -> str:
     return f'{opening}<img alt="{text(alt)}" src="data:image/svg+xml;base64,{source}">{said}</figure>'
 
 
+def folded(heading: str, body: str, *, is_open: bool = False) -> str:
+    """HTML below a heading that opens and closes it, without a script."""
+    return f"<details{' open' if is_open else ''}><summary>{text(heading)}</summary>{body}</details>"
+
+
 def cell(found: Interval, *, bounds: bool = True) -> str:
     """A measure, below it its interval."""
     return number(found.value) + _below(between(found) if bounds else "")
@@ -64,3 +70,8 @@ def _below(words: str) -> str:
 def text(words: str) -> str:
     r"""Words as HTML; control characters, and bytes that are no UTF-8, become \xNN."""
     return escape(visible(words))
+
+
+def breakable(path: str) -> str:
+    """A path as HTML that may go on in the next line behind each of its parts."""
+    return re.sub(r"([/_-]+)", r"\1<wbr>", text(path))

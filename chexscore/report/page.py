@@ -2,22 +2,32 @@
 
 import base64
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 
 import numpy as np
 
 from chexscore.errors import UsageError
-from chexscore.evaluation.figures import POINT_MEASURES, between, chance, number
-from chexscore.evaluation.results import COMPETITION, HALF, Evaluation
+from chexscore.evaluation.figures import (
+    POINT_MEASURES,
+    between,
+    chance,
+    left_out_of_means,
+    named,
+    number,
+    positives,
+)
+from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION, UNKNOWN
-from chexscore.messages import visible
-from chexscore.report.elements import cell, changed, compared, figure, table, text
+from chexscore.messages import counted, visible
+from chexscore.report.elements import breakable, cell, changed, compared, figure, folded, table, text
 from chexscore.report.mistakes import Mistake, mistakes, thumbnail
 from chexscore.samples import MACRO, MICRO
 
 __all__ = ["check_plots", "to_html"]
+
+AREAS = ("average_precision", "prevalence", "brier", "calibration_error")
 
 PARTS = 2
 """Of a picture's path, those that stand below it; the whole of it shows under the mouse."""
@@ -53,7 +63,7 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
         _cards(evaluation),
         f"<h2>What was evaluated</h2>{_definitions(about)}",
         f"<h2>Labels</h2>{_labels(evaluation)}",
-        f"<h2>Operating points</h2>{_points(evaluation)}",
+        f"<h2>Operating points</h2>{_thresholds(evaluation)}",
         _subgroups(evaluation),
         _against(evaluation, about),
         f'<h2>Each label</h2><ol class="contents">{contents}</ol>',
@@ -72,12 +82,13 @@ READING = """
 precision; a guess reaches the <b>prevalence</b>, the share of positives. <b>Brier</b>: mean squared distance
 of score and label. <b>ECE</b>: expected calibration error, how far scores are from shares of positives, in
 ten bins. For both of these 0 is best.</p>
-<p><b>Macro</b>: the mean over the labels that define a measure. <b>Micro</b>: all labels of all cases
-together; it flatters, because a model gains by knowing that one label is more frequent than another. That
-much the <b>constant guess</b> reaches, which gives every case the share of positives of each label.</p>
+<p><b>Macro</b>: the mean over the labels that have both classes, in subgroups over those that have them in
+each. <b>Micro</b>: all labels of all cases together; it flatters, because a model gains by knowing that one
+label is more frequent than another. That much the <b>constant guess</b> reaches, which gives every case the
+share of positives of each label.</p>
 <p><b>Intervals</b> cover about 95 %, and somewhat less where only 10 to 20 patients are positive or negative;
-with fewer of either there is none, and for a mean none if one of its labels has fewer. Calibration errors
-have none, because draws only add to them. Of measures that do not differ about 1 in 20 are <b>marked</b> by
+with fewer of either there is none; for a mean they count over all of its labels. Calibration errors have
+none, because draws only add to them. Of measures that do not differ about 1 in 20 are <b>marked</b> by
 chance, so look for a pattern and not at a single mark.</p>
 """
 
@@ -116,36 +127,52 @@ def _labels(evaluation: Evaluation) -> str:
     from chexscore.report.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
 
     group, guess = evaluation.everyone, evaluation.guess
-    measures = ("average_precision", "prevalence", "brier", "calibration_error")
+    last = [
+        "constant guess, micro",
+        cell(guess.get("auc", MICRO)),
+        "",
+        "",
+        *(cell(guess.get(measure, MICRO)) for measure in AREAS[:3]),
+        "",
+    ]
+    areas = [(visible(label), group.get("auc", label)) for label in group.columns]
+    lacking = left_out_of_means(evaluation)
+    return (
+        _areas(group, last)
+        + (f"<p>The macro mean is over {text(lacking)}.</p>" if lacking else "")
+        + figure(forest_plot(areas), "AUC of each label with its 95 % interval", "forest")
+    )
+
+
+def _areas(group: Group, *more: Sequence[str]) -> str:
+    """The table of what needs no operating point."""
     rows = [
         [
             text(label),
             cell(group.get("auc", label)),
             f"{group.known[label]:,}",
-            f"{group.positives[label]:,}",
-            *(cell(group.get(measure, label), bounds=measure != "prevalence") for measure in measures),
+            positives(group, label),
+            *(cell(group.get(measure, label), bounds=measure != "prevalence") for measure in AREAS),
         ]
         for label in group.columns
     ]
-    rows.append(
-        [
-            "constant guess, micro",
-            cell(guess.get("auc", MICRO)),
-            "",
-            "",
-            *(cell(guess.get(measure, MICRO)) for measure in measures[:3]),
-            "",
-        ]
+    headings = ("", "AUC", "n", "positive", "AP", "prevalence", "Brier", "ECE")
+    return table(headings, [*rows, *more], group.columns)
+
+
+def _thresholds(evaluation: Evaluation) -> str:
+    note = (
+        "A score at or above the threshold reads as positive. PPV and NPV hold for the prevalence of these "
+        "data and no other; where no case of a label is called they are not defined, and their mean is not. "
+        "What is folded is printed if it is opened before."
     )
-    whole = table(("", "AUC", "n", "positive", "AP", "prevalence", "Brier", "ECE"), rows, group.columns)
-    areas = [(visible(label), group.get("auc", label)) for label in group.columns]
-    return whole + figure(forest_plot(areas), "AUC of each label with its 95 % interval", "forest")
+    return f"<p>{note}</p>{_points(evaluation, evaluation.everyone)}"
 
 
-def _points(evaluation: Evaluation) -> str:
+def _points(evaluation: Evaluation, group: Group) -> str:
+    """A table for each operating point."""
     parts = []
-    for point, thresholds in evaluation.points.items():
-        group = evaluation.everyone
+    for place, (point, thresholds) in enumerate(evaluation.points.items()):
         known = dict(zip(evaluation.cases.names, thresholds, strict=True))
         columns = [label for label in group.columns if not math.isnan(known.get(label, 0))]
         rows = [
@@ -156,59 +183,57 @@ def _points(evaluation: Evaluation) -> str:
             ]
             for label in columns
         ]
-        parts.append(
-            f"<h3>At {text(point)}</h3>"
-            + table(("", "threshold", *(heading for heading, _ in POINT_MEASURES.values())), rows, columns)
-        )
-    note = (
-        "A score at or above the threshold reads as positive. PPV and NPV hold for the prevalence of these "
-        "data and no other."
-    )
-    return f"<p>{note}</p>{''.join(parts)}"
+        headings = ("", "threshold", *(heading for heading, _ in POINT_MEASURES.values()))
+        parts.append(folded(f"At {point}", table(headings, rows, columns), is_open=not place))
+    return "".join(parts)
 
 
 def _subgroups(evaluation: Evaluation) -> str:
-    from chexscore.report.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
-
-    if not evaluation.subgroups:
+    if not evaluation.splits:
         return ""
     note = (
         "Where the difference to the rest has an interval that excludes zero, a cell is marked and the "
         "difference stands in it; of two values only the first is compared, the second is its mirror. "
-        f"{chance(evaluation)} All measures of all subgroups are in the file that -o writes."
+        f"{chance(evaluation)}"
     )
-    parts = [f"<h2>Subgroups</h2><p>{note}</p>"]
-    for column in dict.fromkeys(subgroup.column for subgroup in evaluation.subgroups):
-        chosen = [subgroup for subgroup in evaluation.subgroups if subgroup.column == column]
-        areas = [(visible(one.value), one.group.get("auc", MACRO)) for one in chosen]
-        plot = forest_plot(areas, evaluation.everyone.get("auc", MACRO).value)
-        parts.append(f"<h3>{text(column)}</h3>")
-        parts.append(figure(plot, f"Macro AUC by {column}", "forest", caption="Macro AUC; dotted: everyone"))
-        headings = ("", *(f"{subgroup.value} ({subgroup.group.cases:,})" for subgroup in chosen))
-        tables = []
-        for measure in evaluation.compared:
-            rows = [
-                [
-                    text(label),
-                    *(
-                        compared(
-                            one.group.get(measure, label),
-                            one.to_the_rest.get(measure, label) if one.to_the_rest else None,
-                        )
-                        for one in chosen
-                    ),
-                ]
-                for label in evaluation.everyone.columns
+    parts = [f"<h2>Subgroups</h2><p>{text(note)}</p>"]
+    return "".join([*parts, *(_split(evaluation, split) for split in evaluation.splits)])
+
+
+def _split(evaluation: Evaluation, split: Split) -> str:
+    from chexscore.report.plots import forest_plot  # noqa: PLC0415, matplotlib is an extra
+
+    chosen, columns = split.subgroups, evaluation.everyone.columns
+    areas = [(visible(one.value), one.group.get("auc", MACRO)) for one in chosen]
+    plot = forest_plot(areas, split.everyone.get("auc", MACRO).value)
+    lacking = left_out_of_means(evaluation, split)
+    caption = "Macro AUC" + (f" over {lacking}" if lacking else "") + "; dotted: everyone"
+    headings = ("", *(f"{one.value} ({one.group.cases:,})" for one in chosen))
+    tables = []
+    for measure in evaluation.compared:
+        rows = [
+            [
+                text(label),
+                *(
+                    compared(
+                        one.group.get(measure, label),
+                        one.to_the_rest.get(measure, label) if one.to_the_rest else None,
+                    )
+                    for one in chosen
+                ),
             ]
-            body = table(headings, rows, evaluation.everyone.columns)
-            tables.append(f"<div><h4>{text(_named(measure))}</h4>{body}</div>")
-        parts.append(f'<div class="tables">{"".join(tables)}</div>')
-    return "".join(parts)
-
-
-def _named(measure: str) -> str:
-    name, _, point = measure.partition("@")
-    return f"{POINT_MEASURES[name][0]} at {point}" if point else name.upper()
+            for label in columns
+        ]
+        tables.append(f"<div><h4>{text(named(measure))}</h4>{table(headings, rows, columns)}</div>")
+    whole = [
+        folded(
+            f"{one.group.name}: all measures of {counted(one.group.cases, 'cases')}",
+            _areas(one.group) + _points(evaluation, one.group),
+        )
+        for one in chosen
+    ]
+    drawn = figure(plot, f"Macro AUC by {split.column}", "forest", caption=caption)
+    return f'<h3>{text(split.column)}</h3>{drawn}<div class="tables">{"".join(tables)}</div>{"".join(whole)}'
 
 
 def _against(evaluation: Evaluation, about: Mapping[str, str]) -> str:
@@ -252,7 +277,7 @@ def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
     name = text(cases.names[column])
     head = (
         f'<section class="label"><h3 id="label-{column}">{name}</h3>'
-        f"<p>{len(labels):,} cases, {int(labels.sum()):,} positive.</p>"
+        f"<p>{counted(len(labels), 'cases')}, {int(labels.sum()):,} positive.</p>"
     )
     if not 0 < labels.sum() < len(labels):
         return f"{head}<p>One class only: there is nothing to draw.</p></section>"
@@ -288,6 +313,6 @@ def _pictures(some: Iterable[Mistake]) -> str:
         name = "/".join(mistake.path.split("/")[-PARTS:])
         figures.append(
             f'<figure title="{text(mistake.path)}">{image}'
-            f"<figcaption>{number(mistake.score)}<br>{text(name)}</figcaption></figure>"
+            f"<figcaption>{number(mistake.score)}<br>{breakable(name)}</figcaption></figure>"
         )
     return f'<div class="pictures">{"".join(figures)}</div>'

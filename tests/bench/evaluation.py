@@ -18,9 +18,15 @@ import numpy as np
 
 from chexscore import metrics
 from chexscore.evaluation.cases import Protocol, read_cases
-from tests.test_intervals import covers
+from tests.test_intervals import covers, mean_covers
 
 SETS, ROWS, LABELS = 500, 200_000, 13
+
+MEANS = {
+    "13 labels of 200 patients, 5 to 80 positive": ((5, 8, 9, 10, 12, 15, 20, 30, 30, 40, 50, 60, 80), 200),
+    "12 labels of 79 patients, 1 to 15 positive": ((1, 1, 2, 3, 4, 5, 5, 6, 7, 7, 9, 15), 79),
+}
+"""Name -> patients with a positive for each label, and all patients; the second like a part of NIH's data."""
 
 
 def coverage() -> None:
@@ -40,6 +46,18 @@ def coverage() -> None:
                 f"{ill:4} positive and {well} negative patients, AUC {auc:.2f}: {alone} {difference}",
                 flush=True,
             )
+    means_coverage()
+
+
+def means_coverage() -> None:
+    print("macro AUC:")
+    for name, (ill, patients) in MEANS.items():
+        for apart in (1.0, 2.0, 2.6):
+            held = sum(
+                mean_covers(seed, ill=ill, patients=patients, resamples=1000, apart=apart)
+                for seed in range(SETS)
+            )
+            print(f"{name}, AUC {NormalDist().cdf(apart / 2**0.5):.2f}: {held / SETS:6.1%}", flush=True)
 
 
 def size() -> None:
