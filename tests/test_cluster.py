@@ -10,10 +10,13 @@ import pytest
 from PIL import Image
 
 from chexscore import Classifier
-from chexscore.cluster import listing, pipeline
+from chexscore.cluster import decoding, listing, pipeline
+from chexscore.cluster.connection import connected
+from chexscore.cluster.decoding import decode
+from chexscore.cluster.job import Job
 from chexscore.cluster.parts import Scored
-from chexscore.cluster.pipeline import Job, Scorer, decode
 from chexscore.cluster.run import merge, on_ray, plan, run
+from chexscore.cluster.scorer import Scorer, rows_of
 from chexscore.errors import DeviceError, NoImageError, OutputError, UsageError
 from chexscore.options import Options
 from chexscore.predictions import Status
@@ -41,7 +44,7 @@ class Alone:
         self.count = job.count
         for ids in np.array_split(np.arange(job.count), 3):
             for block in decode({"id": ids}, job) if len(ids) else ():
-                yield from pipeline.rows_of(self.scorer(block))
+                yield from rows_of(self.scorer(block))
                 if stop.asked():
                     return
 
@@ -49,7 +52,7 @@ class Alone:
 @pytest.fixture
 def engine(model: Path, monkeypatch: pytest.MonkeyPatch) -> Alone:
     monkeypatch.setattr(listing, "IMAGES_A_PART", 7)
-    monkeypatch.setattr(pipeline, "IMAGES_A_BLOCK", 4)
+    monkeypatch.setattr(decoding, "IMAGES_A_BLOCK", 4)
     return Alone(model)
 
 
@@ -100,7 +103,7 @@ def test_a_stopped_run_keeps_its_parts_and_what_is_missing_is_scored(
         run([str(images)], str(out), engine, Options())
     (out / "part-000001.parquet").write_bytes((out / "part-000000.parquet").read_bytes()[:-9])
     again = run([str(images)], str(out), engine, RESUME)
-    assert engine.count == 33 - 14, "two parts of three are whole"
+    assert engine.count == 33 - 26 + 7, "all rows that came are kept, but for the damaged part"
     assert again.unchanged + again.scored + again.not_scored == 33
     assert merged(out) == whole(images, engine.classifier)
 
@@ -164,7 +167,7 @@ def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp
 def test_a_wrong_address_is_said_at_once() -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"):
-        with pytest.raises(UsageError, match="no Ray cluster answers at"), pipeline.connected(address):
+        with pytest.raises(UsageError, match="no Ray cluster answers at"), connected(address):
             pass
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from PIL import Image
 
 from chexscore import Classifier
+from chexscore.cluster.job import Job
 from chexscore.cluster.parts import Scored
-from chexscore.cluster.pipeline import Job
 from chexscore.cluster.run import merge, run
 from chexscore.options import Options
 from chexscore.predictions import Prediction, Status
