@@ -14,7 +14,6 @@ __all__ = ["connected", "told"]
 # Ray reports each cluster to its makers unless this is set when it starts. Nobody has agreed to that.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # what a stop leaves waiting would else start another cluster
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it writes past Python's log is not for users
 
 CONNECT_S = 10.0
 
