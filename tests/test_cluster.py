@@ -146,6 +146,9 @@ def test_uris_are_read_and_written(engine: Alone, images: Path, tmp_path: Path) 
     assert record.failed == {"unreadable": 2, "missing": 1}
     rows = merged(tmp_path / "out").replace(b"file://", b"").splitlines()[:-2]
     assert rows == whole(images, engine.classifier).splitlines()
+    run([f"file://{images}", *gone], "fsspec+memory://bucket/out", engine, Options())
+    merge("fsspec+memory://bucket/out", str(tmp_path / "other.csv"))
+    assert (tmp_path / "other.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
 
 
 def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp_path: Path) -> None:
@@ -179,9 +182,6 @@ def test_a_node_with_other_decoders_is_refused(engine: Alone, images: Path, tmp_
     assert images.is_dir()
 
 
-needs_ray = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
-
-
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """500 drawn X-rays, of which some are damaged."""
@@ -205,6 +205,7 @@ def test_two_nodes_of_which_one_dies_write_what_one_machine_writes(
     from ray.cluster_utils import Cluster
 
     monkeypatch.setattr(listing, "IMAGES_A_PART", 50)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default whatever else runs here goes first
     nodes = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
     head = {**nodes, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)

@@ -3,7 +3,7 @@
     python -m tests.bench.cluster speed     images a second without Ray, with one network and with two
     python -m tests.bench.cluster memory    10,000 listed paths against 1,000,000, without pixels
 
-`speed` scores drawn X-rays with the bundled network, on this machine (Linux); the start is left out.
+`speed` scores drawn X-rays with the bundled network, on this machine (Linux); the start of Ray is left out.
 Processor time says what a cluster needs even where other programs keep this machine busy. `memory` lists
 paths that are not there and makes their rows up: the list, its parts and the merge are measured, and not Ray.
 """
@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -27,7 +28,6 @@ from chexscore.cluster.parts import Scored
 from chexscore.cluster.run import merge, on_ray, run
 from chexscore.options import Options
 from chexscore.predictions import Prediction, Status
-from chexscore.records import RunRecord
 from chexscore.runs import run as run_here
 from chexscore.scoring import open_classifier
 from chexscore.stopping import Stop
@@ -85,26 +85,25 @@ def speed(folder: Path) -> None:
 
 
 def rate(folder: Path, workers: str) -> None:
-    """Prints images a second, and processor time an image, from a fifth of the rows to the last."""
-    marks: list[tuple[int, float, float]] = []
-
-    def watch(record: RunRecord) -> None:
-        if record.done in (FILMS // 5, FILMS) and len(marks) < 2:
-            marks.append((record.done, time.monotonic(), _processor_s()))
-
-    films, output, options = [str(folder / "films")], str(folder / workers), Options()
-    if workers == "here":
-        run_here(films, f"{output}.csv", open_classifier(), options, watch=watch)
-    else:
+    """Prints images a second, and processor time an image, of a second run; the first one warms up."""
+    films, output, options = str(folder / "films"), str(folder / workers), Options(overwrite=True)
+    if workers != "here":
         options = replace(options, workers=int(workers))
-        with on_ray(output, options, "local", None, "auto") as ray:
-            run(films, output, ray, options, watch=watch)
-    (done, first, before), (_, last, after) = marks
-    name = "this machine's engine" if workers == "here" else f"Ray with --workers {workers}"
-    count, load = FILMS - done, os.getloadavg()[0]
+    with ExitStack() as opened:
+        if workers == "here":
+            score = partial(run_here, output=f"{output}.csv", classifier=open_classifier(), options=options)
+        else:
+            engine = opened.enter_context(on_ray(output, options, "local", None, "auto"))
+            score = partial(run, output=output, engine=engine, options=options)
+        score([f"{films}/{number:05}.jpg" for number in range(16)])
+        began, before = time.monotonic(), _processor_s()
+        score([films])
+        per_second = FILMS / (time.monotonic() - began)
+        milliseconds = 1000 * (_processor_s() - before) / FILMS
+    name = "without Ray" if workers == "here" else f"--engine ray --workers {workers}"
+    load = os.getloadavg()[0]
     print(
-        f"{name}: {count / (last - first):.0f} images/s, {1000 * (after - before) / count:.1f} ms of a processor "
-        f"an image; load {load:.1f}"
+        f"{name}: {per_second:.0f} images/s, {milliseconds:.1f} ms of a processor an image; load {load:.1f}"
     )
 
 
