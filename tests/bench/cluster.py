@@ -106,8 +106,8 @@ def rate(folder: Path, workers: str) -> None:
     count, load = FILMS - FEW, os.getloadavg()[0]
     per_second, each = count / (wall - wall_few), 1000 * (processor - processor_few) / count
     print(
-        f"{name}: {per_second:.0f} images/s, {each:.1f} ms of a processor an image; {processor_few:.0f} s for the "
-        f"first {FEW}; load {load:.1f}"
+        f"{name}: {per_second:.0f} images/s, {each:.1f} ms of a processor an image; the first {FEW} took "
+        f"{processor_few:.0f} s of it; load {load:.1f}"
     )
 
 
