@@ -6,8 +6,8 @@
     _manifest.json               the record of the run, its columns and its parts
     _SUCCESS                     comes last: the folder is whole
 
-Each part appears whole, and carries the fingerprint of list and settings. Readers of Parquet folders pass
-over what begins with "_".
+Each part appears in one step, and carries the fingerprint of list and settings; one that a stop cut short
+says which of its rows it has. Readers of Parquet folders pass over what begins with "_".
 """
 
 import json
@@ -65,7 +65,7 @@ class Parts:
         spans: list[tuple[int, int]] = []
         for part in range(self.listing.parts):
             begin, end = self.listing.span(part)
-            kept = self._statuses(part)
+            kept = self._kept(part)
             for position in range(begin, end):
                 if position - begin in kept:
                     continue
@@ -76,21 +76,21 @@ class Parts:
         return spans
 
     def fill(self, scored: Iterable[Scored]) -> Iterator[Scored]:
-        """Writes each part when its last row has come; passes the rows on.
+        """Writes each part when its last row has come, or the rows have come to an end; passes them on.
 
         Args:
             scored: a row for each place that is missing, in order.
         """
         for part, rows in groupby(scored, key=lambda row: row.position // self.listing.images_a_part):
-            begin, end = self.listing.span(part)
-            whole = {place: kept for place, kept in enumerate(self._read(part)) if kept.status is Status.OK}
-            provisional = False
-            for row in rows:
-                whole[row.position - begin] = row.prediction
-                provisional |= row.batch_size < self.batch_size
-                yield row
-            if len(whole) == end - begin:
-                self._write(part, [whole[place] for place in range(end - begin)], provisional=provisional)
+            begin, _ = self.listing.span(part)
+            together, provisional = self._kept(part), False
+            try:
+                for row in rows:
+                    together[row.position - begin] = row.prediction
+                    provisional |= row.batch_size < self.batch_size
+                    yield row
+            finally:
+                self._write(part, together, provisional=provisional)
 
     def publish(self, record: RunRecord) -> None:
         """Makes the folder valid."""
@@ -110,41 +110,44 @@ class Parts:
             OutputError: a part is missing, damaged, or of another run.
         """
         for part in range(self.listing.parts):
-            rows, paths = list(self._read(part)), read_paths(self.folder, part)
+            rows, paths = self._read(part), read_paths(self.folder, part)
             if len(rows) != len(paths):
                 raise OutputError(f"{self.folder.name}/{_name(part)} is missing, damaged or of another run.")
-            for path, row in zip(paths, rows, strict=True):
-                yield replace(row, path=path)
+            for place, path in enumerate(paths):
+                yield replace(rows[place], path=path)
 
-    def _table(self, part: int) -> pa.Table | None:
-        """A part of this list and these settings that is whole, if there is one."""
+    def _kept(self, part: int) -> dict[int, Prediction]:
+        """The rows of a part that need not be scored again, by their places in it."""
+        return {place: row for place, row in self._read(part, final=True).items() if row.status is Status.OK}
+
+    def _read(self, part: int, *, final: bool = False) -> dict[int, Prediction]:
+        """The rows of a part of this list and these settings, by place; `final` leaves provisional ones."""
         try:
             source = pa.BufferReader(self.folder.read(_name(part)))
             table = parquet.read_table(source, page_checksum_verification=True)
             about = json.loads(table.schema.metadata[METADATA])
         except (FileNotFoundError, pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-            return None  # to be scored again
+            return {}  # to be scored again
+        if about["fingerprint"] != self.listing.fingerprint or (final and about["provisional"]):
+            return {}
+        places = range(len(table)) if about["places"] is None else about["places"]
+        return dict(zip(places, map(self._prediction, table.to_pylist()), strict=True))
+
+    def _prediction(self, row: Mapping[str, Any]) -> Prediction:
+        scores = {label: row[label] for label in self.columns.labels if row[label] is not None}
+        tags = {tag: row[tag] for tag in self.columns.tags if row[tag] is not None}
+        return Prediction(row["path"], Status(row["status"]), scores, row["note"], tags)
+
+    def _write(self, part: int, rows: Mapping[int, Prediction], *, provisional: bool) -> None:
         begin, end = self.listing.span(part)
-        holds = about["fingerprint"] == self.listing.fingerprint and len(table) == end - begin
-        return table if holds else None
-
-    def _statuses(self, part: int) -> set[int]:
-        """The rows of a part that need not be scored again."""
-        table = self._table(part)
-        if table is None or json.loads(table.schema.metadata[METADATA])["provisional"]:
-            return set()
-        return {place for place, status in enumerate(table["status"].to_pylist()) if status == Status.OK}
-
-    def _read(self, part: int) -> Iterator[Prediction]:
-        table = self._table(part)
-        for row in table.to_pylist() if table is not None else ():
-            scores = {label: row[label] for label in self.columns.labels if row[label] is not None}
-            tags = {tag: row[tag] for tag in self.columns.tags if row[tag] is not None}
-            yield Prediction(row["path"], Status(row["status"]), scores, row["note"], tags)
-
-    def _write(self, part: int, rows: list[Prediction], *, provisional: bool) -> None:
-        about = {"fingerprint": self.listing.fingerprint, "provisional": provisional}
-        table = to_table(rows, self.columns).replace_schema_metadata({METADATA: json.dumps(about)})
+        places = sorted(rows)
+        about = {
+            "fingerprint": self.listing.fingerprint,
+            "provisional": provisional,
+            "places": None if len(places) == end - begin else places,
+        }
+        table = to_table([rows[place] for place in places], self.columns)
+        table = table.replace_schema_metadata({METADATA: json.dumps(about)})
         sink = pa.BufferOutputStream()
         parquet.write_table(table, sink, write_page_checksum=True)
         self.folder.write(_name(part), sink.getvalue().to_pybytes())

@@ -11,9 +11,11 @@ from itertools import chain, islice
 from typing import Any, Protocol
 
 from chexscore.classifier import Classifier, Device
+from chexscore.cluster.connection import connected
+from chexscore.cluster.job import Job
 from chexscore.cluster.listing import Listing, take_list
 from chexscore.cluster.parts import SUCCESS, Parts, Scored, clear, merged, names_in
-from chexscore.cluster.pipeline import Job, Ray, connected
+from chexscore.cluster.pipeline import Ray
 from chexscore.cluster.storage import Folder, find
 from chexscore.errors import NoImageError, UsageError
 from chexscore.fingerprints import Fingerprint

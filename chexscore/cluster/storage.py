@@ -1,21 +1,23 @@
 """Where a cluster's images and outputs are: paths that every node sees, or URIs of object stores.
 
-A URI is `scheme://bucket/key` of a file system that pyarrow has: s3, gs, abfss, hdfs, file. Whatever else a
-store needs to be told (keys, region, endpoint) comes from its own environment variables, and never stands in
-a row.
+A URI is `scheme://bucket/key` of a file system that pyarrow has: s3, gs, abfss, hdfs, file, and those of
+fsspec as fsspec+scheme. Whatever else a store needs to be told (keys, region, endpoint) comes from its own
+environment variables, and never stands in a row.
 """
 
 import io
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pyarrow as pa
 from pyarrow import fs
 
+from chexscore.ahead import work_ahead
 from chexscore.discovery import find_images, is_image_by_name
 from chexscore.errors import MissingImageError, OutputError, UnreadableImageError, UsageError
 from chexscore.formats import is_dicom
@@ -27,11 +29,13 @@ __all__ = ["Folder", "fetched", "find", "is_uri"]
 HEAD = 132
 """Bytes that tell DICOM."""
 
+ASKED_AT_ONCE = 32
+"""Questions to a store at a time: each takes milliseconds, of which ten million one by one would be days."""
+
 
 def is_uri(path: str) -> bool:
     """Whether a path names a place in an object store."""
-    scheme, mark, _ = path.partition("://")
-    return bool(mark) and scheme.isalnum()
+    return re.match(r"[a-z][a-z0-9+]*://", path, re.IGNORECASE) is not None
 
 
 def find(
@@ -39,22 +43,25 @@ def find(
 ) -> Iterator[str]:
     """Does for URIs what `find_images` does for paths, in the same order; takes both."""
     stop = stop or Stop()
-    for path in paths:
+    for path, is_folder in work_ahead(paths, _is_folder, workers=ASKED_AT_ONCE, ahead=4 * ASKED_AT_ONCE):
         if stop.asked():
             return
-        if is_uri(path):
-            yield from _find_objects(path, ignored, stop)
+        if is_folder:
+            yield from _walk(*_locate(path), path.rstrip("/"), ignored, stop)
+        elif is_uri(path):
+            yield path
         else:
             yield from find_images([path], ignored, stop)
 
 
-def _find_objects(uri: str, ignored: Callable[[str], object], stop: Stop) -> Iterator[str]:
+def _is_folder(uri: str) -> bool:
+    """Whether a URI is that of a folder; a store is not asked of what an image is called."""
+    if not is_uri(uri) or is_image_by_name(os.path.basename(uri)):
+        return False
     with suppress(OSError, pa.ArrowException):  # the row of the URI will say why
         system, place = _locate(uri)
-        if system.get_file_info(place).type == fs.FileType.Directory:
-            yield from _walk(system, place, uri.rstrip("/"), ignored, stop)
-            return
-    yield uri
+        return bool(system.get_file_info(place).type == fs.FileType.Directory)
+    return False
 
 
 def _walk(
@@ -66,7 +73,8 @@ def _walk(
     except (OSError, ValueError):  # the latter for names that are no UTF-8: their folder gets a row
         yield uri
         return
-    for entry in entries:
+    is_image = partial(_is_image, system)
+    for entry, yes in work_ahead(entries, is_image, workers=ASKED_AT_ONCE, ahead=4 * ASKED_AT_ONCE):
         path = f"{uri}/{entry.base_name}"
         if stop.asked():
             return
@@ -74,7 +82,7 @@ def _walk(
             ignored(path)
         elif entry.type == fs.FileType.Directory:
             yield from _walk(system, entry.path, path, ignored, stop)
-        elif _is_image(system, entry):
+        elif yes:
             yield path
         else:
             ignored(path)
@@ -82,8 +90,8 @@ def _walk(
 
 def _is_image(system: fs.FileSystem, entry: fs.FileInfo) -> bool:
     by_name = is_image_by_name(entry.base_name)
-    if by_name is not None:
-        return by_name
+    if by_name is not None or entry.type == fs.FileType.Directory:
+        return bool(by_name)
     try:
         with system.open_input_file(entry.path) as file:
             return is_dicom(io.BytesIO(file.read(HEAD)))

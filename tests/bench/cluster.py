@@ -1,32 +1,39 @@
 """What a Ray cluster needs: its throughput, and the memory of the process that leads it.
 
-    python -m tests.bench.cluster speed     images a second with one network and with two, on this machine
+    python -m tests.bench.cluster speed     images a second without Ray, with one network and with two
     python -m tests.bench.cluster memory    10,000 listed paths against 1,000,000, without pixels
 
-`speed` scores drawn X-rays with the bundled network. `memory` lists paths that are not there and makes their
-rows up: what is measured is the list, its parts and the merge, without Ray and its nodes.
+`speed` scores drawn X-rays with the bundled network, on this machine (Linux); the start of Ray is left out.
+Processor time says what a cluster needs even where other programs keep this machine busy. `memory` lists
+paths that are not there and makes their rows up: the list, its parts and the merge are measured, and not Ray.
 """
 
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from chexscore import Classifier
+from chexscore.cluster.job import Job
 from chexscore.cluster.parts import Scored
-from chexscore.cluster.pipeline import Job
-from chexscore.cluster.run import merge, run
+from chexscore.cluster.run import merge, on_ray, run
 from chexscore.options import Options
 from chexscore.predictions import Prediction, Status
+from chexscore.runs import run as run_here
+from chexscore.scoring import open_classifier
 from chexscore.stopping import Stop
 from tests.phantoms import draw
 
-FILMS = 400
+FILMS, FEW, DRAWN = 1200, 100, 50
 
 
 class Stub:
@@ -49,26 +56,74 @@ def memory(folder: Path, count: int) -> None:
     run(paths, str(folder / "out"), Stub(), Options())
     made, peak = time.monotonic() - began, _peak()
     began = time.monotonic()
+    run(iter(()), str(folder / "out"), Stub(), Options(resume=True))
+    looked = time.monotonic() - began
+    began = time.monotonic()
     merge(str(folder / "out"), str(folder / "out.csv"))
     size = sum(file.stat().st_size for file in (folder / "out").rglob("*"))
     print(
-        f"{count} paths: {made:.0f} s, peak {peak:.0f} MB; merged in {time.monotonic() - began:.0f} s, peak "
-        f"{_peak():.0f} MB; {size / count:.0f} bytes an image in the folder"
+        f"{count} paths: {made:.0f} s, peak {peak:.0f} MB; read for --resume in {looked:.0f} s; merged in "
+        f"{time.monotonic() - began:.0f} s, peak {_peak():.0f} MB; {size / count:.0f} bytes an image"
     )
 
 
 def speed(folder: Path) -> None:
-    """Prints images a second, the start of Ray left out, as the command says it."""
+    """Prints images a second of this machine's engine and of Ray with one network and with two, in turn."""
     (folder / "films").mkdir()
     for number in range(FILMS):
-        Image.fromarray(draw(number, size=512)).save(folder / "films" / f"{number:03}.jpg")
-    for workers in (1, 2):
-        command = [sys.executable, "-m", "chexscore", "predict", str(folder / "films"), "--engine", "ray"]
-        output = str(folder / f"out{workers}")
-        done = subprocess.run(
-            [*command, "-o", output, "--workers", str(workers)], capture_output=True, text=True, check=True
-        )
-        print(f"{workers} networks: {done.stderr.splitlines()[-1]}")
+        film = folder / "films" / f"{number:05}.jpg"
+        if number < DRAWN:
+            Image.fromarray(draw(number, size=1024)).save(film)
+        else:
+            os.link(folder / "films" / f"{number % DRAWN:05}.jpg", film)
+    size = sum(film.stat().st_size for film in (folder / "films").iterdir()) / FILMS
+    print(
+        f"{FILMS} drawn JPEGs of 1024 x 1024 pixels, {size / 1000:.0f} kB each; load {os.getloadavg()[0]:.1f}"
+    )
+    for workers in ("here", "1", "2"):
+        subprocess.run([sys.executable, "-m", "tests.bench.cluster", "run", folder, workers], check=True)
+
+
+def rate(folder: Path, workers: str) -> None:
+    """Prints what more images take than few: images a second, and processor time an image."""
+    films, output, options = str(folder / "films"), str(folder / workers), Options(overwrite=True)
+    if workers != "here":
+        options = replace(options, workers=int(workers))
+    with ExitStack() as opened:
+        if workers == "here":
+            score = partial(run_here, output=f"{output}.csv", classifier=open_classifier(), options=options)
+        else:
+            engine = opened.enter_context(on_ray(output, options, "local", None, "auto"))
+            score = partial(run, output=output, engine=engine, options=options)
+        few = [f"{films}/{number:05}.jpg" for number in range(FEW)]
+        took = []
+        for paths in (few, few, [films]):  # the first one warms up
+            began, before = time.monotonic(), _processor_s()
+            score(paths)
+            took.append((time.monotonic() - began, _processor_s() - before))
+    _, (wall_few, processor_few), (wall, processor) = took
+    name = "without Ray" if workers == "here" else f"--engine ray --workers {workers}"
+    count, load = FILMS - FEW, os.getloadavg()[0]
+    per_second, each = count / (wall - wall_few), 1000 * (processor - processor_few) / count
+    print(
+        f"{name}: {per_second:.0f} images/s, {each:.1f} ms of a processor an image; the first {FEW} took "
+        f"{processor_few:.0f} s of it; load {load:.1f}"
+    )
+
+
+def _processor_s() -> float:
+    """What this process and all below it have taken of processors."""
+    parents, times = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = file.read_text().rpartition(")")[2].split()
+            number = int(file.parent.name)
+            parents[number], times[number] = int(fields[1]), int(fields[11]) + int(fields[12])
+    own, found = {os.getpid()}, 0
+    while len(own) > found:
+        found = len(own)
+        own |= {number for number, parent in parents.items() if parent in own}
+    return sum(times[number] for number in own) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak() -> float:
@@ -82,6 +137,8 @@ def main() -> None:
         match sys.argv[1:]:
             case ["speed"]:
                 speed(folder)
+            case ["run", films, workers]:  # a process each: Ray starts once in one
+                rate(Path(films), workers)
             case ["memory", count]:
                 memory(folder, int(count))
             case ["memory"]:
