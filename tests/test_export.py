@@ -458,7 +458,7 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
         ({"samples": np.arange(99)}, "holds 100 images, validation.npz speaks of 99"),
         ({"scores": arrays["scores"] * np.nan}, "scores that are no numbers from 0 to 1"),
         ({"targets": arrays["targets"] - 1}, "targets that are not 0, 1 or unknown"),
-        ({"targets": arrays["targets"].astype(str)}, "has targets|damaged"),
+        ({"targets": np.full(arrays["targets"].shape, "yes")}, "damaged, or not written by this version"),
     ):
         np.savez(mixed_up / "validation.npz", **{**arrays, **changed})
         with pytest.raises(ModelError, match=said):
