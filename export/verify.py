@@ -103,7 +103,7 @@ def compare(expected: NDArray[np.floating], model: Path, images: NDArray[np.uint
         largest = max(largest, difference)
     *small, large = BATCH_SIZES
     some = "all" if len(images) <= PROOF_IMAGES else f"{PROOF_IMAGES}"
-    batches = f"in batches of {large}, {some} of them also of {' and '.join(map(str, small))},"
+    batches = f"in batches of {large}, {some} of them also of {' and '.join(map(str, small))}"
     return Proof(largest, scores, f"{what} {batches}")
 
 

@@ -31,7 +31,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.publish import publish_run
 
     model = tmp_path_factory.mktemp("exported") / "model.onnx"
-    assert "100 validation images in batches of 8, 64 of them also of 1 and 3, differ by" in publish_run(
+    assert "100 validation images in batches of 8, 64 of them also of 1 and 3 differ by" in publish_run(
         run, model
     )
     return model
@@ -260,7 +260,7 @@ def test_64_images_are_compared_at_each_batch_size(
     monkeypatch.setattr(module, "convert", lambda *_: model)
     monkeypatch.setattr(Classifier, "score", spy)
     line, _ = module.publish(trained, tmp_path / "model.onnx", "fp32", allow_loss=False)
-    assert "the scores of 64 drawn images in batches of 8, all of them also of 1 and 3, differ" in line
+    assert "the scores of 64 drawn images in batches of 8, all of them also of 1 and 3 differ" in line
     assert Counter(asked) == {1: 64 + 1, 3: 21, 8: 8}  # 64 are 21 times 3, and 1
 
 
