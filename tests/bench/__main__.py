@@ -5,12 +5,12 @@
     python -m tests.bench --images DIR            X-rays of your own instead
     python -m tests.bench --torch BIN/python      with torchxrayvision, which another Python has
 
-Everything is a process of its own, all run in turn; every figure is a median of the rounds, and every ratio
-the median of theirs. Of chexscore the whole process is measured; of all else only the scoring, without imports
-and start. The limit is the time that bare decoding takes with all threads, plus that of the network on batches
-that are ready: on one set of cores these two cannot overlap. With a GPU (--device cuda) they can, and the limit
-is the larger of the two. Where other programs keep the cores busy, look at the ratios of processor time. Ratios
-carry over to other machines, seconds do not.
+Everything is a process of its own, all run in turn; every figure is a median of the rounds, and every
+ratio the median of theirs. Of chexscore the whole process is measured; of all else only the scoring, without
+imports and start. The limit is the time that bare decoding takes with all threads, plus that of the network
+on batches that are ready: on one set of cores these two cannot overlap. With a GPU (--device cuda) they can,
+and the limit is the larger of the two. Where other programs keep the cores busy, look at the ratios of
+processor time. Ratios carry over to other machines, seconds do not.
 """
 
 import argparse
