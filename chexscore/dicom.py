@@ -17,6 +17,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -70,6 +71,8 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue; ITU-R BT.601."""
 
 TINY = 1e-6
+
+KEYS_AT_ONCE = 2**16
 
 # pydicom tells of odd values, and quotes them: what stands in a header must not reach anybody's log.
 config.settings.reading_validation_mode = config.IGNORE
@@ -166,26 +169,40 @@ def _read(path: str, max_pixels: int) -> NDArray[np.uint8]:
 
 def _screen(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
     """The pixels as a screen would show them."""
-    pixels = dataset.pixel_array
     if dataset.SamplesPerPixel > 1:
-        return np.asarray(np.rint(pixels @ LUMA), dtype=np.uint8)
+        return np.asarray(np.rint(pixel_array(dataset) @ LUMA), dtype=np.uint8)
+    pixels = pixel_array(dataset, view_only=True, correct_unused_bits=False)
+    low, high = int(pixels.min()), int(pixels.max())
+    limit = 2 ** (dataset.BitsStored - dataset.PixelRepresentation)
+    if high >= limit or low < -limit:  # something stands in bits that are not in use, as in old overlays
+        pixels = pixel_array(dataset)
+        low, high = int(pixels.min()), int(pixels.max())
     if pixels.itemsize > 2:  # noqa: PLR2004, more values than a table should have
         return _grey(pixels, dataset)
     # What a value is shown as is worked out once, and not for each of the millions of pixels that have it.
     unsigned = f"u{pixels.itemsize}"
-    values = _values(pixels, dataset)
+    ordered = not any(keyword in dataset for keyword in UNORDERED)
+    values = np.arange(low, high + 1).astype(pixels.dtype) if ordered else _values(pixels)
     shown = np.zeros(256**pixels.itemsize, dtype=np.uint8)
     shown[values.view(unsigned)] = _grey(values, dataset)
-    return np.asarray(shown[pixels.view(unsigned)])
+    return _look_up(shown, pixels.view(unsigned))
 
 
-def _values(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
-    """The pixels' values or, where that comes to the same extremes, all between the least and the largest."""
-    if not any(keyword in dataset for keyword in UNORDERED):
-        return np.arange(int(pixels.min()), int(pixels.max()) + 1).astype(pixels.dtype)
+def _values(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Each value that a pixel has, once."""
     there = np.zeros(256**pixels.itemsize, dtype=np.bool_)
     there[pixels.view(f"u{pixels.itemsize}")] = True
     return np.flatnonzero(there).astype(f"u{pixels.itemsize}").view(pixels.dtype)
+
+
+def _look_up(table: NDArray[np.uint8], keys: NDArray[Any]) -> NDArray[np.uint8]:
+    """`table[keys]` in parts that a processor's cache holds: NumPy makes 8 bytes of each key first."""
+    found = np.empty(keys.size, dtype=np.uint8)
+    flat = keys.reshape(-1)
+    for start in range(0, keys.size, KEYS_AT_ONCE):
+        part = slice(start, start + KEYS_AT_ONCE)
+        np.take(table, flat[part], out=found[part], mode="clip")  # the mode that needs no buffer; none is out
+    return found.reshape(keys.shape)
 
 
 def _grey(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.uint8]:

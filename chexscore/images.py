@@ -11,7 +11,6 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
 from chexscore.depth import to_uint8
 from chexscore.errors import (
@@ -143,7 +142,7 @@ def _grey(picture: Image.Image, path: str, image: ImageSpec | None, max_pixels: 
     if picture.format == "JPEG":
         side = DRAFT_OVERSAMPLING * max(image.height, image.width) if image else 0
         picture.draft("L", (side, side) if side else None)
-    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF
     if tags.get(TIFF_BITS) == (32,) and tags.get(TIFF_SAMPLE_FORMAT, (1,)) == (1,):
         raise UnsupportedImageError(path, "a TIFF of 32-bit unsigned values; store it in 16 bits")
     picture.load()

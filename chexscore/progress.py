@@ -8,13 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Literal
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from chexscore import __version__
 from chexscore.classifier import Classifier
-from chexscore.messages import log, say, visible
+from chexscore.messages import log, say
 from chexscore.outputs import STDOUT
 from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
@@ -76,12 +72,11 @@ def _live(
         return _quiet()
     if style == "json":
         return _lines(lambda record: log("progress", **_counts(record)), lambda: log("start", text=opening))
-    console = _console()
-    if console.is_terminal and not (output == STDOUT and sys.stdout and sys.stdout.isatty()):
-        return _bar(console, opening, count)
+    if sys.stderr.isatty() and not (output == STDOUT and sys.stdout and sys.stdout.isatty()):
+        return _bar(opening, count)
     return _lines(
-        lambda record: console.print(f"{record.done} done, {record.not_scored} of them not scored"),
-        lambda: console.print(escape(opening)),
+        lambda record: say(f"{record.done} done, {record.not_scored} of them not scored"),
+        lambda: say(opening),
     )
 
 
@@ -97,7 +92,6 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
         else:
             log("refused", **asdict(record))
         return
-    console = _console()
     if style == "text":
         took = (
             f"; {record.seconds:.1f} s, {record.done / record.seconds:.0f} images/s" if record.seconds else ""
@@ -108,11 +102,11 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
         others = {"other files ignored": record.ignored, "too young, left for the next run": record.waiting}
         others["of an earlier run gone"] = record.gone
         rest = "".join(f"; {number} {what}" for what, number in others.items() if number)
-        console.print(f"{record.found} images found: {', '.join(parts)}{rest}{took}")
+        say(f"{record.found} images found: {', '.join(parts)}{rest}{took}")
         for status, number in sorted(record.failed.items()):
-            console.print(f"  {status}: {number}, the first is {escape(visible(record.examples[status]))}")
+            say(f"  {status}: {number}, the first is {record.examples[status]}")
     if record.batch_size < record.arguments["batch_size"]:
-        console.print(
+        say(
             f"chexscore: memory was short: batches of {record.batch_size} instead of "
             f"{record.arguments['batch_size']}; --resume scores their images again, --batch-size "
             f"{record.batch_size} would not need to"
@@ -120,7 +114,7 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
     if stop.reason and not record.finished:
         why = "the time is over" if stop.reason == MAX_DURATION else f"stopped by {stop.reason}"
         rest = "" if output == STDOUT else f"; {go_on} goes on from here"
-        console.print(f"chexscore: {why}: {record.done} images have their row{rest}")
+        say(f"chexscore: {why}: {record.done} images have their row{rest}")
 
 
 @contextmanager
@@ -143,8 +137,12 @@ def _lines(line: Watch, opening: Callable[[], None]) -> Iterator[Watch]:
 
 
 @contextmanager
-def _bar(console: Console, opening: str, count: Callable[[], int] | None) -> Iterator[Watch]:
-    console.print(escape(opening))
+def _bar(opening: str, count: Callable[[], int] | None) -> Iterator[Watch]:
+    # Loads half as long as onnxruntime, and nobody sees it at night.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    say(opening)
     columns = (
         BarColumn(),
         TextColumn("{task.completed:.0f} of {task.fields[found]}"),
@@ -153,7 +151,7 @@ def _bar(console: Console, opening: str, count: Callable[[], int] | None) -> Ite
         TimeRemainingColumn(),
     )
     began = time.monotonic()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None, found="?", rate=0.0, failures=0)
 
         def count_ahead() -> None:
@@ -177,8 +175,3 @@ def _counts(record: RunRecord) -> dict[str, int]:
         "unchanged": record.unchanged,
         "waiting": record.waiting,
     }
-
-
-def _console() -> Console:
-    """Standard error; lines are never broken, so that logs can be searched."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)

@@ -41,6 +41,9 @@ BATCHES_AT_ONCE = 4
 that share one wait for each other behind each layer, the longer the more decoders or other programs are at
 work."""
 
+BATCHES_ON_GPU = 2
+"""One is copied to it, or its scores are fetched, while the network runs on the other."""
+
 
 class Loaded(NamedTuple):
     """What became of a file: uint8 [H, W, 1] of the network's shape or why there are none; and its tags."""
@@ -118,9 +121,9 @@ def score_images(
 ) -> Iterator[Prediction]:
     """Scores single images, given by an iterable that may be endless; see `predict`.
 
-    On the CPU as many batches are in the network at once as its threads leave cores for. Besides these at
-    most three batches of pixels, and an image for each worker, are in memory. Every batch is filled up to
-    `batch_size`, because the last digits of a score can depend on the shape of its batch.
+    On the CPU as many batches are in the network at once as its threads leave cores for, on a GPU two.
+    Besides these at most three batches of pixels, and an image for each worker, are in memory. Every batch is
+    filled up to `batch_size`, because the last digits of a score can depend on the shape of its batch.
 
     Args:
         paths: images.
@@ -138,7 +141,8 @@ def score_images(
     batch_size, workers = batch_size or BATCH_SIZE, workers or usable_cores()
     if not 1 <= batch_size <= MAX_BATCH_SIZE or workers < 1:
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_SIZE}, workers at least 1")
-    at_once = 1 if classifier.device == "cuda" else math.ceil(usable_cores() / classifier.threads)
+    on_gpu = classifier.device == "cuda"
+    at_once = BATCHES_ON_GPU if on_gpu else math.ceil(usable_cores() / classifier.threads)
     decode = partial(load, image=classifier.spec.image, max_pixels=max_pixels, tags=tags)
     loading = work_ahead(paths, decode, workers=workers, ahead=batch_size + workers)
     return score_loaded(loading, Network(classifier, batch_size, shrunk, at_once))

@@ -222,6 +222,7 @@ HILLS = (2000 + 1900 * np.sin(np.arange(4096) / 50)).astype(np.uint16)
         {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 200, "RescaleSlope": "3", "RescaleIntercept": "1"},
         {"ModalityLUTSequence": lut(HILLS, 16)},
         {"VOILUTSequence": lut(HILLS, 10)},
+        {"BitsStored": 11, "HighBit": 10},  # half of them have something in a bit beside it
     ],
 )
 def test_each_value_of_a_dicom_is_shown_as_if_each_pixel_were_looked_at(

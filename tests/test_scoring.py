@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from chexscore import Classifier, Prediction, Status, predict
 from chexscore.cores import has_vnni, usable_cores
 from chexscore.errors import ModelError, NetworkError
-from chexscore.scoring import open_classifier, score_images
+from chexscore.scoring import Network, _Batch, _Scored, open_classifier, score_images
 
 Flat = Callable[[str, int], Path]
 
@@ -151,6 +152,36 @@ def test_a_slow_disk_does_not_stop_the_network_from_scoring_what_is_there(model:
         scored.release()
 
     assert len(list(score_images(slow(), Stub(model, tell), batch_size=4, workers=2))) == 12
+
+
+def test_two_batches_at_once_go_through_buffers_of_a_device(
+    model: Path, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way to a GPU, with the CPU in its place: the buffers are the CPU's, and nothing else is."""
+    paths = [str(flat(f"{number}.png", 10 * number)) for number in range(15)]
+    expected = list(score_images(paths, Classifier(model, device="cpu"), batch_size=4))
+    classifier, both = Classifier(model, device="cpu"), threading.Barrier(2, timeout=20)
+    classifier.device = "cuda"
+    make, places = onnxruntime.OrtValue.ortvalue_from_shape_and_type, []
+
+    def on_cpu(shape: tuple[int, ...], dtype: type, device: str) -> object:
+        places.append((shape, device))
+        return make(shape, dtype, "cpu")
+
+    def watch(network: Network, batch: _Batch) -> _Scored:
+        both.wait()  # fails after its time if there is never a second one
+        return score(network, batch)
+
+    score = Network.score
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", on_cpu)
+    monkeypatch.setattr(Network, "score", watch)
+    assert list(score_images(paths, classifier, batch_size=4)) == expected
+    assert places == [((4, 8, 8, 1), "cuda")] * 2
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    first = classifier.score(images)
+    assert not np.array_equal(classifier.score(images + 255), first)
+    np.testing.assert_array_equal(classifier.score(images), first)
+    assert places[2:] == [((3, 8, 8, 1), "cuda")], "one that fits is kept"
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 1), (6, 2), (16, 4)])

@@ -3,23 +3,29 @@
     python -m tests.bench                         drawn X-rays of each kind; takes hours on two cores
     python -m tests.bench --quick                 few of them; minutes, and start-up weighs more
     python -m tests.bench --images DIR            X-rays of your own instead
-    python -m tests.bench --torch BIN/python      with torchxrayvision, where that Python has it
+    python -m tests.bench --torch BIN/python      with torchxrayvision, which another Python has
 
-Everything is a process of its own, on the CPU, all run in turn, and every figure is a median of the rounds.
-Of chexscore the whole process is measured; of all else only the scoring, without imports and start. The limit
-is the time that bare decoding takes with all threads, plus that of the network on batches that are ready: on
-one set of cores these two cannot overlap. Ratios carry over to other machines, seconds do not.
+Everything is a process of its own, all run in turn; every figure is a median of the rounds, and every
+ratio the median of theirs. Of chexscore the whole process is measured; of all else only the scoring, without
+imports and start. The limit is the time that bare decoding takes with all threads, plus that of the network
+on batches that are ready: on one set of cores these two cannot overlap. With a GPU (--device cuda) they can,
+and the limit is the larger of the two. Where other programs keep the cores busy, look at the ratios of
+processor time. Ratios carry over to other machines, seconds do not.
 """
 
 import argparse
 import json
+import statistics
+import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import chexscore
 from tests.bench.speed.films import KINDS, films_folder
-from tests.bench.speed.processes import in_turn, python
+from tests.bench.speed.processes import Taken, in_turn, median, python
 
 BUNDLED_MODEL = str(Path(chexscore.__file__).parent / "models" / "kermany.onnx")
 
@@ -28,15 +34,19 @@ SIDES = {"bundled": 192, "reference": 512}
 RUNNERS = ("-m", "tests.bench.speed.runners")
 
 BARE_HELP = "import typer, rich"
-BARE_PREDICT = (
-    "import onnxruntime, PIL.Image, typer, rich; "
-    f"onnxruntime.InferenceSession({BUNDLED_MODEL!r}, providers=['CPUExecutionProvider'])"
-)
+BARE_IMPORTS = "import onnxruntime, PIL.Image, typer, rich"
+BARE_SESSION = f"onnxruntime.InferenceSession({BUNDLED_MODEL!r}, providers=['CPUExecutionProvider'])"
+BARE_COMMAND = f"{BARE_IMPORTS}; typer.run(lambda: {BARE_SESSION})"
+"""A command of Typer, which loads more of itself when it reads a command line."""
+
+READ_BY_TENSORFLOW = (".jpg", ".jpeg", ".png", ".bmp")
+
+PEERS = ("Keras", "one by one", "torchxrayvision")
 
 CHEXPERT = "JPEG, 512 px"
 """The kind of films that the reference was made for."""
 
-PARTS = ("whole", "peers", "reference", "start", "memory")
+PARTS = ("whole", "peers", "reference", "torch", "start", "memory")
 
 
 def main() -> None:
@@ -50,11 +60,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--kinds", nargs="+", default=[""], help="only those whose name begins so")
-    parser.add_argument("--torch", metavar="PYTHON", help="a Python that has torchxrayvision and onnx")
+    has_torch = sys.executable if find_spec("torchxrayvision") else None
+    parser.add_argument(
+        "--torch", metavar="PYTHON", default=has_torch, help="one that has torchxrayvision and onnx"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     count = arguments.count or (200 if arguments.quick else 2000)
     with tempfile.TemporaryDirectory() as place:
-        bench = Bench(Path(place), arguments.rounds, arguments.json)
+        bench = Bench(Path(place), arguments.rounds, arguments.device, arguments.json)
         if arguments.images:
             films = few = {arguments.images.name: arguments.images}
         else:
@@ -71,11 +85,11 @@ class Bench:
 
     Attributes:
         place: a folder for films, networks and outputs.
-        found: a dict for each line: what, images, and each contestant's seconds, megabytes and ratios.
+        found: a dict for each line: what, images, and what each contestant took; and ratios.
     """
 
-    def __init__(self, place: Path, rounds: int, quiet: bool) -> None:  # noqa: FBT001
-        self.place, self.rounds, self.quiet = place, rounds, quiet
+    def __init__(self, place: Path, rounds: int, device: str, quiet: bool) -> None:  # noqa: FBT001
+        self.place, self.rounds, self.device, self.quiet = place, rounds, device, quiet
         self.found: list[dict[str, Any]] = []
 
     def run(self, command: list[str]) -> None:
@@ -91,7 +105,7 @@ class Bench:
         for kind, folder in films.items():
             if {"whole", "peers"} & parts:
                 self.score(kind, folder, peers="peers" in parts)
-            if torch:
+            if torch and "torch" in parts:
                 self.score_densenet(kind, folder, torch)
         if "reference" in parts:
             for kind, folder in few.items():
@@ -112,11 +126,11 @@ class Bench:
         commands = {
             "chexscore": self._predict(folder, BUNDLED_MODEL),
             "decoding": python(*RUNNERS, "decode", folder, side),
-            "network": python(*RUNNERS, "network", folder, side, BUNDLED_MODEL),
+            "network": self._network("network", folder, side, BUNDLED_MODEL),
         }
         if peers:
-            commands["one by one"] = python(*RUNNERS, "loop", folder, side, BUNDLED_MODEL)
-            if not any(folder.rglob("*.dcm")):  # TensorFlow reads none
+            commands["one by one"] = self._network("loop", folder, side, BUNDLED_MODEL)
+            if _all_read_by_tensorflow(folder):
                 commands["Keras"] = python(*RUNNERS, "keras", folder, side, self.place / "bundled.keras")
         self._measure(f"bundled, {kind}", folder, commands)
 
@@ -127,17 +141,18 @@ class Bench:
         commands = {
             "chexscore": self._predict(folder, exact),
             "decoding": python(*RUNNERS, "decode", folder, side),
-            "network": python(*RUNNERS, "network", folder, side, exact),
+            "network": self._network("network", folder, side, exact),
             "chexscore, int8": self._predict(folder, small),
-            "network, int8": python(*RUNNERS, "network", folder, side, small),
-            "Keras": python(*RUNNERS, "keras", folder, side, self.place / "reference.keras"),
-            "one by one": python(*RUNNERS, "loop", folder, side, exact),
+            "network, int8": self._network("network", folder, side, small),
+            "one by one": self._network("loop", folder, side, exact),
         }
+        if _all_read_by_tensorflow(folder):
+            commands["Keras"] = python(*RUNNERS, "keras", folder, side, self.place / "reference.keras")
         self._measure(f"reference, {kind}", folder, commands)
 
     def score_densenet(self, kind: str, folder: Path, torch: str) -> None:
         """torchxrayvision's DenseNet121 in its own hands, and adopted by chexscore."""
-        if any(folder.rglob("*.dcm")):
+        if not _all_read_by_tensorflow(folder):
             return
         adopted = self.place / "densenet.onnx"
         if not adopted.exists():
@@ -145,9 +160,14 @@ class Bench:
             template = self.place / "spec.toml"
             self.run(python("-m", "export", "template", self.place / "foreign.onnx", "-o", template))
             text = template.read_text(encoding="utf-8")
-            for old, new in (("black = 0.0", "black = -1024.0"), ("white = 1.0", "white = 1024.0")):
+            for old, new in (
+                ("black = 0.0", "black = -1024.0"),
+                ("white = 1.0", "white = 1024.0"),
+                ('resize = "stretch"', 'resize = "crop"'),
+                ('"Label ', '"Finding '),
+            ):
                 text = text.replace(old, new)
-            template.write_text(text.replace('resize = "stretch"', 'resize = "crop"'), encoding="utf-8")
+            template.write_text(text, encoding="utf-8")
             self.run(
                 python(
                     "-m", "export", "adopt", self.place / "foreign.onnx", "--spec", template, "-o", adopted
@@ -156,7 +176,7 @@ class Bench:
         commands = {
             "chexscore": self._predict(folder, adopted),
             "decoding": python(*RUNNERS, "decode", folder, 224),
-            "network": python(*RUNNERS, "network", folder, 224, adopted),
+            "network": self._network("network", folder, 224, adopted),
             "torchxrayvision": [torch, *RUNNERS, "torchxrayvision", str(folder), "224"],
         }
         self._measure(f"DenseNet121, {kind}", folder, commands)
@@ -168,55 +188,90 @@ class Bench:
             "--help": python("-m", "chexscore", "--help"),
             BARE_HELP: python("-c", BARE_HELP),
             "predict, one image": self._predict(film, BUNDLED_MODEL),
-            "imports and one session": python("-c", BARE_PREDICT),
+            BARE_IMPORTS: python("-c", BARE_IMPORTS),
+            "these and a session": python("-c", f"{BARE_IMPORTS}; {BARE_SESSION}"),
+            "in a command of Typer": python("-c", BARE_COMMAND),
         }
-        taken = in_turn(commands, max(5, self.rounds))
-        self._tell("start", 1, {name: each._asdict() for name, each in taken.items()})
-        for what, bare in (("--help", BARE_HELP), ("predict, one image", "imports and one session")):
-            self._ratio(f"{what} / {bare}", taken[what].seconds / taken[bare].seconds)
+        taken = in_turn(commands, max(7, self.rounds))
+        self._tell("start", 1, taken)
+        for what, bare in (
+            ("--help", BARE_HELP),
+            ("predict, one image", "these and a session"),
+            ("predict, one image", "in a command of Typer"),
+        ):
+            self._ratio(f"{what} / {bare}", taken[what], taken[bare])
+            self._ratio(f"{what} / {bare}, processor", taken[what], taken[bare], "processor")
 
     def memory(self) -> None:
         """The peak as the number of images grows."""
-        peaks = {}
-        for count in (200, 2000):
-            films = self.films("JPEG, 224 px", count + 1)
-            peaks[count] = in_turn({"": self._predict(films, BUNDLED_MODEL)}, 1)[""].megabytes
-        self._tell("memory", 2000, {f"{count} images": {"megabytes": peak} for count, peak in peaks.items()})
-        self._ratio("2,000 images / 200 images", peaks[2000] / peaks[200])
+        counts = (200, 2000)
+        names = [f"{count:,} images" for count in counts]
+        taken: dict[str, list[Taken]] = {}
+        for name, count in zip(names, counts, strict=True):
+            films = self.films("JPEG, 224 px", count)
+            taken |= in_turn({name: self._predict(films, BUNDLED_MODEL)}, 1)
+        self._tell("memory", counts[-1], taken)
+        few, many = names
+        self._ratio(f"{many} / {few}, memory", taken[many], taken[few], "megabytes")
 
     def _predict(self, images: Path, model: object) -> list[str]:
         output = self.place / "out.csv"
-        options = ("-o", output, "--model", model, "--device", "cpu", "--overwrite", "-q")
+        options = ("-o", output, "--model", model, "--device", self.device, "--overwrite", "-q")
         return python("-m", "chexscore", "predict", images, *options)
 
+    def _network(self, runner: str, folder: Path, side: int, model: object) -> list[str]:
+        return python(*RUNNERS, runner, folder, side, model, self.device)
+
     def _measure(self, what: str, folder: Path, commands: dict[str, list[str]]) -> None:
-        images = sum(path.is_file() for path in folder.rglob("*"))
         taken = in_turn(commands, self.rounds)
-        self._tell(what, images, {name: each._asdict() for name, each in taken.items()})
-        limit = taken["decoding"].seconds + taken["network"].seconds
-        self._ratio("chexscore / (decoding + network)", taken["chexscore"].seconds / limit)
-        if "network, int8" in taken:
-            limit = taken["decoding"].seconds + taken["network, int8"].seconds
-            self._ratio("int8 / (decoding + network)", taken["chexscore, int8"].seconds / limit)
-        for peer in ("Keras", "one by one", "torchxrayvision"):
-            if peer in taken:
-                self._ratio(f"{peer} / chexscore", taken[peer].seconds / taken["chexscore"].seconds)
-                if "network, int8" in taken:
-                    faster = taken[peer].seconds / taken["chexscore, int8"].seconds
-                    self._ratio(f"{peer} / chexscore, int8", faster)
+        self._tell(what, len(list(chexscore.find_images([folder]))), taken)
+        for ours, network in (("chexscore", "network"), ("chexscore, int8", "network, int8")):
+            if ours in taken:
+                limit = [self._limit(*pair) for pair in zip(taken["decoding"], taken[network], strict=True)]
+                self._ratio(f"{ours} / its limit", taken[ours], limit)
+                self._ratio(f"{ours} / its limit, processor", taken[ours], limit, "processor")
+                for peer in filter(taken.get, PEERS):
+                    self._ratio(f"{peer} / {ours}", taken[peer], taken[ours])
+                    self._ratio(f"{peer} / {ours}, processor", taken[peer], taken[ours], "processor")
 
-    def _tell(self, what: str, images: int, taken: dict[str, dict[str, float]]) -> None:
-        self.found.append({"what": what, "images": images, "taken": taken, "ratios": {}})
-        if not self.quiet:
-            print(f"\n{what}: {images} images")
-            for name, each in taken.items():
-                seconds = f"{each['seconds']:9.2f} s" if "seconds" in each else ""
-                print(f"  {name:36}{seconds:>12}{each['megabytes']:8.0f} MB")
+    def _limit(self, decoding: Taken, network: Taken) -> Taken:
+        """What decoding and the network take together, at the least."""
+        pairs = zip(decoding, network, strict=True)
+        return Taken(*map(max if self.device == "cuda" else sum, pairs))
 
-    def _ratio(self, name: str, value: float) -> None:
-        self.found[-1]["ratios"][name] = value
+    def _tell(self, what: str, images: int, taken: Mapping[str, Sequence[Taken]]) -> None:
+        medians = {name: median(rounds) for name, rounds in taken.items()}
+        self.found.append(
+            {
+                "what": what,
+                "images": images,
+                "taken": {name: each._asdict() for name, each in medians.items()},
+                "ratios": {},
+            }
+        )
         if not self.quiet:
-            print(f"  {name:48}{value:6.2f}", flush=True)
+            print(f"\n{what}: {images:,} images")
+            print(f"  {'':44}{'wall s':>10}{'processor s':>13}{'MB':>8}")
+            for name, each in medians.items():
+                print(f"  {name:44}{each.seconds:10.2f}{each.processor:13.2f}{each.megabytes:8.0f}")
+
+    def _ratio(
+        self, name: str, ours: Sequence[Taken], others: Sequence[Taken], figure: str = "seconds"
+    ) -> None:
+        """The median of the rounds' ratios."""
+        value = statistics.median(
+            getattr(one, figure) / getattr(other, figure) for one, other in zip(ours, others, strict=True)
+        )
+        ratios = self.found[-1]["ratios"]
+        ratios[f"{next(reversed(ratios))}{name.replace('  ', ', ')}" if name.startswith(" ") else name] = (
+            value
+        )
+        if not self.quiet:
+            print(f"  {name:56}{value:6.2f}", flush=True)
+
+
+def _all_read_by_tensorflow(folder: Path) -> bool:
+    return all(path.lower().endswith(READ_BY_TENSORFLOW) for path in chexscore.find_images([folder]))
 
 
 if __name__ == "__main__":
