@@ -11,6 +11,7 @@ over the folds, with the standard deviation between them behind it. Finished tra
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,12 @@ def _train(config: TrainConfig, held_out: "pd.Series[str]", root: Path, run: Pat
     held_out_list.write_text("\n".join(held_out))
     data = config.data.model_copy(update={"validation_list": str(held_out_list)})
     cache = run.parent / f"cache-{config.image.height}"
-    fit(config.model_copy(update={"data": data}), root, run, cache=cache)
+    fit(config.model_copy(update={"data": data}), root, run, cache=cache, report=_tell)
     return keras.saving.load_model(run / "network.keras", compile=False)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _scores(
