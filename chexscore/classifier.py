@@ -36,6 +36,10 @@ NVIDIA = "/dev/nvidiactl"
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 """The library that comes with NVIDIA's driver."""
 
+CPUINFO = "/proc/cpuinfo"
+VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+"""How Linux names the instructions for sums of 8 bit products; proc(5)."""
+
 WARNING, SILENT = 2, 4
 """onnxruntime's severities: its default, and "fatal"."""
 
@@ -190,8 +194,10 @@ def open_session(
         Exception: of onnxruntime, which has no common base for them: the content is no model that it can run.
     """
     options = onnxruntime.SessionOptions()
-    # Without it x86 chips that lack VNNI cut off sums of 8 bit products: int8 models would score otherwise.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if (
+        not _has_vnni()
+    ):  # x86 chips without it cut off sums of 8 bit products: int8 models would score otherwise
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     options.log_severity_level = SILENT  # what is wrong with a model is in the exception
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -233,6 +239,16 @@ def _has_driver() -> bool:
     except OSError:
         return False
     return True
+
+
+def _has_vnni() -> bool:
+    """Whether this is known to be a chip that sums products of 8 bits exactly; takes half the time if so."""
+    try:
+        with open(CPUINFO, encoding="utf-8", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:  # not Linux
+        return False
+    return not VNNI.isdisjoint(flags.split())
 
 
 def _cuda_fault() -> str:

@@ -106,6 +106,23 @@ def test_a_cuda_that_breaks_says_why_and_nothing_on_standard_output(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(("chip", "exact"), [("fpu avx2 avx512_vnni", ""), ("fpu avx2", "1"), (None, "1")])
+def test_sums_of_8_bits_are_made_exact_only_where_the_chip_does_not(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chip: str | None, exact: str
+) -> None:
+    if chip is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {chip}\n")
+    monkeypatch.setattr("chexscore.classifier.CPUINFO", tmp_path / "cpuinfo")
+    asked = {}
+    monkeypatch.setattr(
+        onnxruntime.SessionOptions,
+        "add_session_config_entry",
+        lambda _, name, value: asked.update({name: value}),
+    )
+    Classifier(model, device="cpu")
+    assert asked.get("session.x64quantprecision", "") == exact
+
+
 def test_a_model_reads_no_other_file(model: Path) -> None:
     network = onnx.load(model)
     weight = network.graph.initializer[0]
