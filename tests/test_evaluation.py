@@ -77,7 +77,25 @@ def test_the_table(tmp_path: Path, predictions: str) -> None:
     }
     assert result.cases.only_predicted == ("Unlabelled",)
     assert result.cases.only_labelled == ("Extra",)
-    assert result.assumed
+    assert result.defaults == ("strict", "not known")
+    at_default = [table.get("accuracy@default", name).value for name in table.columns[:2]]
+    others = (("accuracy@strict", "Finding"), ("accuracy@0.5", "Opposite"))
+    assert at_default == [table.get(*each).value for each in others]
+
+
+def test_each_label_has_its_own_default_point(tmp_path: Path, predictions: str) -> None:
+    labels = label_csv(tmp_path, "path,Finding,Opposite\n0.png,1,1\n1.png,0,0\n")
+    points = {
+        "Finding": {"default": 0.75, "loose": 0.25, "strict": 0.75},
+        "Opposite": {"default": 0.3, "strict": 0.8, "loose": 0.3},
+    }
+    result = evaluate(predictions, labels, points, QUICK, against=predictions, other_points=points)
+    assert list(result.points) == ["default", "loose", "strict", "0.5"]
+    assert result.points["default"] == [0.75, 0.3]
+    assert result.defaults == ("strict", "loose")
+    assert describe(result, predictions, {})["default points"] == "strict of Finding; loose of Opposite"
+    assert result.compared == ("auc", "sensitivity@default", "specificity@default")
+    assert f"Opposite,{predictions},threshold@default,0.300000" in to_csv(result)
 
 
 def test_a_constant_guess_stands_beside_the_model(tmp_path: Path) -> None:

@@ -7,8 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexscore.evaluation.cases import Cases, Protocol, join_cases, read_cases
-from chexscore.evaluation.points import Points
-from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, Split, SubgroupResult
+from chexscore.evaluation.points import DEFAULT, Points
+from chexscore.evaluation.results import (
+    COMPETITION,
+    HALF,
+    UNKNOWN_POINT,
+    Evaluation,
+    Group,
+    Split,
+    SubgroupResult,
+)
 from chexscore.evaluation.subgroups import Subgroup, split
 from chexscore.intervals import FEWEST, Draws, bootstrap, differences, intervals, number
 from chexscore.predictions import Prediction, Status
@@ -42,7 +50,7 @@ def evaluate(
     Args:
         predictions: CSV that `predict` wrote.
         labels: CSV of labels; see `chexscore.evaluation.layouts`.
-        points: label -> name -> threshold; 0.5 is measured at too.
+        points: label -> name -> threshold, the default first; 0.5 is measured at too.
         protocol: how; see there.
         against: CSV of predictions of another model for the same images.
         other_points: those of the other model.
@@ -64,19 +72,21 @@ def evaluate(
             drawn.add(f"{column}={value}", chosen, cases.scores, ours)
         for value, chosen in _to_compare(found):
             drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
+    theirs = _by_name(other_points or {}, cases.names)
     if against is not None and cases.others is not None:
-        drawn.add(OTHER, everyone, cases.others, _by_name(other_points or {}, cases.names))
+        drawn.add(OTHER, everyone, cases.others, theirs)
     drawn.bootstrap(protocol.resamples)
     return Evaluation(
         cases=cases,
         protocol=protocol,
         points=ours,
+        defaults=tuple(_chosen_for(points.get(name, {})) for name in cases.names),
         everyone=drawn.group(ALL),
         guess=_guess(cases),
         splits=tuple(_split(drawn, column, [value for value, _ in found]) for column, found in splits),
         other=drawn.group(OTHER, against) if against is not None else None,
+        other_points=theirs if against is not None else {},
         difference=drawn.difference(ALL, OTHER, f"all minus {against}") if against is not None else None,
-        assumed=not set(cases.names) <= {label for label, named in points.items() if named},
     )
 
 
@@ -215,10 +225,19 @@ def _counts(test: NDArray[np.bool_], columns: tuple[str, ...]) -> list[int]:
 
 
 def _by_name(points: Points, names: Sequence[str]) -> dict[str, list[float]]:
-    """Name of a point -> threshold for each label; 0.5 comes last."""
+    """Name of a point -> threshold for each label; each label's own default comes first, 0.5 last."""
+    default = [next(iter(points.get(name, {}).values()), 0.5) for name in names]
     order = dict.fromkeys(point for name in names for point in points.get(name, {}))
+    order.pop(DEFAULT, None)
     found = {point: [points.get(name, {}).get(point, math.nan) for name in names] for point in order}
-    return found | {HALF: [0.5] * len(names)}
+    return {DEFAULT: default} | found | {HALF: [0.5] * len(names)}
+
+
+def _chosen_for(points: Mapping[str, float]) -> str:
+    """What the first of a label's points, its default, was chosen for."""
+    default = next(iter(points.values()), None)
+    same = (name for name, threshold in points.items() if threshold == default and name != DEFAULT)
+    return next(same, DEFAULT if points else UNKNOWN_POINT)
 
 
 def _guess(cases: Cases) -> Group:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,15 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexscore.evaluation.cases import Cases, Protocol
+from chexscore.evaluation.points import DEFAULT
 from chexscore.intervals import Interval
 
-__all__ = ["COMPETITION", "HALF", "Comparison", "Evaluation", "Group", "Split", "SubgroupResult"]
+__all__ = [
+    "COMPETITION",
+    "HALF",
+    "UNKNOWN_POINT",
+    "Comparison",
+    "Evaluation",
+    "Group",
+    "Split",
+    "SubgroupResult",
+]
 
 COMPETITION = "CheXpert 5"
 """Name of the mean over CheXpert's competition findings."""
 
 HALF = "0.5"
 """The operating point that every label has, for comparison with figures that were measured there."""
+
+UNKNOWN_POINT = "not known"
+"""In place of the default point of a label that no model or record tells one of."""
 
 
 @dataclass(frozen=True)
@@ -96,30 +109,33 @@ class Evaluation:
     Attributes:
         cases: what was evaluated.
         protocol: how.
-        points: name of an operating point -> threshold for each label of the cases, NaN where it has none.
+        points: name of an operating point -> threshold for each label of the cases, NaN where it has none;
+            the first is "default", of each label its own, and the last 0.5.
+        defaults: for each label what its default was chosen for, such as "youden"; "default" if that is not
+            known, and UNKNOWN_POINT where 0.5 stands in for it.
         everyone: measures of all cases.
         guess: the same of a constant guess: for each label the share of positives among these very cases.
         splits: subgroups, by column, in the order asked for.
         other: measures of the other model, or None.
+        other_points: as `points`, of the other model.
         difference: everyone's minus the other's, draw by draw, or None.
-        assumed: whether no operating point is known for some label, but 0.5.
     """
 
     cases: Cases
     protocol: Protocol
     points: dict[str, list[float]]
+    defaults: tuple[str, ...]
     everyone: Group
     guess: Group
     splits: tuple[Split, ...] = ()
     other: Group | None = None
+    other_points: dict[str, list[float]] = field(default_factory=dict)
     difference: Group | None = None
-    assumed: bool = False
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """What subgroups are compared by: the AUC, and two measures at the first operating point."""
-        point = next(iter(self.points))
-        return "auc", f"sensitivity@{point}", f"specificity@{point}"
+        """What subgroups are compared by: the AUC, and two measures at the default point."""
+        return "auc", f"sensitivity@{DEFAULT}", f"specificity@{DEFAULT}"
 
     @cached_property
     def comparisons(self) -> list[Comparison]:

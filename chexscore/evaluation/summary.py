@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,6 +86,14 @@ def describe(
         else "none"
     )
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    points = dict.fromkeys(evaluation.defaults)
+    found["default points"] = "; ".join(
+        point if len(points) == 1 else f"{point} of {', '.join(labels)}"
+        for point in points
+        for labels in [
+            [label for label, one in zip(cases.names, evaluation.defaults, strict=True) if one == point]
+        ]
+    )
     return found | {"made by": f"chexscore {__version__}, {made}"}
 
 
@@ -97,12 +105,8 @@ def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     "Sex=F minus the rest", the CSV of the other model, or "constant guess". `n` counts the cases with a known
     label; for the label "micro" it counts labels.
     """
-    everyone = evaluation.everyone
-    for name, thresholds in evaluation.points.items():
-        for label, threshold in zip(evaluation.cases.names, thresholds, strict=True):
-            yield _row(
-                label, "all", f"threshold@{name}", (threshold, math.nan, math.nan), everyone.known[label]
-            )
+    everyone, names = evaluation.everyone, evaluation.cases.names
+    yield from _thresholds(everyone, names, evaluation.points)
     yield from _rows_of(everyone, "all")
     for label in (MACRO, MICRO):
         for measure in evaluation.guess.measures:
@@ -112,6 +116,7 @@ def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         if subgroup.to_the_rest is not None:
             yield from _rows_of(subgroup.to_the_rest, subgroup.to_the_rest.name, counts=False)
     if evaluation.other is not None and evaluation.difference is not None:
+        yield from _thresholds(evaluation.other, names, evaluation.other_points)
         yield from _rows_of(evaluation.other, evaluation.other.name)
         yield from _rows_of(evaluation.difference, evaluation.difference.name, counts=False)
 
@@ -137,6 +142,16 @@ def to_json(evaluation: Evaluation, about: Mapping[str, str]) -> str:
         for row in rows(evaluation)
     ]
     return json.dumps({"evaluated": dict(about), "table": table}, indent=1) + "\n"
+
+
+def _thresholds(
+    group: Group, names: Sequence[str], points: Mapping[str, Sequence[float]]
+) -> Iterator[dict[str, Any]]:
+    for point, thresholds in points.items():
+        for label, threshold in zip(names, thresholds, strict=True):
+            yield _row(
+                label, group.name, f"threshold@{point}", (threshold, math.nan, math.nan), group.known[label]
+            )
 
 
 def _rows_of(group: Group, name: str, *, counts: bool = True) -> Iterator[dict[str, Any]]:

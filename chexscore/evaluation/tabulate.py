@@ -19,7 +19,8 @@ from chexscore.evaluation.figures import (
     number,
     positives,
 )
-from chexscore.evaluation.results import HALF, Evaluation, Group, Split
+from chexscore.evaluation.points import DEFAULT
+from chexscore.evaluation.results import HALF, UNKNOWN_POINT, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION
 from chexscore.intervals import Interval
 from chexscore.messages import visible
@@ -60,8 +61,8 @@ def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
     ):
         if name in about:
             words.print(_said(f"{name}: {about[name]}"))
-    if evaluation.assumed:
-        words.print("no operating points are known for some label; give --model")
+    if UNKNOWN_POINT in evaluation.defaults:
+        words.print("no operating point is known for some label: 0.5 stands in for it; give --model")
 
 
 def _scores(evaluation: Evaluation) -> Table:
@@ -91,18 +92,20 @@ def _accuracy(evaluation: Evaluation) -> str:
 
 
 def _at_point(evaluation: Evaluation) -> Table:
-    """The first operating point; the files have all of them."""
-    point, *others = evaluation.points
-    table = _table("label", f"at {point}", *(short for _, short in POINT_MEASURES.values()))
-    thresholds = dict(zip(evaluation.cases.names, evaluation.points[point], strict=True))
+    """The default point of each label; the files have all points."""
+    others = [point for point in evaluation.points if point != DEFAULT]
+    table = _table("label", "default point", "at", *(short for _, short in POINT_MEASURES.values()))
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    names = evaluation.cases.names
+    thresholds = dict(zip(names, evaluation.points[DEFAULT], strict=True))
+    chosen_for = dict(zip(names, evaluation.defaults, strict=True))
     for label in evaluation.everyone.columns:
         if label == MACRO:
             table.add_section()
-        found = [evaluation.everyone.get(f"{measure}@{point}", label).value for measure in POINT_MEASURES]
-        threshold = thresholds.get(label, math.nan)
-        table.add_row(_said(label), number(threshold), *map(number, found))
-    if others:
-        table.caption = f"-o and --report also have the points {', '.join(map(_said, others))}."
+        found = [evaluation.everyone.get(f"{measure}@{DEFAULT}", label).value for measure in POINT_MEASURES]
+        point, threshold = chosen_for.get(label, ""), thresholds.get(label, math.nan)
+        table.add_row(_said(label), _said(point), number(threshold), *map(number, found))
+    table.caption = f"-o and --report also have the points {', '.join(map(_said, others))}."
     return table
 
 

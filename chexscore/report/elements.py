@@ -10,7 +10,7 @@ from chexscore.intervals import Interval
 from chexscore.messages import visible
 from chexscore.samples import MACRO
 
-__all__ = ["breakable", "cell", "changed", "compared", "figure", "folded", "table", "text"]
+__all__ = ["below", "breakable", "cell", "changed", "compared", "figure", "folded", "table", "text"]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
@@ -46,24 +46,25 @@ def folded(heading: str, body: str, *, is_open: bool = False) -> str:
 
 def cell(found: Interval, *, bounds: bool = True) -> str:
     """A measure, below it its interval."""
-    return number(found.value) + _below(between(found) if bounds else "")
+    return number(found.value) + below(between(found) if bounds else "")
 
 
 def compared(found: Interval, difference: Interval | None) -> str:
     """A measure, below it its interval; if its difference to another excludes zero, marked, below it that."""
     if difference is None or not difference.excludes_zero:
         return cell(found)
-    below = f"{change(difference)} ({change_between(difference)})"
-    return f'<td class="marked">{cell(found)}{_below(below)}</td>'
+    said = f"{change(difference)} ({change_between(difference)})"
+    return f'<td class="marked">{cell(found)}{below(said)}</td>'
 
 
 def changed(found: Interval) -> str:
     """A difference, below it its interval; marked if that excludes zero."""
-    text = change(found) + _below(change_between(found))
+    text = change(found) + below(change_between(found))
     return f'<td class="marked">{text}</td>' if found.excludes_zero else text
 
 
-def _below(words: str) -> str:
+def below(words: str) -> str:
+    """Small text under a figure, or nothing."""
     return f"<br><small>{words}</small>" if words else ""
 
 

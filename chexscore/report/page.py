@@ -18,10 +18,11 @@ from chexscore.evaluation.figures import (
     number,
     positives,
 )
+from chexscore.evaluation.points import DEFAULT
 from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION, UNKNOWN
 from chexscore.messages import counted, visible
-from chexscore.report.elements import breakable, cell, changed, compared, figure, folded, table, text
+from chexscore.report.elements import below, breakable, cell, changed, compared, figure, folded, table, text
 from chexscore.report.mistakes import Mistake, mistakes, thumbnail
 from chexscore.samples import MACRO, MICRO
 
@@ -172,19 +173,24 @@ def _thresholds(evaluation: Evaluation) -> str:
 def _points(evaluation: Evaluation, group: Group) -> str:
     """A table for each operating point."""
     parts = []
+    names = evaluation.cases.names
     for place, (point, thresholds) in enumerate(evaluation.points.items()):
-        known = dict(zip(evaluation.cases.names, thresholds, strict=True))
+        known = dict(zip(names, thresholds, strict=True))
+        shown = dict(zip(names, evaluation.defaults, strict=True)) if point == DEFAULT else {}
         columns = [label for label in group.columns if not math.isnan(known.get(label, 0))]
         rows = [
             [
                 text(label),
-                number(known.get(label, math.nan)),
+                number(known.get(label, math.nan)) + below(shown.get(label, "")),
                 *(cell(group.get(f"{measure}@{point}", label)) for measure in POINT_MEASURES),
             ]
             for label in columns
         ]
         headings = ("", "threshold", *(heading for heading, _ in POINT_MEASURES.values()))
-        parts.append(folded(f"At {point}", table(headings, rows, columns), is_open=not place))
+        lacking = [label for label in names if label not in columns]
+        note = f"<p>Without {text(', '.join(lacking))}: no such point.</p>" if lacking else ""
+        heading = "At the default of each label" if point == DEFAULT else f"At {point}"
+        parts.append(folded(heading, table(headings, rows, columns) + note, is_open=not place))
     return "".join(parts)
 
 
@@ -269,10 +275,12 @@ def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
     cases = evaluation.cases
     known = ~np.isnan(cases.labels[:, column])
     labels, scores = cases.labels[known, column], cases.scores[known, column]
-    points = {
+    default, chosen_for = evaluation.points[DEFAULT][column], evaluation.defaults[column]
+    chosen = chosen_for in evaluation.points and chosen_for != DEFAULT
+    points = {f"{visible(chosen_for)} (default)" if chosen else DEFAULT: default} | {
         visible(name): thresholds[column]
         for name, thresholds in evaluation.points.items()
-        if not math.isnan(thresholds[column])
+        if name not in (DEFAULT, chosen_for) and not math.isnan(thresholds[column])
     }
     name = text(cases.names[column])
     head = (
@@ -290,10 +298,10 @@ def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
     figures = "".join(
         figure(svg, f"{cases.names[column]}: {what}", caption=what) for what, svg in drawn.items()
     )
-    point, threshold = next(iter(points.items()))
-    found = mistakes(cases, column, threshold, pictures)
+    point = "" if chosen_for == DEFAULT else f"{chosen_for}, "
+    found = mistakes(cases, column, default, pictures)
     shown = [
-        f"<div><h4>{what} at {text(point)} ({number(threshold)}): the worst of {total:,}</h4>"
+        f"<div><h4>{what} at the default ({text(point)}{number(default)}): the worst of {total:,}</h4>"
         f"{_pictures(some)}</div>"
         for what, total, some in found
         if some
