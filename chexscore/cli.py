@@ -43,6 +43,9 @@ DeviceOption = Annotated[
     typer.Option(help="Where the network runs; auto takes CUDA where it works."),
 ]
 
+FEWEST_RESAMPLES = 200
+"""Draws that a standard error can be taken from (Efron and Tibshirani 1993, section 6.4)."""
+
 WrongUsage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 """Typer's base of all wrong usage, which its versions keep in different places."""
 
@@ -307,7 +310,9 @@ def evaluate(
             metavar="CSV", help="Predictions of another model for the same images, to compare with."
         ),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="Draws for the intervals; 0 for none.")] = 1000,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Draws for the intervals, 200 or more; 0 for none.")
+    ] = 1000,
     pictures: Annotated[
         int, typer.Option(min=0, help="The most confident mistakes to show in the report, of each kind.")
     ] = 3,
@@ -330,9 +335,15 @@ def evaluate(
     from chexscore.evaluation.evaluate import evaluate as measure
     from chexscore.evaluation.points import are_predictions, points_and_model
     from chexscore.evaluation.summary import describe, to_csv, to_json
+    from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
     from chexscore.labels import read_policies
     from chexscore.outputs import STDOUT, replacing
 
+    if 0 < resamples < FEWEST_RESAMPLES:
+        raise UsageError(
+            f"--resamples {resamples}: too few to tell how wide an interval is; give {FEWEST_RESAMPLES} or "
+            "more, or 0 for none."
+        )
     predicted = are_predictions(inputs)
     if predicted and keep is not None:
         raise UsageError("--keep is for images; these are predictions already.")
@@ -359,12 +370,11 @@ def evaluate(
         found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
     about = describe(found, name, about_model, against, other_model)
     text = to_json(found, about) if (output or "").lower().endswith(".json") else to_csv(found)
+    say_what_was_evaluated(found, about)
     if output == STDOUT:
         typer.echo(text, nl=False)
     else:
-        from chexscore.evaluation.tabulate import print_evaluation
-
-        print_evaluation(found, about)
+        print_tables(found)
         if output is not None:
             with replacing(output) as file:
                 file.write(text.encode(errors="surrogateescape"))

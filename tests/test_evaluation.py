@@ -13,6 +13,7 @@ from chexscore.errors import ChexscoreError, TableError, UsageError
 from chexscore.evaluation.cases import Protocol, read_cases
 from chexscore.evaluation.evaluate import check_images, evaluate
 from chexscore.evaluation.figures import chance
+from chexscore.evaluation.results import Evaluation
 from chexscore.evaluation.summary import describe, to_csv, to_json
 from chexscore.labels import read_policies
 
@@ -42,6 +43,10 @@ def predictions(tmp_path: Path) -> str:
     path = tmp_path / "out.csv"
     path.write_text("path,status,Finding,Opposite,Unlabelled,note\n" + "".join(rows))
     return str(path)
+
+
+def tidy(result: Evaluation) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(result))))
 
 
 def label_csv(tmp_path: Path, text: str) -> str:
@@ -124,11 +129,7 @@ def test_a_constant_guess_stands_beside_the_model(tmp_path: Path) -> None:
 def test_one_class_leaves_empty_cells(tmp_path: Path, predictions: str) -> None:
     text = "Path,Finding,Opposite\n0.png,1,1\n1.png,-1,1\n2.png,,1\n3.png,0.0,\n"
     result = evaluate(predictions, label_csv(tmp_path, text), {"Finding": {"default": 0.5}}, QUICK)
-    rows = {
-        (row["label"], row["metric"]): row
-        for row in csv.DictReader(io.StringIO(to_csv(result)))
-        if row["group"] == "all"
-    }
+    rows = {(row["label"], row["metric"]): row for row in tidy(result) if row["group"] == "all"}
     assert rows["Finding", "auc"] == {
         "label": "Finding",
         "group": "all",
@@ -356,6 +357,28 @@ def test_means_of_subgroups_are_over_labels_that_all_of_them_have(tmp_path: Path
     about = describe(result, predictions, {})
     assert about["macro mean"] == "over 2 of 3 labels, without C (one class only)"
     assert about["macro means by Sex"] == "over 1 of 2 labels, without B (one class only in a subgroup)"
+    assert about["no macro mean by Sex"] == "Sex=? (both classes for 1 of 3 labels)"
+    rows = {(row["label"], row["group"], row["metric"]): row["value"] for row in tidy(result)}
+    kept = [rows["macro", group, "labels"] for group in ("all", "Sex: all", "Sex=F", "Sex=?")]
+    assert kept == ["2", "1", "1", "0"]
+    assert rows["macro", "Sex: all", "auc"] == rows["A", "all", "auc"]
+
+
+def test_a_subgroup_that_lacks_most_labels_does_not_narrow_the_means_of_others(tmp_path: Path) -> None:
+    truth = np.tile([[0, 1, 0], [1, 0, 1]], (20, 1))
+    truth[:12, 1:] = 0  # young people have but the first finding
+    predictions = write_predictions(
+        tmp_path / "out.csv", "ABC", [f"{i}.png" for i in range(40)], np.random.default_rng(0).random((40, 3))
+    )
+    lines = [f"{i}.png,{20 if i < 12 else 50},{','.join(map(str, row))}\n" for i, row in enumerate(truth)]
+    labels = label_csv(tmp_path, "path,Age,A,B,C\n" + "".join(lines))
+    points = {"A": {"default": 0.5}, "B": {"default": 0.4, "youden": 0.4}}
+    result = evaluate(predictions, labels, points, Protocol(subgroups=("Age:40",), resamples=20))
+    young, old = result.splits[0].subgroups
+    assert (young.group.over, old.group.over) == ((), ("A", "B", "C"))
+    rows = {(row["label"], row["group"], row["metric"]): row["value"] for row in tidy(result)}
+    assert rows["macro", "all", "labels@youden"] == "1"
+    assert rows["macro", "Age=under 40", "auc"] == ""
 
 
 @pytest.mark.parametrize(
@@ -385,11 +408,12 @@ def test_what_cannot_be_is_refused_before_images_are_scored(
         ("Sex:40", "'[MF]' is no number"),
         ("Age:60,40", "edges must rise"),
         ("Age", "give edges, such as Age:40,60"),
+        ("Age:30,50 age:30,60", "Age is asked for twice"),
     ],
 )
 def test_subgroups_that_cannot_be_are_refused(tmp_path: Path, subgroup: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        evaluate(*simulated(tmp_path), {}, Protocol(subgroups=(subgroup,), resamples=0))
+        evaluate(*simulated(tmp_path), {}, Protocol(subgroups=tuple(subgroup.split()), resamples=0))
 
 
 def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from chexscore.evaluation.results import (
     Split,
     SubgroupResult,
 )
-from chexscore.evaluation.subgroups import Subgroup, split
+from chexscore.evaluation.subgroups import Subgroup, splits
 from chexscore.intervals import FEWEST, Draws, bootstrap, differences, intervals, number
 from chexscore.predictions import Prediction, Status
 from chexscore.samples import MACRO, Sample
@@ -65,8 +65,8 @@ def evaluate(
     ours = _by_name(points, cases.names)
     everyone = np.ones(len(cases.labels), dtype=bool)
     drawn.add(ALL, everyone, cases.scores, ours)
-    splits = [split(cases, subgroup) for subgroup in protocol.subgroups]
-    for column, found in splits:
+    by_column = splits(cases, protocol.subgroups)
+    for column, found in by_column:
         members = np.any([chosen for _, chosen in found], axis=0)
         for value, chosen in found:
             drawn.add(f"{column}={value}", chosen, cases.scores, ours)
@@ -83,7 +83,7 @@ def evaluate(
         defaults=tuple(_chosen_for(points.get(name, {})) for name in cases.names),
         everyone=drawn.group(ALL),
         guess=_guess(cases),
-        splits=tuple(_split(drawn, column, [value for value, _ in found]) for column, found in splits),
+        splits=tuple(_split(drawn, column, [value for value, _ in found]) for column, found in by_column),
         other=drawn.group(OTHER, against) if against is not None else None,
         other_points=theirs if against is not None else {},
         difference=drawn.difference(ALL, OTHER, f"all minus {against}") if against is not None else None,
@@ -101,17 +101,21 @@ def check_images(
     """
     rows = [Prediction(image, Status.OK, dict.fromkeys(names, 0.0)) for image in images]
     cases = join_cases(tuple(names), rows, labels, protocol, against)
-    for subgroup in protocol.subgroups:
-        split(cases, subgroup)
+    splits(cases, protocol.subgroups)
 
 
 def _split(drawn: "_Drawn", column: str, values: Sequence[str]) -> Split:
-    """The subgroups by a column; means are over the labels that all of them have both classes of."""
+    """The subgroups by a column; means are over the labels that all of them have both classes of.
+
+    A subgroup that lacks most of everyone's labels, or has too few patients for any interval, does not take
+    part in that: its own mean stays empty, and those of the others are not over what little it has.
+    """
     names = [f"{column}={value}" for value in values]
     complete = {name: drawn.complete(name) for name in names}
-    over = drawn.complete(ALL).copy()
+    everyone = drawn.complete(ALL)
+    over = everyone.copy()
     for name in names:
-        if drawn.size(name) >= FEWEST:
+        if drawn.size(name) >= FEWEST and 2 * (complete[name] & everyone).sum() >= everyone.sum():
             over &= complete[name]
     none = np.zeros_like(over)
     return Split(

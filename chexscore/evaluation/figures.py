@@ -5,6 +5,7 @@ import math
 from chexscore.evaluation.results import Evaluation, Group, Split
 from chexscore.intervals import Interval
 from chexscore.messages import counted
+from chexscore.samples import MICRO
 
 __all__ = [
     "POINT_MEASURES",
@@ -13,9 +14,11 @@ __all__ = [
     "change",
     "change_between",
     "left_out_of_means",
+    "mean_of",
     "named",
     "number",
     "positives",
+    "without_mean",
 ]
 
 POINT_MEASURES = {
@@ -87,3 +90,22 @@ def left_out_of_means(evaluation: Evaluation, split: Split | None = None) -> str
         return ""
     where = "one class only" if split is None else "one class only in a subgroup"
     return f"{len(kept)} of {len(before)} labels, without {', '.join(lacking)} ({where})"
+
+
+def mean_of(evaluation: Evaluation, split: Split) -> str:
+    """How many labels the macro means of subgroups are over."""
+    return f"{len(split.everyone.over)} of {len(evaluation.cases.names)} labels"
+
+
+def without_mean(evaluation: Evaluation, split: Split) -> str:
+    """Which subgroups have no macro mean, because they lack labels that it is over; or nothing."""
+    lacking = [one.group for one in split.subgroups if not one.group.over and split.everyone.over]
+    return "; ".join(
+        f"{group.name} (both classes for {_complete(group)} of {len(evaluation.cases.names)} labels)"
+        for group in lacking
+    )
+
+
+def _complete(group: Group) -> int:
+    labels = [label for label in group.positives if label != MICRO]
+    return sum(0 < group.positives[label] < group.known[label] for label in labels)

@@ -84,8 +84,8 @@ class Split:
     Attributes:
         column: of the labels.
         everyone: measures of all cases, with means over those labels.
-        subgroups: in the order of the edges, else sorted. Where one is too small to have intervals, its means
-            are empty if it lacks one of the labels.
+        subgroups: in the order of the edges, else sorted. Where one is too small to have intervals or lacks
+            most labels, its means are empty if it lacks one of those that they are over.
     """
 
     column: str

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chexscore import __version__
-from chexscore.evaluation.figures import left_out_of_means
+from chexscore.evaluation.figures import left_out_of_means, without_mean
 from chexscore.evaluation.results import Evaluation, Group
 from chexscore.intervals import FEWEST
 from chexscore.labels import DEFAULT, Policies
@@ -26,6 +26,9 @@ GUESS = "constant guess"
 
 UNKNOWN = "not known"
 """How the name of a model begins that no record tells."""
+
+Points = Mapping[str, Sequence[float]]
+"""As in `Evaluation`: name -> threshold for each label."""
 
 CAUTION = "caution"
 FEW = 20
@@ -101,24 +104,28 @@ def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """The table, a dict of COLUMNS for each line; what is not defined is NaN.
 
     `metric` is a measure such as "auc", one at an operating point such as "sensitivity@youden", "positives"
-    (a count) or "threshold@youden". `group` is "all", a subgroup such as "Sex=F", a difference such as
-    "Sex=F minus the rest", the CSV of the other model, or "constant guess". `n` counts the cases with a known
+    (a count), "threshold@youden", or of a macro mean "labels" and "labels@youden", how many it is over.
+    `group` is "all", a subgroup such as "Sex=F", a difference such as "Sex=F minus the rest", "Sex: all" (the
+    macro mean of all over the labels that it is over in the subgroups), the CSV of the other model, or
+    "constant guess". `n` counts the cases with a known
     label; for the label "micro" it counts labels.
     """
     everyone, names = evaluation.everyone, evaluation.cases.names
     yield from _thresholds(everyone, names, evaluation.points)
-    yield from _rows_of(everyone, "all")
+    yield from _rows_of(everyone, evaluation.points)
     for label in (MACRO, MICRO):
         for measure in evaluation.guess.measures:
             yield _row(label, GUESS, measure, evaluation.guess.get(measure, label), everyone.known[label])
-    for subgroup in (one for split in evaluation.splits for one in split.subgroups):
-        yield from _rows_of(subgroup.group, subgroup.group.name)
-        if subgroup.to_the_rest is not None:
-            yield from _rows_of(subgroup.to_the_rest, subgroup.to_the_rest.name, counts=False)
+    for split in evaluation.splits:
+        yield from _rows_of(split.everyone, evaluation.points, only=MACRO)
+        for subgroup in split.subgroups:
+            yield from _rows_of(subgroup.group, evaluation.points)
+            if subgroup.to_the_rest is not None:
+                yield from _rows_of(subgroup.to_the_rest, evaluation.points, counts=False)
     if evaluation.other is not None and evaluation.difference is not None:
         yield from _thresholds(evaluation.other, names, evaluation.other_points)
-        yield from _rows_of(evaluation.other, evaluation.other.name)
-        yield from _rows_of(evaluation.difference, evaluation.difference.name, counts=False)
+        yield from _rows_of(evaluation.other, evaluation.other_points)
+        yield from _rows_of(evaluation.difference, evaluation.points, counts=False)
 
 
 def to_csv(evaluation: Evaluation) -> str:
@@ -144,9 +151,7 @@ def to_json(evaluation: Evaluation, about: Mapping[str, str]) -> str:
     return json.dumps({"evaluated": dict(about), "table": table}, indent=1) + "\n"
 
 
-def _thresholds(
-    group: Group, names: Sequence[str], points: Mapping[str, Sequence[float]]
-) -> Iterator[dict[str, Any]]:
+def _thresholds(group: Group, names: Sequence[str], points: Points) -> Iterator[dict[str, Any]]:
     for point, thresholds in points.items():
         for label, threshold in zip(names, thresholds, strict=True):
             yield _row(
@@ -154,14 +159,28 @@ def _thresholds(
             )
 
 
-def _rows_of(group: Group, name: str, *, counts: bool = True) -> Iterator[dict[str, Any]]:
-    for label in group.columns:
+def _rows_of(
+    group: Group, points: Points, *, counts: bool = True, only: str = ""
+) -> Iterator[dict[str, Any]]:
+    """A group's rows; `points` as in `Evaluation`, `only` one of its columns."""
+    for label in [only] if only else group.columns:
+        known = group.known[label]
         if counts and label in group.positives:
-            yield _row(
-                label, name, "positives", (group.positives[label], math.nan, math.nan), group.known[label]
-            )
+            yield _row(label, group.name, "positives", (group.positives[label], math.nan, math.nan), known)
+        if counts and label == MACRO:
+            for metric, number in _labels_of_mean(group, points):
+                yield _row(label, group.name, metric, (number, math.nan, math.nan), known)
         for measure in group.measures:
-            yield _row(label, name, measure, group.get(measure, label), group.known[label])
+            yield _row(label, group.name, measure, group.get(measure, label), known)
+
+
+def _labels_of_mean(group: Group, points: Points) -> Iterator[tuple[str, int]]:
+    """Over how many labels the macro means are, and at each point those that have it."""
+    yield "labels", len(group.over)
+    names = [label for label in group.columns if label in group.positives and label != MICRO]
+    for point, thresholds in points.items():
+        at_point = (label for label, cut in zip(names, thresholds, strict=True) if not math.isnan(cut))
+        yield f"labels@{point}", sum(label in group.over for label in at_point)
 
 
 def _row(label: str, group: str, metric: str, found: tuple[float, float, float], n: int) -> dict[str, Any]:
@@ -185,7 +204,11 @@ def _of_means(evaluation: Evaluation) -> dict[str, str]:
     lacking = {
         what: left_out_of_means(evaluation, split) for what, split in {"macro mean": None, **splits}.items()
     }
-    return {what: f"over {labels}" for what, labels in lacking.items() if labels}
+    found = {what: f"over {labels}" for what, labels in lacking.items() if labels}
+    empty = {
+        f"no macro mean by {split.column}": without_mean(evaluation, split) for split in evaluation.splits
+    }
+    return found | {what: groups for what, groups in empty.items() if groups}
 
 
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from chexscore.evaluation.figures import (
     chance,
     change,
     change_between,
+    mean_of,
     named,
     number,
     positives,
@@ -23,33 +24,37 @@ from chexscore.evaluation.points import DEFAULT
 from chexscore.evaluation.results import HALF, UNKNOWN_POINT, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION
 from chexscore.intervals import Interval
-from chexscore.messages import visible
+from chexscore.messages import say, visible
 from chexscore.samples import MACRO, MICRO
 
-__all__ = ["print_evaluation"]
+__all__ = ["print_tables", "say_what_was_evaluated"]
 
 SIDE_BY_SIDE, LABEL = 3, 18
 """Subgroups that 80 columns have room for, beside labels of this width."""
 
 
-def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
-    """Prints the tables, and on standard error what was evaluated and what did not take part in it."""
+def print_tables(evaluation: Evaluation) -> None:
+    """Prints the tables on standard output."""
     console = Console(highlight=False)
     console.print(_scores(evaluation))
     console.print(_accuracy(evaluation), soft_wrap=True)
     console.print(_at_point(evaluation))
     for split in evaluation.splits:
-        console.print(_macro_by(split))
+        console.print(_macro_by(evaluation, split))
         for table in _auc_by(split):
             console.print(table)
     if evaluation.splits:
         _print_marked(evaluation, console)
     if evaluation.other is not None and evaluation.difference is not None:
         console.print(_against(evaluation.everyone, evaluation.other, evaluation.difference))
-    words = Console(stderr=True, highlight=False, soft_wrap=True)
-    words.print(f"{about['evaluated']} evaluated")
+
+
+def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> None:
+    """Says on standard error how much was evaluated, and what did not take part in it."""
+    say(f"{about['evaluated']} evaluated")
     if CAUTION in about:
-        words.print(f"chexscore: warning: {about[CAUTION]}")
+        say(f"chexscore: warning: {about[CAUTION]}")
+    by = [split.column for split in evaluation.splits]
     for name in (
         "on their own",
         "left out",
@@ -57,12 +62,13 @@ def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
         "only the labels have",
         "only the first model has",
         "macro mean",
-        *(f"macro means by {split.column}" for split in evaluation.splits),
+        *(f"macro means by {column}" for column in by),
+        *(f"no macro mean by {column}" for column in by),
     ):
         if name in about:
-            words.print(_said(f"{name}: {about[name]}"))
+            say(f"{name}: {about[name]}")
     if UNKNOWN_POINT in evaluation.defaults:
-        words.print("no operating point is known for some label: 0.5 stands in for it; give --model")
+        say("no operating point is known for some label: 0.5 stands in for it; give --model")
 
 
 def _scores(evaluation: Evaluation) -> Table:
@@ -109,8 +115,9 @@ def _at_point(evaluation: Evaluation) -> Table:
     return table
 
 
-def _macro_by(split: Split) -> Table:
-    table = _table(split.column, "n", "macro AUC (95 %)", "minus the rest", "")
+def _macro_by(evaluation: Evaluation, split: Split) -> Table:
+    heading = f"macro AUC (95 %)\n{mean_of(evaluation, split)}"
+    table = _table(split.column, "n", heading, "minus the rest", "")
     table.add_row("all", f"{split.everyone.cases:,}", _interval(split.everyone.get("auc", MACRO)), "", "")
     table.add_section()
     for one in split.subgroups:
