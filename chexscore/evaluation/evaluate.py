@@ -12,6 +12,7 @@ from chexscore.evaluation.results import (
     COMPETITION,
     HALF,
     UNKNOWN_POINT,
+    Counts,
     Evaluation,
     Group,
     Split,
@@ -20,7 +21,7 @@ from chexscore.evaluation.results import (
 from chexscore.evaluation.subgroups import Subgroup, splits
 from chexscore.intervals import FEWEST, Draws, bootstrap, differences, intervals, number
 from chexscore.predictions import Prediction, Status
-from chexscore.samples import MACRO, Sample
+from chexscore.samples import MACRO, MICRO, Sample
 
 __all__ = ["check_images", "evaluate"]
 
@@ -145,6 +146,7 @@ class _Drawn:
         if set(COMPETITION_FINDINGS) <= set(cases.names):
             self._means[COMPETITION] = [cases.names.index(name) for name in COMPETITION_FINDINGS]
         self._samples: dict[str, Sample] = {}
+        self._counts: dict[str, dict[str, dict[str, Counts]]] = {}
         self._chosen: dict[str, NDArray[np.bool_]] = {}
         self._draws: dict[str, Draws] = {}
 
@@ -156,6 +158,10 @@ class _Drawn:
         points: Mapping[str, Sequence[float]],
     ) -> None:
         self._chosen[name] = chosen
+        self._counts[name] = {
+            point: _confusion(self._cases.labels[chosen], scores[chosen], self._cases.names, thresholds)
+            for point, thresholds in points.items()
+        }
         self._samples[name] = Sample(
             self._cases.labels[chosen],
             scores[chosen],
@@ -217,6 +223,7 @@ class _Drawn:
             {column: count for column, count in positives.items() if column not in self._means},
             tuple(label for label, kept in zip(names, over, strict=True) if kept),
             measures,
+            self._counts[counted],
         )
 
 
@@ -226,6 +233,23 @@ def _counts(test: NDArray[np.bool_], columns: tuple[str, ...]) -> list[int]:
     anyone = int(test.any(axis=1).sum())
     means = len(columns) - count - 1
     return [*map(int, test.sum(axis=0)), *[anyone] * means, int(test.sum())]
+
+
+def _confusion(
+    labels: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    names: Sequence[str],
+    thresholds: Sequence[float],
+) -> dict[str, Counts]:
+    """Column -> its counts at a point, of the labels that have it and of these together."""
+    found: dict[str, Counts] = {}
+    for column, (name, threshold) in enumerate(zip(names, thresholds, strict=True)):
+        if not math.isnan(threshold):
+            positive, negative = labels[:, column] == 1, labels[:, column] == 0
+            called = scores[:, column] >= threshold
+            cells = (positive & called, negative & called, positive & ~called, negative & ~called)
+            found[name] = Counts(*(int(cell.sum()) for cell in cells))
+    return found | {MICRO: Counts(*map(sum, zip(*found.values(), strict=True)))}
 
 
 def _by_name(points: Points, names: Sequence[str]) -> dict[str, list[float]]:

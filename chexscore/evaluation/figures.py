@@ -18,6 +18,7 @@ __all__ = [
     "named",
     "number",
     "positives",
+    "score",
     "without_mean",
 ]
 
@@ -41,6 +42,11 @@ def named(measure: str) -> str:
 def number(value: float) -> str:
     """Three decimals, or nothing for NaN."""
     return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def score(value: float) -> str:
+    """A score or threshold: three digits that tell something, because those of rare findings are small."""
+    return "" if math.isnan(value) else f"{value:#.3g}"
 
 
 def between(found: Interval, to: str = " to ") -> str:

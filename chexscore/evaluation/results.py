@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from chexscore.evaluation.cases import Cases, Protocol
 from chexscore.evaluation.points import DEFAULT
 from chexscore.intervals import Interval
+from chexscore.samples import MICRO
 
 __all__ = [
     "COMPETITION",
     "HALF",
     "UNKNOWN_POINT",
     "Comparison",
+    "Counts",
     "Evaluation",
     "Group",
     "Split",
@@ -46,6 +48,8 @@ class Group:
         positives: column, but the means -> how many of these are positive.
         over: labels that the macro mean is over: those with both classes.
         measures: measure -> [columns, 3], value, low and high; NaN where not defined.
+        counts: operating point -> column, but the means -> what is called rightly and wrongly there; a label
+            without that point is not in it.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Group:
     positives: Mapping[str, int]
     over: tuple[str, ...]
     measures: Mapping[str, NDArray[np.float64]]
+    counts: Mapping[str, Mapping[str, "Counts"]]
 
     def get(self, measure: str, column: str) -> Interval:
         """One cell of the table."""
@@ -76,6 +81,15 @@ class SubgroupResult:
     group: Group
     to_the_rest: Group | None
 
+    def compared(self, measure: str, column: str) -> Interval:
+        """The difference to the rest; NaN where there is none, and for all labels together.
+
+        What these gain or lose depends on which labels are frequent in the subgroup.
+        """
+        if self.to_the_rest is None or column == MICRO:
+            return Interval(math.nan, math.nan, math.nan)
+        return self.to_the_rest.get(measure, column)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -91,6 +105,15 @@ class Split:
     column: str
     everyone: Group
     subgroups: tuple[SubgroupResult, ...]
+
+
+class Counts(NamedTuple):
+    """Of one label, or of all together, at an operating point."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
 
 
 class Comparison(NamedTuple):
@@ -141,11 +164,10 @@ class Evaluation:
     def comparisons(self) -> list[Comparison]:
         """All of them, marked or not."""
         found = [
-            Comparison(one, measure, column, one.to_the_rest.get(measure, column))
+            Comparison(one, measure, column, one.compared(measure, column))
             for split in self.splits
             for one in split.subgroups
-            if one.to_the_rest is not None
             for measure in self.compared
-            for column in one.to_the_rest.columns
+            for column in one.group.columns
         ]
         return [one for one in found if not math.isnan(one.difference.low)]

@@ -103,8 +103,9 @@ def describe(
 def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """The table, a dict of COLUMNS for each line; what is not defined is NaN.
 
-    `metric` is a measure such as "auc", one at an operating point such as "sensitivity@youden", "positives"
-    (a count), "threshold@youden", or of a macro mean "labels" and "labels@youden", how many it is over.
+    `metric` is a measure such as "auc", one at an operating point such as "sensitivity@youden", a count such
+    as "positives" or "true_positives@youden", "threshold@youden", or of a macro mean "labels" and
+    "labels@youden", how many it is over.
     `group` is "all", a subgroup such as "Sex=F", a difference such as "Sex=F minus the rest", "Sex: all" (the
     macro mean of all over the labels that it is over in the subgroups), the CSV of the other model, or
     "constant guess". `n` counts the cases with a known
@@ -170,6 +171,10 @@ def _rows_of(
         if counts and label == MACRO:
             for metric, number in _labels_of_mean(group, points):
                 yield _row(label, group.name, metric, (number, math.nan, math.nan), known)
+        for point, of_columns in group.counts.items() if counts else ():
+            if label in of_columns:
+                for metric, number in of_columns[label]._asdict().items():
+                    yield _row(label, group.name, f"{metric}@{point}", (number, math.nan, math.nan), known)
         for measure in group.measures:
             yield _row(label, group.name, measure, group.get(measure, label), known)
 

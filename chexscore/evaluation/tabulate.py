@@ -19,6 +19,7 @@ from chexscore.evaluation.figures import (
     named,
     number,
     positives,
+    score,
 )
 from chexscore.evaluation.points import DEFAULT
 from chexscore.evaluation.results import HALF, UNKNOWN_POINT, Evaluation, Group, Split
@@ -110,7 +111,7 @@ def _at_point(evaluation: Evaluation) -> Table:
             table.add_section()
         found = [evaluation.everyone.get(f"{measure}@{DEFAULT}", label).value for measure in POINT_MEASURES]
         point, threshold = chosen_for.get(label, ""), thresholds.get(label, math.nan)
-        table.add_row(_said(label), _said(point), number(threshold), *map(number, found))
+        table.add_row(_said(label), _said(point), score(threshold), *map(number, found))
     table.caption = f"-o and --report also have the points {', '.join(map(_said, others))}."
     return table
 
@@ -121,7 +122,7 @@ def _macro_by(evaluation: Evaluation, split: Split) -> Table:
     table.add_row("all", f"{split.everyone.cases:,}", _interval(split.everyone.get("auc", MACRO)), "", "")
     table.add_section()
     for one in split.subgroups:
-        difference = one.to_the_rest.get("auc", MACRO) if one.to_the_rest else Interval(*[math.nan] * 3)
+        difference = one.compared("auc", MACRO)
         table.add_row(
             _said(one.value),
             f"{one.group.cases:,}",
@@ -143,7 +144,7 @@ def _auc_by(split: Split) -> Iterator[Table]:
                 table.add_section()
             cells = []
             for one in some:
-                marked = one.to_the_rest is not None and one.to_the_rest.get("auc", label).excludes_zero
+                marked = one.compared("auc", label).excludes_zero
                 found = one.group.get("auc", label)
                 bounds = "" if math.isnan(found.low) else f" ({found.low:.2f}-{found.high:.2f})"
                 cells.append(f"{'*' if marked else ''}{number(found.value)}{bounds}")

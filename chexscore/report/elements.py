@@ -39,9 +39,10 @@ def figure(svg: str, alt: str, kind: str = "", *, caption: str = "") -> str:
     return f'{opening}<img alt="{text(alt)}" src="data:image/svg+xml;base64,{source}">{said}</figure>'
 
 
-def folded(heading: str, body: str, *, is_open: bool = False) -> str:
-    """HTML below a heading that opens and closes it, without a script."""
-    return f"<details{' open' if is_open else ''}><summary>{text(heading)}</summary>{body}</details>"
+def folded(heading: str, body: str, *, is_open: bool = False, printed: bool = False) -> str:
+    """HTML below a heading that opens and closes it, without a script; printed only if open, or always."""
+    attributes = (" open" if is_open else "") + (' class="printed"' if printed else "")
+    return f"<details{attributes}><summary>{text(heading)}</summary>{body}</details>"
 
 
 def cell(found: Interval, *, bounds: bool = True) -> str:
@@ -49,12 +50,12 @@ def cell(found: Interval, *, bounds: bool = True) -> str:
     return number(found.value) + below(between(found) if bounds else "")
 
 
-def compared(found: Interval, difference: Interval | None) -> str:
-    """A measure, below it its interval; if its difference to another excludes zero, marked, below it that."""
-    if difference is None or not difference.excludes_zero:
-        return cell(found)
+def compared(found: Interval, difference: Interval, counts: str) -> str:
+    """A measure, below it its interval and counts; if its difference excludes zero, marked, below it that."""
+    if not difference.excludes_zero:
+        return cell(found) + below(counts)
     said = f"{change(difference)} ({change_between(difference)})"
-    return f'<td class="marked">{cell(found)}{below(said)}</td>'
+    return f'<td class="marked">{cell(found)}{below(said)}{below(counts)}</td>'
 
 
 def changed(found: Interval) -> str:
