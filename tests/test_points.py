@@ -33,12 +33,18 @@ def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:
 
 def test_points_come_from_the_model_that_made_the_predictions(tmp_path: Path, model: Path) -> None:
     predictions = str(tmp_path / "out.csv")
+    (tmp_path / "out.csv").write_text("path,status,Bright,note\na.png,ok,0.5,\n")
     points, about = points_and_model(predictions, str(model))
     assert points == {"Bright": {"default": 0.5}, "Dark": {"default": 0.25}}
-    assert about["name"] == "brightness"
-    record = {"model": {"sha256": about["sha256"]}, "thresholds": {"Bright": 0.9}}
+    assert list(about) == ["points"], "nothing tells what made the scores"
+    assert about["points"].startswith("brightness 1.0, sha256 ")
+    record = {"model": {"sha256": about["points"].split()[-1]}, "thresholds": {"Bright": 0.9}}
     Path(f"{predictions}.run.json").write_text(json.dumps(record))
-    assert points_and_model(predictions, str(model))[0] == points
+    found, about = points_and_model(predictions, str(model))
+    assert (found, about["name"]) == (points, "brightness")
+    (tmp_path / "out.csv").write_text("path,status,Bright,Edema,note\na.png,ok,0.5,0.5,\n")
+    with pytest.raises(ModelError, match="it has no label Edema, but Bright, Dark"):
+        points_and_model(predictions, str(model))
     Path(f"{predictions}.run.json").write_text(json.dumps(record | {"model": {"sha256": "another"}}))
     with pytest.raises(ModelError, match="is not the model that made"):
         points_and_model(predictions, str(model))

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from chexscore.errors import ModelError, TableError, UsageError
+from chexscore.predictions import read_predictions
 from chexscore.records import record_path
 
 __all__ = ["DEFAULT", "Points", "are_predictions", "points_and_model"]
@@ -48,13 +49,17 @@ def are_predictions(inputs: Sequence[str]) -> bool:
 def points_and_model(predictions: str, model: str | None = None) -> tuple[Points, dict[str, str]]:
     """The operating points to evaluate predictions at, and what is known about the model that made them.
 
+    Without a record nothing tells what made the scores; then the second says under "points" where the points
+    are from.
+
     Args:
         predictions: a CSV; the record beside it says both, if it is there.
         model: an ONNX file to take the points from instead.
 
     Raises:
         TableError: there is a record, and it cannot be read.
-        ModelError: the model cannot be used, or it is another one than the record names.
+        ModelError: the model cannot be used, it is another one than the record names, or it has not got all
+            labels of the predictions.
     """
     record = _read_record(predictions)
     about = {key: str(value) for key, value in (record or {}).get("model", {}).items()}
@@ -66,7 +71,15 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
     if about.get("sha256", classifier.sha256) != classifier.sha256:
         raise ModelError(f"{model} is not the model that made {predictions}: their sha256 differ.")
     spec = classifier.spec
+    labels, _ = read_predictions(predictions)
+    if strange := [label for label in labels if label not in spec.labels]:
+        raise ModelError(
+            f"{model} is not the model that made {predictions}: it has no label {strange[0]}, but "
+            f"{', '.join(spec.labels)}."
+        )
     points = _from_default(spec.default_thresholds, spec.named_thresholds)
+    if record is None:
+        return points, {"points": f"{spec.name} {spec.version}, sha256 {classifier.sha256}"}
     return points, {"name": spec.name, "version": spec.version, "sha256": classifier.sha256}
 
 

@@ -47,7 +47,7 @@ def describe(
     Args:
         evaluation: what was found.
         predictions: the CSV.
-        model: name, version and sha256, as far as they are known.
+        model: name, version and sha256, as far as they are known; see `points_and_model`.
         against: the CSV of the other model.
         other_model: as `model`.
     """
@@ -217,7 +217,8 @@ def _of_means(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:
-    if not model:
-        return {what: f"{UNKNOWN}: no record stands beside the predictions"}
+    if "sha256" not in model and "name" not in model:
+        unknown = {what: f"{UNKNOWN}: no record stands beside the predictions"}
+        return unknown | ({"operating points": f"those of {model['points']}"} if "points" in model else {})
     name = " ".join(model[key] for key in ("name", "version") if model.get(key))
     return {what: name, f"sha256 of {what}": model.get("sha256", UNKNOWN)}
