@@ -13,7 +13,7 @@ from typing import Annotated, BinaryIO, Literal, cast
 import typer
 
 from chexscore import __version__
-from chexscore.errors import ChexscoreError, UsageError
+from chexscore.errors import ChexscoreError, NoImageError, UsageError
 from chexscore.messages import counted, open_streams, say, speak_json
 
 EXIT_CODES = (
@@ -347,6 +347,8 @@ def evaluate(
     predicted = are_predictions(inputs)
     if predicted and keep is not None:
         raise UsageError("--keep is for images; these are predictions already.")
+    if strict and not predicted and keep is None:
+        raise UsageError("--strict for images goes with --keep, or the scores are lost if an image fails.")
     _check_outputs([output, report, keep], [*inputs, labels, against, model], overwrite)
     if report is not None:
         from chexscore.report.page import check_plots, to_html
@@ -454,6 +456,8 @@ def _score(
     from chexscore.stopping import stop_on_signals
 
     classifier, stop = open_classifier(model, device), stop_on_signals()
+    if (gone := [path for path in paths if not os.path.lexists(path)]) == paths:
+        raise NoImageError(f"{gone[0]}: there is no such file or folder.")
     found = list(find_images(paths, stop=stop))
     if any(map(os.path.exists, found)):
         check(found, classifier.spec.labels)

@@ -144,6 +144,7 @@ def test_wrong_usage_exits_2(
         ("eval", "out.parquet", "--labels", "l.csv"),
         ("eval", images, "--labels", "l.csv", "--uncertain", "perhaps"),
         ("eval", images, "--labels", "l.csv", "--resamples", "199"),
+        ("eval", images, "--labels", "l.csv", "--strict"),
         ("eval", images, "--labels", "l.csv", "--report", tmp_path),
     ):
         monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, arguments)])
@@ -417,10 +418,11 @@ def test_eval_scores_images_first(model: Path, images: Path, tmp_path: Path) -> 
     assert found["evaluated"]["predictions"] == str(kept)
     assert len(found["evaluated"]["sha256 of model"]) == 64
     assert "4 images found: 3 scored" in done.stderr
-    strict = chexscore(*command, "--strict")
+    strict = chexscore(*command, "--strict", "--keep", kept, "--overwrite")
     assert strict.returncode == 1
     assert "--strict allows nothing to be left over" in strict.stderr
-    assert chexscore("eval", tmp_path / "none", "--labels", labels, "--model", model).returncode == 4
+    done = chexscore("eval", tmp_path / "none", "--labels", labels, "--model", model)
+    assert (done.returncode, "none: there is no such file or folder" in done.stderr) == (4, True)
     labels.write_text("file\n000.png\n")
     done = chexscore(*command)
     assert done.returncode == 1

@@ -98,7 +98,9 @@ def test_each_label_has_its_own_default_point(tmp_path: Path, predictions: str) 
     assert list(result.points) == ["default", "loose", "strict", "0.5"]
     assert result.points["default"] == [0.75, 0.3]
     assert result.defaults == ("strict", "loose")
-    assert describe(result, predictions, {})["default points"] == "strict of Finding; loose of Opposite"
+    about = describe(result, predictions, {}, predictions)
+    assert about["default points"] == "strict of Finding; loose of Opposite"
+    assert about["both models"] == "the scores are the same"
     assert result.compared == ("auc", "sensitivity@default", "specificity@default")
     assert f"Opposite,{predictions},threshold@default,0.300000" in to_csv(result)
 
@@ -169,6 +171,8 @@ def test_a_label_may_have_a_policy_of_its_own(tmp_path: Path, predictions: str) 
     assert said == "taken as negative; of Finding taken as positive"
     with pytest.raises(UsageError, match="has no label Fnding"):
         evaluate(predictions, labels, {}, Protocol(blank=read_policies(["Fnding=positive"])))
+    with pytest.raises(UsageError, match="has no label path"):
+        evaluate(predictions, labels, {}, Protocol(blank=read_policies(["path=positive"])))
     with pytest.raises(UsageError, match="perhaps is none of negative, positive, ignore"):
         read_policies(["perhaps"])
 
@@ -261,7 +265,7 @@ def test_a_study_takes_its_views_together(chexpert: tuple[str, str], views: str,
             ["patient1/study1"] * 2 + ["patient1/study2"] + ["patient2/study1"] * 2 + ["patient3/study1"],
         ),
         ("image", list("012345")),
-        ("Sex", ["Male"] * 3 + ["Female"] * 3),
+        ("sex", ["Male"] * 3 + ["Female"] * 3),
     ],
 )
 def test_intervals_draw_what_is_asked_for(
@@ -486,10 +490,13 @@ def test_data_and_what_was_evaluated_come_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path,Other\n0.png,1\n", "a column for none of the model's labels"),
+        ("path,Other\n0.png,1\n", "a column for none of the model's labels: .*; its own labels are Other"),
+        ("path,Finding\n0.png,-1\n1.png,\n", "no label is known of the 2 images, .* --uncertain or --blank"),
+        ("path,Finding\n0.png,1\n\n1.png,yes\n", "column Finding, line 4: 'yes'"),
+        ("path,patient,Finding\n\n0.png,p1,1\n1.png,,1\n", "line 4 has no patient"),
         ("file,Finding\n0.png,1\n", "no column path"),
         ("path,Finding\n", "no rows"),
-        ("path,Finding\nelsewhere.png,1\n", "names no scored image"),
+        ("path,Finding\nelsewhere.png,1\n", "names no scored image; .* cut the first folders"),
         ("path,Finding\n0.png,yes\n", r"column Finding, line 2: 'yes'"),
         ("path,Finding\n0.png,2\n", r"column Finding, line 2: '2'"),
         ("", "no rows"),

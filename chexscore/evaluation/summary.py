@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from chexscore import __version__
 from chexscore.evaluation.figures import left_out_of_means, without_mean
 from chexscore.evaluation.results import Evaluation, Group
@@ -59,7 +61,7 @@ def describe(
         count += f" of {counted(len(set(cases.groups)), draws)}"
     found = {"predictions": predictions, **_of_model("model", model)}
     if against is not None:
-        found |= {"compared with": against, **_of_model("its model", other_model or {})}
+        found |= _of_other(evaluation, against, other_model or {})
     found |= {"labels": f"{cases.table.source} (layout: {cases.table.layout})", "evaluated": count}
     if protocol.resamples and (number := len(set(cases.groups))) < FEW:
         found[CAUTION] = (
@@ -216,9 +218,20 @@ def _of_means(evaluation: Evaluation) -> dict[str, str]:
     return found | {what: groups for what, groups in empty.items() if groups}
 
 
+def _of_other(evaluation: Evaluation, against: str, model: Mapping[str, str]) -> dict[str, str]:
+    found = {"compared with": against, **_of_model("its model", model)}
+    cases = evaluation.cases
+    same = cases.others is not None and np.array_equal(cases.scores, cases.others)
+    return found | ({"both models": "the scores are the same"} if same else {})
+
+
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:
     if "sha256" not in model and "name" not in model:
         unknown = {what: f"{UNKNOWN}: no record stands beside the predictions"}
-        return unknown | ({"operating points": f"those of {model['points']}"} if "points" in model else {})
+        return unknown | (
+            {"operating points": f"those of {model['points']}; what made the scores is not recorded"}
+            if "points" in model
+            else {}
+        )
     name = " ".join(model[key] for key in ("name", "version") if model.get(key))
     return {what: name, f"sha256 of {what}": model.get("sha256", UNKNOWN)}

@@ -57,6 +57,8 @@ def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> 
         say(f"chexscore: warning: {about[CAUTION]}")
     by = [split.column for split in evaluation.splits]
     for name in (
+        "operating points",
+        "both models",
         "on their own",
         "left out",
         "only the model has",
