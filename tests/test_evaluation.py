@@ -83,6 +83,8 @@ def test_the_table(tmp_path: Path, predictions: str) -> None:
     assert result.cases.only_predicted == ("Unlabelled",)
     assert result.cases.only_labelled == ("Extra",)
     assert result.defaults == ("strict", "not known")
+    assert table.counts["strict"] == {"Finding": (1, 1, 2, 2), "micro": (1, 1, 2, 2)}
+    assert "Finding,all,false_negatives@strict,2,,,6" in to_csv(result)
     at_default = [table.get("accuracy@default", name).value for name in table.columns[:2]]
     others = (("accuracy@strict", "Finding"), ("accuracy@0.5", "Opposite"))
     assert at_default == [table.get(*each).value for each in others]
@@ -99,7 +101,7 @@ def test_each_label_has_its_own_default_point(tmp_path: Path, predictions: str) 
     assert result.points["default"] == [0.75, 0.3]
     assert result.defaults == ("strict", "loose")
     about = describe(result, predictions, {}, predictions)
-    assert about["default points"] == "strict of Finding; loose of Opposite"
+    assert about["default points"] == "strict: Finding; loose: Opposite"
     assert about["both models"] == "the scores are the same"
     assert result.compared == ("auc", "sensitivity@default", "specificity@default")
     assert f"Opposite,{predictions},threshold@default,0.300000" in to_csv(result)

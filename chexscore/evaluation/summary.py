@@ -12,6 +12,7 @@ import numpy as np
 
 from chexscore import __version__
 from chexscore.evaluation.figures import left_out_of_means, without_mean
+from chexscore.evaluation.points import DEFAULT as DEFAULT_POINT
 from chexscore.evaluation.results import Evaluation, Group
 from chexscore.intervals import FEWEST
 from chexscore.labels import DEFAULT, Policies
@@ -91,14 +92,7 @@ def describe(
         else "none"
     )
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    points = dict.fromkeys(evaluation.defaults)
-    found["default points"] = "; ".join(
-        point if len(points) == 1 else f"{point} of {', '.join(labels)}"
-        for point in points
-        for labels in [
-            [label for label, one in zip(cases.names, evaluation.defaults, strict=True) if one == point]
-        ]
-    )
+    found["default points"] = _defaults(evaluation)
     return found | {"made by": f"chexscore {__version__}, {made}"}
 
 
@@ -216,6 +210,14 @@ def _of_means(evaluation: Evaluation) -> dict[str, str]:
         f"no macro mean by {split.column}": without_mean(evaluation, split) for split in evaluation.splits
     }
     return found | {what: groups for what, groups in empty.items() if groups}
+
+
+def _defaults(evaluation: Evaluation) -> str:
+    """What the default point of each label was chosen for."""
+    labels: dict[str, list[str]] = {}
+    for label, point in zip(evaluation.cases.names, evaluation.defaults, strict=True):
+        labels.setdefault("without a name" if point == DEFAULT_POINT else point, []).append(label)
+    return "; ".join(f"{point}: {', '.join(some)}" for point, some in labels.items())
 
 
 def _of_other(evaluation: Evaluation, against: str, model: Mapping[str, str]) -> dict[str, str]:

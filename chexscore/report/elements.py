@@ -53,9 +53,9 @@ def cell(found: Interval, *, bounds: bool = True) -> str:
 def compared(found: Interval, difference: Interval, counts: str) -> str:
     """A measure, below it its interval and counts; if its difference excludes zero, marked, below it that."""
     if not difference.excludes_zero:
-        return cell(found) + below(counts)
+        return cell(found) + below(counts, "counts")
     said = f"{change(difference)} ({change_between(difference)})"
-    return f'<td class="marked">{cell(found)}{below(said)}{below(counts)}</td>'
+    return f'<td class="marked">{cell(found)}{below(said)}{below(counts, "counts")}</td>'
 
 
 def changed(found: Interval) -> str:
@@ -64,9 +64,10 @@ def changed(found: Interval) -> str:
     return f'<td class="marked">{text}</td>' if found.excludes_zero else text
 
 
-def below(words: str) -> str:
+def below(words: str, kind: str = "") -> str:
     """Small text under a figure, or nothing."""
-    return f"<br><small>{words}</small>" if words else ""
+    opening = f'<small class="{kind}">' if kind else "<small>"
+    return f"<br>{opening}{words}</small>" if words else ""
 
 
 def text(words: str) -> str:
