@@ -306,7 +306,7 @@ def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
     figures = "".join(
         figure(svg, f"{cases.names[column]}: {what}", caption=what) for what, svg in drawn.items()
     )
-    point = "" if chosen_for == DEFAULT else f"{chosen_for}, "
+    point = f"{chosen_for}, " if chosen else ""
     found = mistakes(cases, column, default, pictures)
     shown = [
         f"<div><h4>{what} at the default ({text(point)}{score(default)}): the worst of {total:,}</h4>"
