@@ -13,7 +13,7 @@ from typing import Annotated, BinaryIO, Literal, cast
 import typer
 
 from chexscore import __version__
-from chexscore.errors import ChexscoreError, UsageError
+from chexscore.errors import ChexscoreError, NoImageError, UsageError
 from chexscore.messages import counted, open_streams, say, speak_json
 
 EXIT_CODES = (
@@ -42,6 +42,9 @@ DeviceOption = Annotated[
     Device,
     typer.Option(help="Where the network runs; auto takes CUDA where it works."),
 ]
+
+FEWEST_RESAMPLES = 200
+"""Draws that a standard error can be taken from (Efron and Tibshirani 1993, section 6.4)."""
 
 WrongUsage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 """Typer's base of all wrong usage, which its versions keep in different places."""
@@ -307,7 +310,9 @@ def evaluate(
             metavar="CSV", help="Predictions of another model for the same images, to compare with."
         ),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="Draws for the intervals; 0 for none.")] = 1000,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Draws for the intervals, 200 or more; 0 for none.")
+    ] = 1000,
     pictures: Annotated[
         int, typer.Option(min=0, help="The most confident mistakes to show in the report, of each kind.")
     ] = 3,
@@ -330,12 +335,20 @@ def evaluate(
     from chexscore.evaluation.evaluate import evaluate as measure
     from chexscore.evaluation.points import are_predictions, points_and_model
     from chexscore.evaluation.summary import describe, to_csv, to_json
+    from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
     from chexscore.labels import read_policies
     from chexscore.outputs import STDOUT, replacing
 
+    if 0 < resamples < FEWEST_RESAMPLES:
+        raise UsageError(
+            f"--resamples {resamples}: too few to tell how wide an interval is; give {FEWEST_RESAMPLES} or "
+            "more, or 0 for none."
+        )
     predicted = are_predictions(inputs)
     if predicted and keep is not None:
         raise UsageError("--keep is for images; these are predictions already.")
+    if strict and not predicted and keep is None:
+        raise UsageError("--strict for images goes with --keep, or the scores are lost if an image fails.")
     _check_outputs([output, report, keep], [*inputs, labels, against, model], overwrite)
     if report is not None:
         from chexscore.report.page import check_plots, to_html
@@ -359,12 +372,11 @@ def evaluate(
         found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
     about = describe(found, name, about_model, against, other_model)
     text = to_json(found, about) if (output or "").lower().endswith(".json") else to_csv(found)
+    say_what_was_evaluated(found, about)
     if output == STDOUT:
         typer.echo(text, nl=False)
     else:
-        from chexscore.evaluation.tabulate import print_evaluation
-
-        print_evaluation(found, about)
+        print_tables(found)
         if output is not None:
             with replacing(output) as file:
                 file.write(text.encode(errors="surrogateescape"))
@@ -444,6 +456,8 @@ def _score(
     from chexscore.stopping import stop_on_signals
 
     classifier, stop = open_classifier(model, device), stop_on_signals()
+    if (gone := [path for path in paths if not os.path.lexists(path)]) == paths:
+        raise NoImageError(f"{gone[0]}: there is no such file or folder.")
     found = list(find_images(paths, stop=stop))
     if any(map(os.path.exists, found)):
         check(found, classifier.spec.labels)

@@ -43,6 +43,8 @@ def read_policies(words: Sequence[str]) -> dict[str, Policy]:
 def read_table(source: str) -> pd.DataFrame:
     """Reads a CSV with one line of labels for each image; every cell stays the text that it is.
 
+    The index counts the file's lines behind the header from 0, blank ones too.
+
     Raises:
         TableError: no such file, no CSV in UTF-8 with commas, no rows, a column named twice, or a line with
             more or fewer cells than the header; the text names the line.
@@ -52,7 +54,7 @@ def read_table(source: str) -> pd.DataFrame:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
             header = [name.strip() for name in next(lines, [])]
-            rows = []
+            rows, numbers = [], []
             for row in lines:
                 if len(row) not in (0, len(header)):
                     raise TableError(
@@ -60,6 +62,7 @@ def read_table(source: str) -> pd.DataFrame:
                     )
                 if row:
                     rows.append(row)
+                    numbers.append(lines.line_num - 2)
     except OSError as error:
         raise TableError(f"{source}: the table of labels cannot be read: {error.strerror}.") from error
     except csv.Error as error:
@@ -68,7 +71,7 @@ def read_table(source: str) -> pd.DataFrame:
         raise TableError(f"{source}: two columns are called {twice[0]!r}.")
     if not rows:
         raise TableError(f"{source}: the table has no rows.")
-    return pd.DataFrame(rows, columns=header, dtype=object)  # pandas' own text type takes UTF-8 alone
+    return pd.DataFrame(rows, numbers, header, dtype=object)  # pandas' own text type takes UTF-8 alone
 
 
 def stripped(column: pd.Series) -> pd.Series:

@@ -15,6 +15,7 @@ STDERR = 2
 ONE = {"images": "image", "studies": "study", "patients": "patient", "cases": "case", "lines": "line"} | {
     "predictions": "prediction",
     "comparisons": "comparison",
+    "values": "value",
 }
 """Of what is counted."""
 

@@ -153,19 +153,21 @@ def read_predictions(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = csv.reader(file)
-            header = next(rows, [])
-            if header[:2] != ["path", "status"] or "note" not in header[3:]:
-                raise TableError(
-                    f"{source}: not a CSV of predictions: its first line is not path,status,...,note."
-                )
-            labels = tuple(header[2 : header.index("note")])
-            if twice := [name for name, number in Counter(labels).items() if number > 1]:
-                raise TableError(f"{source}: two columns are called {twice[0]!r}.")
+            labels = _read_labels(next(rows, []), source)
             return labels, [_read_row(row, labels, f"{source}: line {rows.line_num}") for row in rows if row]
     except OSError as error:
         raise TableError(f"{source}: the predictions cannot be read: {error.strerror}.") from error
     except csv.Error as error:
         raise TableError(f"{source}: not a CSV of predictions: {error}.") from error
+
+
+def _read_labels(header: list[str], source: str) -> tuple[str, ...]:
+    if header[:2] != ["path", "status"] or "note" not in header[3:]:
+        raise TableError(f"{source}: not a CSV of predictions: its first line is not path,status,...,note.")
+    labels = tuple(header[2 : header.index("note")])
+    if twice := [name for name, number in Counter(labels).items() if number > 1]:
+        raise TableError(f"{source}: two columns are called {twice[0]!r}.")
+    return labels
 
 
 def _read_row(row: list[str], labels: tuple[str, ...], place: str) -> Prediction:

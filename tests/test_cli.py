@@ -143,6 +143,8 @@ def test_wrong_usage_exits_2(
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--keep", "k.csv"),
         ("eval", "out.parquet", "--labels", "l.csv"),
         ("eval", images, "--labels", "l.csv", "--uncertain", "perhaps"),
+        ("eval", images, "--labels", "l.csv", "--resamples", "199"),
+        ("eval", images, "--labels", "l.csv", "--strict"),
         ("eval", images, "--labels", "l.csv", "--report", tmp_path),
     ):
         monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, arguments)])
@@ -357,7 +359,7 @@ def test_eval_prints_tables_and_takes_the_recorded_thresholds(
     compared = ("--subgroup", "Sex", "--against", tmp_path / "out.csv")
     done = chexscore(*command, *compared, "-o", table, "--report", page)
     assert done.returncode == 0
-    for words in ("macro", "AUC (95 %)", "at default", "Sex", "minus the rest", "other"):
+    for words in ("macro", "AUC (95 %)", "default point", "Sex", "minus the rest", "other"):
         assert words in done.stdout, words
     assert "3 images evaluated" in done.stderr
     found = values(table.read_text())
@@ -374,6 +376,7 @@ def test_eval_prints_tables_and_takes_the_recorded_thresholds(
     (tmp_path / "out.csv.run.json").unlink()
     done = chexscore(*command, "-m", other, "-o", "-")
     assert values(done.stdout)["Dark", "threshold@default"] == "0.900000"
+    assert "warning: only 3 images: the intervals are rough" in done.stderr
 
 
 def test_tables_of_eval_fit_80_columns(tmp_path: Path) -> None:
@@ -383,7 +386,7 @@ def test_tables_of_eval_fit_80_columns(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(f"path,{','.join(names)},Site\n" + "".join(lines))
     lines = [f"{i}.png,ok,{i % 7 / 7:.6f},{i % 5 / 5:.6f},\n" for i in range(1000)]
     (tmp_path / "out.csv").write_text(f"path,status,{','.join(names)},note\n" + "".join(lines))
-    command = ("eval", tmp_path / "out.csv", "--labels", tmp_path / "labels.csv", "--resamples", "20")
+    command = ("eval", tmp_path / "out.csv", "--labels", tmp_path / "labels.csv", "--resamples", "200")
     done = chexscore(*command, "--subgroup", "Site", "--against", tmp_path / "out.csv", columns=80)
     assert done.returncode == 0
     tables = [line for line in done.stdout.splitlines() if not line.startswith(("Right of", "*"))]
@@ -415,10 +418,11 @@ def test_eval_scores_images_first(model: Path, images: Path, tmp_path: Path) -> 
     assert found["evaluated"]["predictions"] == str(kept)
     assert len(found["evaluated"]["sha256 of model"]) == 64
     assert "4 images found: 3 scored" in done.stderr
-    strict = chexscore(*command, "--strict")
+    strict = chexscore(*command, "--strict", "--keep", kept, "--overwrite")
     assert strict.returncode == 1
     assert "--strict allows nothing to be left over" in strict.stderr
-    assert chexscore("eval", tmp_path / "none", "--labels", labels, "--model", model).returncode == 4
+    done = chexscore("eval", tmp_path / "none", "--labels", labels, "--model", model)
+    assert (done.returncode, "none: there is no such file or folder" in done.stderr) == (4, True)
     labels.write_text("file\n000.png\n")
     done = chexscore(*command)
     assert done.returncode == 1

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sklearn
 from sklearn.calibration import calibration_curve
 
@@ -25,3 +26,7 @@ def test_curves_are_those_of_scikit_learn(seed: int) -> None:
     assert bins.share == pytest.approx(share, abs=1e-12)
     assert bins.score == pytest.approx(score, abs=1e-12)
     assert bins.cases.sum() == 150
+    exact = stats.binomtest(round(bins.share[0] * bins.cases[0]), int(bins.cases[0])).proportion_ci(
+        method="wilson"
+    )
+    assert (bins.low[0], bins.high[0]) == pytest.approx((exact.low, exact.high))

@@ -13,6 +13,7 @@ from chexscore.errors import ChexscoreError, TableError, UsageError
 from chexscore.evaluation.cases import Protocol, read_cases
 from chexscore.evaluation.evaluate import check_images, evaluate
 from chexscore.evaluation.figures import chance
+from chexscore.evaluation.results import Evaluation
 from chexscore.evaluation.summary import describe, to_csv, to_json
 from chexscore.labels import read_policies
 
@@ -42,6 +43,10 @@ def predictions(tmp_path: Path) -> str:
     path = tmp_path / "out.csv"
     path.write_text("path,status,Finding,Opposite,Unlabelled,note\n" + "".join(rows))
     return str(path)
+
+
+def tidy(result: Evaluation) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(result))))
 
 
 def label_csv(tmp_path: Path, text: str) -> str:
@@ -77,7 +82,29 @@ def test_the_table(tmp_path: Path, predictions: str) -> None:
     }
     assert result.cases.only_predicted == ("Unlabelled",)
     assert result.cases.only_labelled == ("Extra",)
-    assert result.assumed
+    assert result.defaults == ("strict", "not known")
+    assert table.counts["strict"] == {"Finding": (1, 1, 2, 2), "micro": (1, 1, 2, 2)}
+    assert "Finding,all,false_negatives@strict,2,,,6" in to_csv(result)
+    at_default = [table.get("accuracy@default", name).value for name in table.columns[:2]]
+    others = (("accuracy@strict", "Finding"), ("accuracy@0.5", "Opposite"))
+    assert at_default == [table.get(*each).value for each in others]
+
+
+def test_each_label_has_its_own_default_point(tmp_path: Path, predictions: str) -> None:
+    labels = label_csv(tmp_path, "path,Finding,Opposite\n0.png,1,1\n1.png,0,0\n")
+    points = {
+        "Finding": {"default": 0.75, "loose": 0.25, "strict": 0.75},
+        "Opposite": {"default": 0.3, "strict": 0.8, "loose": 0.3},
+    }
+    result = evaluate(predictions, labels, points, QUICK, against=predictions, other_points=points)
+    assert list(result.points) == ["default", "loose", "strict", "0.5"]
+    assert result.points["default"] == [0.75, 0.3]
+    assert result.defaults == ("strict", "loose")
+    about = describe(result, predictions, {}, predictions)
+    assert about["default points"] == "strict: Finding; loose: Opposite"
+    assert about["both models"] == "the scores are the same"
+    assert result.compared == ("auc", "sensitivity@default", "specificity@default")
+    assert f"Opposite,{predictions},threshold@default,0.300000" in to_csv(result)
 
 
 def test_a_constant_guess_stands_beside_the_model(tmp_path: Path) -> None:
@@ -106,11 +133,7 @@ def test_a_constant_guess_stands_beside_the_model(tmp_path: Path) -> None:
 def test_one_class_leaves_empty_cells(tmp_path: Path, predictions: str) -> None:
     text = "Path,Finding,Opposite\n0.png,1,1\n1.png,-1,1\n2.png,,1\n3.png,0.0,\n"
     result = evaluate(predictions, label_csv(tmp_path, text), {"Finding": {"default": 0.5}}, QUICK)
-    rows = {
-        (row["label"], row["metric"]): row
-        for row in csv.DictReader(io.StringIO(to_csv(result)))
-        if row["group"] == "all"
-    }
+    rows = {(row["label"], row["metric"]): row for row in tidy(result) if row["group"] == "all"}
     assert rows["Finding", "auc"] == {
         "label": "Finding",
         "group": "all",
@@ -150,6 +173,8 @@ def test_a_label_may_have_a_policy_of_its_own(tmp_path: Path, predictions: str) 
     assert said == "taken as negative; of Finding taken as positive"
     with pytest.raises(UsageError, match="has no label Fnding"):
         evaluate(predictions, labels, {}, Protocol(blank=read_policies(["Fnding=positive"])))
+    with pytest.raises(UsageError, match="has no label path"):
+        evaluate(predictions, labels, {}, Protocol(blank=read_policies(["path=positive"])))
     with pytest.raises(UsageError, match="perhaps is none of negative, positive, ignore"):
         read_policies(["perhaps"])
 
@@ -242,7 +267,7 @@ def test_a_study_takes_its_views_together(chexpert: tuple[str, str], views: str,
             ["patient1/study1"] * 2 + ["patient1/study2"] + ["patient2/study1"] * 2 + ["patient3/study1"],
         ),
         ("image", list("012345")),
-        ("Sex", ["Male"] * 3 + ["Female"] * 3),
+        ("sex", ["Male"] * 3 + ["Female"] * 3),
     ],
 )
 def test_intervals_draw_what_is_asked_for(
@@ -304,9 +329,9 @@ def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
     assert women.to_the_rest.get("auc", "Finding").value == pytest.approx(difference)
     marked = [one for one in result.comparisons if one.difference.excludes_zero]
     assert {one.subgroup.group.name for one in marked if one.measure == "auc"} == {"Sex=F"}
-    assert len(result.comparisons) == 4 * 3 * 3  # women and ages; measures; the label, macro and micro
-    assert f"Of 36 comparisons with the rest {len(marked)} are marked" in chance(result)
-    assert "1 in 20, here about 2" in chance(result)
+    assert len(result.comparisons) == 4 * 3 * 2  # women and ages; measures; the label and macro
+    assert f"Of 24 comparisons with the rest {len(marked)} are marked" in chance(result)
+    assert "1 in 20, here about 1" in chance(result)
     alone = read_cases(predictions, labels, protocol)
     rows = alone.table.cells["Sex"].to_numpy() == "M"
     expected = sklearn.roc_auc_score(alone.labels[rows], alone.scores[rows])
@@ -338,6 +363,28 @@ def test_means_of_subgroups_are_over_labels_that_all_of_them_have(tmp_path: Path
     about = describe(result, predictions, {})
     assert about["macro mean"] == "over 2 of 3 labels, without C (one class only)"
     assert about["macro means by Sex"] == "over 1 of 2 labels, without B (one class only in a subgroup)"
+    assert about["no macro mean by Sex"] == "Sex=? (both classes for 1 of 3 labels)"
+    rows = {(row["label"], row["group"], row["metric"]): row["value"] for row in tidy(result)}
+    kept = [rows["macro", group, "labels"] for group in ("all", "Sex: all", "Sex=F", "Sex=?")]
+    assert kept == ["2", "1", "1", "0"]
+    assert rows["macro", "Sex: all", "auc"] == rows["A", "all", "auc"]
+
+
+def test_a_subgroup_that_lacks_most_labels_does_not_narrow_the_means_of_others(tmp_path: Path) -> None:
+    truth = np.tile([[0, 1, 0], [1, 0, 1]], (20, 1))
+    truth[:12, 1:] = 0  # young people have but the first finding
+    predictions = write_predictions(
+        tmp_path / "out.csv", "ABC", [f"{i}.png" for i in range(40)], np.random.default_rng(0).random((40, 3))
+    )
+    lines = [f"{i}.png,{20 if i < 12 else 50},{','.join(map(str, row))}\n" for i, row in enumerate(truth)]
+    labels = label_csv(tmp_path, "path,Age,A,B,C\n" + "".join(lines))
+    points = {"A": {"default": 0.5}, "B": {"default": 0.4, "youden": 0.4}}
+    result = evaluate(predictions, labels, points, Protocol(subgroups=("Age:40",), resamples=20))
+    young, old = result.splits[0].subgroups
+    assert (young.group.over, old.group.over) == ((), ("A", "B", "C"))
+    rows = {(row["label"], row["group"], row["metric"]): row["value"] for row in tidy(result)}
+    assert rows["macro", "all", "labels@youden"] == "1"
+    assert rows["macro", "Age=under 40", "auc"] == ""
 
 
 @pytest.mark.parametrize(
@@ -367,11 +414,12 @@ def test_what_cannot_be_is_refused_before_images_are_scored(
         ("Sex:40", "'[MF]' is no number"),
         ("Age:60,40", "edges must rise"),
         ("Age", "give edges, such as Age:40,60"),
+        ("Age:30,50 age:30,60", "Age is asked for twice"),
     ],
 )
 def test_subgroups_that_cannot_be_are_refused(tmp_path: Path, subgroup: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        evaluate(*simulated(tmp_path), {}, Protocol(subgroups=(subgroup,), resamples=0))
+        evaluate(*simulated(tmp_path), {}, Protocol(subgroups=tuple(subgroup.split()), resamples=0))
 
 
 def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
@@ -444,10 +492,13 @@ def test_data_and_what_was_evaluated_come_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path,Other\n0.png,1\n", "a column for none of the model's labels"),
+        ("path,Other\n0.png,1\n", "a column for none of the model's labels: .*; its own labels are Other"),
+        ("path,Finding\n0.png,-1\n1.png,\n", "no label is known of the 2 images, .* --uncertain or --blank"),
+        ("path,Finding\n0.png,1\n\n1.png,yes\n", "column Finding, line 4: 'yes'"),
+        ("path,patient,Finding\n\n0.png,p1,1\n1.png,,1\n", "line 4 has no patient"),
         ("file,Finding\n0.png,1\n", "no column path"),
         ("path,Finding\n", "no rows"),
-        ("path,Finding\nelsewhere.png,1\n", "names no scored image"),
+        ("path,Finding\nelsewhere.png,1\n", "names no scored image; .* cut the first folders"),
         ("path,Finding\n0.png,yes\n", r"column Finding, line 2: 'yes'"),
         ("path,Finding\n0.png,2\n", r"column Finding, line 2: '2'"),
         ("", "no rows"),

@@ -274,9 +274,9 @@ def test_a_mean_is_compared_over_labels_that_both_sides_define() -> None:
 
 def test_intervals_cover_the_truth() -> None:
     """Small sets; `python -m tests.bench.evaluation coverage` has 500 of each size."""
-    assert 88 <= sum(covers(seed, ill=30, well=50, resamples=200) for seed in range(100)) <= 100
-    assert 88 <= sum(covers(seed, ill=10, well=50, resamples=200) for seed in range(100)) <= 100
-    assert 88 <= sum(mean_covers(seed, ill=(2, 5, 5, 9, 20), resamples=200) for seed in range(100)) <= 100
+    assert 88 <= sum(covers(seed, ill=30, well=50, resamples=200) for seed in range(100)) <= 99
+    assert 88 <= sum(covers(seed, ill=10, well=50, resamples=200) for seed in range(100)) <= 99
+    assert 88 <= sum(mean_covers(seed, ill=(2, 5, 5, 9, 20), resamples=200) for seed in range(100)) <= 99
 
 
 def simulated(

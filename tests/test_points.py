@@ -14,15 +14,16 @@ def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:
     write = Path(f"{predictions}.run.json").write_text
     write(json.dumps(record))
     assert points_and_model(predictions) == ({"A": {"default": 0.3}}, {"name": "m", "sha256": "abc"})
-    points = {"A": {"youden": 0.3, "sensitivity90": 0.1}}
+    points = {"A": {"sensitivity90": 0.1, "youden": 0.3}}
     write(json.dumps(record | {"operating_points": points}))
-    assert points_and_model(predictions)[0] == points
+    (found,) = points_and_model(predictions)[0].values()
+    assert list(found.items()) == [("default", 0.3), ("sensitivity90", 0.1), ("youden", 0.3)]
     for content in (
         "[]",
         "{",
         "{}",
         '{"thresholds": 1}',
-        '{"operating_points": {"A": 0.5}}',
+        '{"thresholds": {"A": 0.5}, "operating_points": {"A": 0.5}}',
         '{"model": "m"}',
     ):
         write(content)
@@ -32,12 +33,18 @@ def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:
 
 def test_points_come_from_the_model_that_made_the_predictions(tmp_path: Path, model: Path) -> None:
     predictions = str(tmp_path / "out.csv")
+    (tmp_path / "out.csv").write_text("path,status,Bright,note\na.png,ok,0.5,\n")
     points, about = points_and_model(predictions, str(model))
     assert points == {"Bright": {"default": 0.5}, "Dark": {"default": 0.25}}
-    assert about["name"] == "brightness"
-    record = {"model": {"sha256": about["sha256"]}, "thresholds": {"Bright": 0.9}}
+    assert list(about) == ["points"], "nothing tells what made the scores"
+    assert about["points"].startswith("brightness 1.0, sha256 ")
+    record = {"model": {"sha256": about["points"].split()[-1]}, "thresholds": {"Bright": 0.9}}
     Path(f"{predictions}.run.json").write_text(json.dumps(record))
-    assert points_and_model(predictions, str(model))[0] == points
+    found, about = points_and_model(predictions, str(model))
+    assert (found, about["name"]) == (points, "brightness")
+    (tmp_path / "out.csv").write_text("path,status,Bright,Edema,note\na.png,ok,0.5,0.5,\n")
+    with pytest.raises(ModelError, match="it has no label Edema, but Bright, Dark"):
+        points_and_model(predictions, str(model))
     Path(f"{predictions}.run.json").write_text(json.dumps(record | {"model": {"sha256": "another"}}))
     with pytest.raises(ModelError, match="is not the model that made"):
         points_and_model(predictions, str(model))

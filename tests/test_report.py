@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from chexscore.evaluation.cases import Protocol
 from chexscore.evaluation.evaluate import evaluate
 from chexscore.evaluation.results import Evaluation
 from chexscore.evaluation.summary import describe
+from chexscore.intervals import Interval
 from chexscore.report.curves import precision_recall
 from chexscore.report.mistakes import mistakes
 from chexscore.report.page import check_plots, to_html
-from chexscore.report.plots import _line
+from chexscore.report.plots import _line, forest_plot
 from tests.phantoms import draw
 
 ABOUT = {"name": "m", "version": "1", "sha256": "abc"}
@@ -99,6 +101,9 @@ def test_the_page_says_what_was_evaluated_and_found(evaluation: Evaluation) -> N
         "youden",
         "Sex",
         "F (20)",
+        "At the default of each label",
+        "of 20",
+        "TP ",
     ):
         assert words in found.text, words
     auc = evaluation.everyone.get("auc", "<b>Finding</b>")
@@ -131,6 +136,12 @@ def test_a_curve_of_a_rare_finding_is_drawn_as_it_is() -> None:
     assert len(x) < 2000
     whole, drawn = (float(np.sum(np.abs(np.diff(a)) * b[1:])) for a, b in ((curve.x, curve.y), (x, y)))
     assert drawn == pytest.approx(whole, abs=0.005)
+
+
+def test_an_auc_without_an_interval_says_why_where_others_have_one() -> None:
+    sure, alone = Interval(0.8, 0.7, 0.9), Interval(0.9, math.nan, math.nan)
+    assert forest_plot([("A", sure), ("B", alone)]).count("too few") == 1
+    assert "too few" not in forest_plot([("A", alone), ("B", alone)])
 
 
 def test_mistakes_are_the_most_confident(evaluation: Evaluation) -> None:
@@ -172,8 +183,9 @@ def test_cells_that_are_no_utf_8_control_characters_and_dollar_signs_are_survive
     protocol = Protocol(subgroups=("Sex",), resamples=10)
     points = {"A\x01": {"p\x02": 0.5}, "$B$": {"p\x02": 0.5}}
     found = page(
-        evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), points, protocol), pictures=0
+        evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), points, protocol), pictures=1
     )
+    assert "(any more); relative paths are taken from the current folder" in found.text
     assert r"M\xe4nnlich $x_ (10)" in found.text
     assert r"A\x01" in found.text
     assert "Only 10 images: the intervals are rough" in found.text

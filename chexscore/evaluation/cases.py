@@ -117,13 +117,17 @@ def join_cases(
     table = read_labels(labels)
     shared = tuple(name for name in names if name in table.cells)
     if not shared:
-        raise TableError(f"{labels}: has a column for none of the model's labels: {', '.join(names)}.")
+        raise TableError(
+            f"{labels}: has a column for none of the model's labels: {', '.join(names)}; its own labels are "
+            f"{', '.join(table.labels) or 'none'}."
+        )
     partners, left_over = _partners(rows, table, "")
     pairs = [(rows[row], line) for line, row in partners.items() if rows[row].status is Status.OK]
     if not pairs:
         raise TableError(
             f"{labels}: names no scored image; its paths are such as {table.paths[0]}, those of the "
-            f"predictions such as {rows[0].path if rows else '(none)'}."
+            f"predictions such as {rows[0].path if rows else '(none)'}; one has to end with the other, so "
+            "cut the first folders of the labels' paths."
         )
     left_over["lines of labels without a prediction"] = len(table.paths) - len(partners)
     others = None
@@ -143,6 +147,11 @@ def join_cases(
         others = np.array([[other_rows[theirs[line]].scores[name] for name in shared] for _, line in pairs])
     lines = np.array([line for _, line in pairs], dtype=np.int64)
     targets = table.targets(shared, uncertain=protocol.uncertain, blank=protocol.blank)
+    if np.isnan(targets[lines]).all():
+        raise TableError(
+            f"{labels}: no label is known of the {counted(len(pairs), 'images')}, all are uncertain or "
+            "blank; say what these are taken for with --uncertain or --blank."
+        )
     count = len(pairs)
     group, groups = _groups(table, lines, protocol)
     cases = Cases(
@@ -200,11 +209,15 @@ def _groups(table: LabelTable, lines: NDArray[np.int64], protocol: Protocol) -> 
     wanted = protocol.group
     if wanted is None:
         wanted = next(name for name, groups in known.items() if groups is not None)
+    if wanted.lower() in known:
+        wanted = wanted.lower()
     groups = known.get(wanted)
-    if groups is None and wanted in table.cells:
-        groups = list(table.cells[wanted])
+    column = next((name for name in map(str, table.cells) if name.lower() == wanted.lower()), None)
+    if groups is None and column is not None:
+        wanted, groups = column, list(table.cells[column])
         if "" in groups:
-            raise TableError(f"{table.source}: line {groups.index('') + 2} has no {wanted}.")
+            line = table.cells.index[groups.index("")] + 2
+            raise TableError(f"{table.source}: line {line} has no {wanted}.")
     if groups is None:
         raise UsageError(
             f"--group {wanted}: {table.source} has no such column; it has {', '.join(table.cells.columns)}."

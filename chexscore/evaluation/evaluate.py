@@ -7,12 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexscore.evaluation.cases import Cases, Protocol, join_cases, read_cases
-from chexscore.evaluation.points import Points
-from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, Split, SubgroupResult
-from chexscore.evaluation.subgroups import Subgroup, split
+from chexscore.evaluation.points import DEFAULT, Points
+from chexscore.evaluation.results import (
+    COMPETITION,
+    HALF,
+    UNKNOWN_POINT,
+    Counts,
+    Evaluation,
+    Group,
+    Split,
+    SubgroupResult,
+)
+from chexscore.evaluation.subgroups import Subgroup, splits
 from chexscore.intervals import FEWEST, Draws, bootstrap, differences, intervals, number
 from chexscore.predictions import Prediction, Status
-from chexscore.samples import MACRO, Sample
+from chexscore.samples import MACRO, MICRO, Sample
 
 __all__ = ["check_images", "evaluate"]
 
@@ -42,7 +51,7 @@ def evaluate(
     Args:
         predictions: CSV that `predict` wrote.
         labels: CSV of labels; see `chexscore.evaluation.layouts`.
-        points: label -> name -> threshold; 0.5 is measured at too.
+        points: label -> name -> threshold, the default first; 0.5 is measured at too.
         protocol: how; see there.
         against: CSV of predictions of another model for the same images.
         other_points: those of the other model.
@@ -57,26 +66,28 @@ def evaluate(
     ours = _by_name(points, cases.names)
     everyone = np.ones(len(cases.labels), dtype=bool)
     drawn.add(ALL, everyone, cases.scores, ours)
-    splits = [split(cases, subgroup) for subgroup in protocol.subgroups]
-    for column, found in splits:
+    by_column = splits(cases, protocol.subgroups)
+    for column, found in by_column:
         members = np.any([chosen for _, chosen in found], axis=0)
         for value, chosen in found:
             drawn.add(f"{column}={value}", chosen, cases.scores, ours)
         for value, chosen in _to_compare(found):
             drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
+    theirs = _by_name(other_points or {}, cases.names)
     if against is not None and cases.others is not None:
-        drawn.add(OTHER, everyone, cases.others, _by_name(other_points or {}, cases.names))
+        drawn.add(OTHER, everyone, cases.others, theirs)
     drawn.bootstrap(protocol.resamples)
     return Evaluation(
         cases=cases,
         protocol=protocol,
         points=ours,
+        defaults=tuple(_chosen_for(points.get(name, {})) for name in cases.names),
         everyone=drawn.group(ALL),
         guess=_guess(cases),
-        splits=tuple(_split(drawn, column, [value for value, _ in found]) for column, found in splits),
+        splits=tuple(_split(drawn, column, [value for value, _ in found]) for column, found in by_column),
         other=drawn.group(OTHER, against) if against is not None else None,
+        other_points=theirs if against is not None else {},
         difference=drawn.difference(ALL, OTHER, f"all minus {against}") if against is not None else None,
-        assumed=not set(cases.names) <= {label for label, named in points.items() if named},
     )
 
 
@@ -91,17 +102,21 @@ def check_images(
     """
     rows = [Prediction(image, Status.OK, dict.fromkeys(names, 0.0)) for image in images]
     cases = join_cases(tuple(names), rows, labels, protocol, against)
-    for subgroup in protocol.subgroups:
-        split(cases, subgroup)
+    splits(cases, protocol.subgroups)
 
 
 def _split(drawn: "_Drawn", column: str, values: Sequence[str]) -> Split:
-    """The subgroups by a column; means are over the labels that all of them have both classes of."""
+    """The subgroups by a column; means are over the labels that all of them have both classes of.
+
+    A subgroup that lacks most of everyone's labels, or has too few patients for any interval, does not take
+    part in that: its own mean stays empty, and those of the others are not over what little it has.
+    """
     names = [f"{column}={value}" for value in values]
     complete = {name: drawn.complete(name) for name in names}
-    over = drawn.complete(ALL).copy()
+    everyone = drawn.complete(ALL)
+    over = everyone.copy()
     for name in names:
-        if drawn.size(name) >= FEWEST:
+        if drawn.size(name) >= FEWEST and 2 * (complete[name] & everyone).sum() >= everyone.sum():
             over &= complete[name]
     none = np.zeros_like(over)
     return Split(
@@ -131,6 +146,7 @@ class _Drawn:
         if set(COMPETITION_FINDINGS) <= set(cases.names):
             self._means[COMPETITION] = [cases.names.index(name) for name in COMPETITION_FINDINGS]
         self._samples: dict[str, Sample] = {}
+        self._counts: dict[str, dict[str, dict[str, Counts]]] = {}
         self._chosen: dict[str, NDArray[np.bool_]] = {}
         self._draws: dict[str, Draws] = {}
 
@@ -142,6 +158,10 @@ class _Drawn:
         points: Mapping[str, Sequence[float]],
     ) -> None:
         self._chosen[name] = chosen
+        self._counts[name] = {
+            point: _confusion(self._cases.labels[chosen], scores[chosen], self._cases.names, thresholds)
+            for point, thresholds in points.items()
+        }
         self._samples[name] = Sample(
             self._cases.labels[chosen],
             scores[chosen],
@@ -203,6 +223,7 @@ class _Drawn:
             {column: count for column, count in positives.items() if column not in self._means},
             tuple(label for label, kept in zip(names, over, strict=True) if kept),
             measures,
+            self._counts[counted],
         )
 
 
@@ -214,11 +235,37 @@ def _counts(test: NDArray[np.bool_], columns: tuple[str, ...]) -> list[int]:
     return [*map(int, test.sum(axis=0)), *[anyone] * means, int(test.sum())]
 
 
+def _confusion(
+    labels: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    names: Sequence[str],
+    thresholds: Sequence[float],
+) -> dict[str, Counts]:
+    """Column -> its counts at a point, of the labels that have it and of these together."""
+    found: dict[str, Counts] = {}
+    for column, (name, threshold) in enumerate(zip(names, thresholds, strict=True)):
+        if not math.isnan(threshold):
+            positive, negative = labels[:, column] == 1, labels[:, column] == 0
+            called = scores[:, column] >= threshold
+            cells = (positive & called, negative & called, positive & ~called, negative & ~called)
+            found[name] = Counts(*(int(cell.sum()) for cell in cells))
+    return found | {MICRO: Counts(*map(sum, zip(*found.values(), strict=True)))}
+
+
 def _by_name(points: Points, names: Sequence[str]) -> dict[str, list[float]]:
-    """Name of a point -> threshold for each label; 0.5 comes last."""
+    """Name of a point -> threshold for each label; each label's own default comes first, 0.5 last."""
+    default = [next(iter(points.get(name, {}).values()), 0.5) for name in names]
     order = dict.fromkeys(point for name in names for point in points.get(name, {}))
+    order.pop(DEFAULT, None)
     found = {point: [points.get(name, {}).get(point, math.nan) for name in names] for point in order}
-    return found | {HALF: [0.5] * len(names)}
+    return {DEFAULT: default} | found | {HALF: [0.5] * len(names)}
+
+
+def _chosen_for(points: Mapping[str, float]) -> str:
+    """What the first of a label's points, its default, was chosen for."""
+    default = next(iter(points.values()), None)
+    same = (name for name, threshold in points.items() if threshold == default and name != DEFAULT)
+    return next(same, DEFAULT if points else UNKNOWN_POINT)
 
 
 def _guess(cases: Cases) -> Group:

@@ -5,6 +5,7 @@ import math
 from chexscore.evaluation.results import Evaluation, Group, Split
 from chexscore.intervals import Interval
 from chexscore.messages import counted
+from chexscore.samples import MICRO
 
 __all__ = [
     "POINT_MEASURES",
@@ -13,9 +14,12 @@ __all__ = [
     "change",
     "change_between",
     "left_out_of_means",
+    "mean_of",
     "named",
     "number",
     "positives",
+    "score",
+    "without_mean",
 ]
 
 POINT_MEASURES = {
@@ -38,6 +42,11 @@ def named(measure: str) -> str:
 def number(value: float) -> str:
     """Three decimals, or nothing for NaN."""
     return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def score(value: float) -> str:
+    """A score or threshold: three digits that tell something, because those of rare findings are small."""
+    return "" if math.isnan(value) else f"{value:#.3g}"
 
 
 def between(found: Interval, to: str = " to ") -> str:
@@ -87,3 +96,22 @@ def left_out_of_means(evaluation: Evaluation, split: Split | None = None) -> str
         return ""
     where = "one class only" if split is None else "one class only in a subgroup"
     return f"{len(kept)} of {len(before)} labels, without {', '.join(lacking)} ({where})"
+
+
+def mean_of(evaluation: Evaluation, split: Split) -> str:
+    """How many labels the macro means of subgroups are over."""
+    return f"{len(split.everyone.over)} of {len(evaluation.cases.names)} labels"
+
+
+def without_mean(evaluation: Evaluation, split: Split) -> str:
+    """Which subgroups have no macro mean, because they lack labels that it is over; or nothing."""
+    lacking = [one.group for one in split.subgroups if not one.group.over and split.everyone.over]
+    return "; ".join(
+        f"{group.name} (both classes for {_complete(group)} of {len(evaluation.cases.names)} labels)"
+        for group in lacking
+    )
+
+
+def _complete(group: Group) -> int:
+    labels = [label for label in group.positives if label != MICRO]
+    return sum(0 < group.positives[label] < group.known[label] for label in labels)

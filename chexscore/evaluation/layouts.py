@@ -82,7 +82,7 @@ class LabelTable:
             TableError: a cell is no label; the text names column and line.
             UsageError: there is a policy for a label that is not there.
         """
-        if wrong := {*uncertain, *blank} - {DEFAULT, *self.cells.columns}:
+        if wrong := {*uncertain, *blank} - {DEFAULT, *self.labels, *names}:
             raise UsageError(f"{self.source}: has no label {min(wrong)} to take uncertain or blank ones of.")
         return to_targets(self.cells, names, self.source, uncertain=uncertain, blank=blank)
 
@@ -129,7 +129,9 @@ def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
     findings = [{name.strip() for name in cell.split("|")} for cell in cells[NIH_FINDINGS]]
     empty = next((row for row, found in enumerate(findings) if "" in found), None)
     if empty is not None:
-        raise TableError(f"{source}: line {empty + 2}: a blank among its findings; NIH writes No Finding.")
+        raise TableError(
+            f"{source}: line {cells.index[empty] + 2}: a blank among its findings; NIH writes No Finding."
+        )
     names = tuple(dict.fromkeys((*NIH_VOCABULARY, *sorted(set().union(*findings)))))
     columns = {name: ["1" if name in found else "0" for found in findings] for name in names}
     patients = _filled(cells, _find(cells, PATIENT_COLUMNS), source)
@@ -153,7 +155,7 @@ def _filled(cells: pd.DataFrame, column: str | None, source: str) -> list[str] |
         return None
     text = list(stripped(cells[column]))
     if "" in text:
-        raise TableError(f"{source}: line {text.index('') + 2} has no {column}.")
+        raise TableError(f"{source}: line {cells.index[text.index('')] + 2} has no {column}.")
     return text
 
 

@@ -7,17 +7,19 @@ from contextlib import suppress
 from typing import Any
 
 from chexscore.errors import ModelError, TableError, UsageError
+from chexscore.predictions import read_predictions
 from chexscore.records import record_path
 
 __all__ = ["DEFAULT", "Points", "are_predictions", "points_and_model"]
 
 Points = Mapping[str, Mapping[str, float]]
-"""Label -> name of an operating point -> threshold: a score at or above it reads as positive."""
+"""Label -> name of an operating point -> threshold: a score at or above it reads as positive. The first
+is the default, under that name, and again under what it was chosen for."""
 
 HEADER = b"path,status,"
 
 DEFAULT = "default"
-"""Name of the point of a model that has only one."""
+"""Name of the point that a model uses for a label unless it is told otherwise; it comes first."""
 
 
 def are_predictions(inputs: Sequence[str]) -> bool:
@@ -47,13 +49,17 @@ def are_predictions(inputs: Sequence[str]) -> bool:
 def points_and_model(predictions: str, model: str | None = None) -> tuple[Points, dict[str, str]]:
     """The operating points to evaluate predictions at, and what is known about the model that made them.
 
+    Without a record nothing tells what made the scores; then the second says under "points" where the points
+    are from.
+
     Args:
         predictions: a CSV; the record beside it says both, if it is there.
         model: an ONNX file to take the points from instead.
 
     Raises:
         TableError: there is a record, and it cannot be read.
-        ModelError: the model cannot be used, or it is another one than the record names.
+        ModelError: the model cannot be used, it is another one than the record names, or it has not got all
+            labels of the predictions.
     """
     record = _read_record(predictions)
     about = {key: str(value) for key, value in (record or {}).get("model", {}).items()}
@@ -65,7 +71,16 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
     if about.get("sha256", classifier.sha256) != classifier.sha256:
         raise ModelError(f"{model} is not the model that made {predictions}: their sha256 differ.")
     spec = classifier.spec
-    return spec.named_thresholds, {"name": spec.name, "version": spec.version, "sha256": classifier.sha256}
+    labels, _ = read_predictions(predictions)
+    if strange := [label for label in labels if label not in spec.labels]:
+        raise ModelError(
+            f"{model} is not the model that made {predictions}: it has no label {strange[0]}, but "
+            f"{', '.join(spec.labels)}."
+        )
+    points = _from_default(spec.default_thresholds, spec.named_thresholds)
+    if record is None:
+        return points, {"points": f"{spec.name} {spec.version}, sha256 {classifier.sha256}"}
+    return points, {"name": spec.name, "version": spec.version, "sha256": classifier.sha256}
 
 
 def _read_record(predictions: str) -> dict[str, Any] | None:
@@ -83,15 +98,19 @@ def _read_record(predictions: str) -> dict[str, Any] | None:
 
 
 def _recorded_points(record: dict[str, Any] | None, source: str) -> Points:
-    """Those of a record; `thresholds`, the older way to write them, become the point "default"."""
+    """Those of a record; older ones have the default thresholds alone."""
     if record is None:
         return {}
     try:
-        if "operating_points" in record:
-            return {
-                str(label): {str(name): float(threshold) for name, threshold in points.items()}
-                for label, points in record["operating_points"].items()
-            }
-        return {str(label): {DEFAULT: float(threshold)} for label, threshold in record["thresholds"].items()}
+        return _from_default(record["thresholds"], record.get("operating_points", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(f"{source}: not the record of a run: {error!r}.") from error
+
+
+def _from_default(thresholds: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Points:
+    """The points of each label, its default threshold in front."""
+    return {
+        str(label): {DEFAULT: float(threshold)}
+        | {str(name): float(value) for name, value in named.get(label, {}).items() if name != DEFAULT}
+        for label, threshold in thresholds.items()
+    }

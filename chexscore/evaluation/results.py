@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,15 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexscore.evaluation.cases import Cases, Protocol
+from chexscore.evaluation.points import DEFAULT
 from chexscore.intervals import Interval
+from chexscore.samples import MICRO
 
-__all__ = ["COMPETITION", "HALF", "Comparison", "Evaluation", "Group", "Split", "SubgroupResult"]
+__all__ = [
+    "COMPETITION",
+    "HALF",
+    "UNKNOWN_POINT",
+    "Comparison",
+    "Counts",
+    "Evaluation",
+    "Group",
+    "Split",
+    "SubgroupResult",
+]
 
 COMPETITION = "CheXpert 5"
 """Name of the mean over CheXpert's competition findings."""
 
 HALF = "0.5"
 """The operating point that every label has, for comparison with figures that were measured there."""
+
+UNKNOWN_POINT = "not known"
+"""In place of the default point of a label that no model or record tells one of."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,8 @@ class Group:
         positives: column, but the means -> how many of these are positive.
         over: labels that the macro mean is over: those with both classes.
         measures: measure -> [columns, 3], value, low and high; NaN where not defined.
+        counts: operating point -> column, but the means -> what is called rightly and wrongly there; a label
+            without that point is not in it.
     """
 
     name: str
@@ -42,6 +59,7 @@ class Group:
     positives: Mapping[str, int]
     over: tuple[str, ...]
     measures: Mapping[str, NDArray[np.float64]]
+    counts: Mapping[str, Mapping[str, "Counts"]]
 
     def get(self, measure: str, column: str) -> Interval:
         """One cell of the table."""
@@ -63,6 +81,15 @@ class SubgroupResult:
     group: Group
     to_the_rest: Group | None
 
+    def compared(self, measure: str, column: str) -> Interval:
+        """The difference to the rest; NaN where there is none, and for all labels together.
+
+        What these gain or lose depends on which labels are frequent in the subgroup.
+        """
+        if self.to_the_rest is None or column == MICRO:
+            return Interval(math.nan, math.nan, math.nan)
+        return self.to_the_rest.get(measure, column)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -71,13 +98,22 @@ class Split:
     Attributes:
         column: of the labels.
         everyone: measures of all cases, with means over those labels.
-        subgroups: in the order of the edges, else sorted. Where one is too small to have intervals, its means
-            are empty if it lacks one of the labels.
+        subgroups: in the order of the edges, else sorted. Where one is too small to have intervals or lacks
+            most labels, its means are empty if it lacks one of those that they are over.
     """
 
     column: str
     everyone: Group
     subgroups: tuple[SubgroupResult, ...]
+
+
+class Counts(NamedTuple):
+    """Of one label, or of all together, at an operating point."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
 
 
 class Comparison(NamedTuple):
@@ -96,40 +132,42 @@ class Evaluation:
     Attributes:
         cases: what was evaluated.
         protocol: how.
-        points: name of an operating point -> threshold for each label of the cases, NaN where it has none.
+        points: name of an operating point -> threshold for each label of the cases, NaN where it has none;
+            the first is "default", of each label its own, and the last 0.5.
+        defaults: for each label what its default was chosen for, such as "youden"; "default" if that is not
+            known, and UNKNOWN_POINT where 0.5 stands in for it.
         everyone: measures of all cases.
         guess: the same of a constant guess: for each label the share of positives among these very cases.
         splits: subgroups, by column, in the order asked for.
         other: measures of the other model, or None.
+        other_points: as `points`, of the other model.
         difference: everyone's minus the other's, draw by draw, or None.
-        assumed: whether no operating point is known for some label, but 0.5.
     """
 
     cases: Cases
     protocol: Protocol
     points: dict[str, list[float]]
+    defaults: tuple[str, ...]
     everyone: Group
     guess: Group
     splits: tuple[Split, ...] = ()
     other: Group | None = None
+    other_points: dict[str, list[float]] = field(default_factory=dict)
     difference: Group | None = None
-    assumed: bool = False
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """What subgroups are compared by: the AUC, and two measures at the first operating point."""
-        point = next(iter(self.points))
-        return "auc", f"sensitivity@{point}", f"specificity@{point}"
+        """What subgroups are compared by: the AUC, and two measures at the default point."""
+        return "auc", f"sensitivity@{DEFAULT}", f"specificity@{DEFAULT}"
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """All of them, marked or not."""
         found = [
-            Comparison(one, measure, column, one.to_the_rest.get(measure, column))
+            Comparison(one, measure, column, one.compared(measure, column))
             for split in self.splits
             for one in split.subgroups
-            if one.to_the_rest is not None
             for measure in self.compared
-            for column in one.to_the_rest.columns
+            for column in one.group.columns
         ]
         return [one for one in found if not math.isnan(one.difference.low)]

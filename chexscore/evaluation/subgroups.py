@@ -12,7 +12,7 @@ from chexscore.errors import UsageError
 from chexscore.evaluation.cases import Cases
 from chexscore.labels import stripped
 
-__all__ = ["MOST_VALUES", "Subgroup", "split"]
+__all__ = ["MOST_VALUES", "Subgroup", "split", "splits"]
 
 MOST_VALUES = 20
 """A column with more values than this is no subgroup but a number or a name."""
@@ -29,6 +29,20 @@ NO_NUMBER = "unknown"
 
 Subgroup = tuple[str, NDArray[np.bool_]]
 """What the cases of a subgroup have, such as "40 to 59", and [N], which cases they are."""
+
+
+def splits(cases: Cases, subgroups: Sequence[str]) -> list[tuple[str, list[Subgroup]]]:
+    """Splits cases by several columns.
+
+    Raises:
+        UsageError: as for `split`, or the same column twice.
+    """
+    columns = list(cases.table.cells.columns)
+    for place, subgroup in enumerate(subgroups):
+        column, _ = _parse(subgroup, columns)
+        if column in [_parse(earlier, columns)[0] for earlier in subgroups[:place]]:
+            raise UsageError(f"--subgroup {subgroup}: {column} is asked for twice; leave one out.")
+    return [split(cases, subgroup) for subgroup in subgroups]
 
 
 def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:

@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from chexscore import __version__
-from chexscore.evaluation.figures import left_out_of_means
+from chexscore.evaluation.figures import left_out_of_means, without_mean
+from chexscore.evaluation.points import DEFAULT as DEFAULT_POINT
 from chexscore.evaluation.results import Evaluation, Group
 from chexscore.intervals import FEWEST
 from chexscore.labels import DEFAULT, Policies
@@ -26,6 +29,9 @@ GUESS = "constant guess"
 
 UNKNOWN = "not known"
 """How the name of a model begins that no record tells."""
+
+Points = Mapping[str, Sequence[float]]
+"""As in `Evaluation`: name -> threshold for each label."""
 
 CAUTION = "caution"
 FEW = 20
@@ -44,7 +50,7 @@ def describe(
     Args:
         evaluation: what was found.
         predictions: the CSV.
-        model: name, version and sha256, as far as they are known.
+        model: name, version and sha256, as far as they are known; see `points_and_model`.
         against: the CSV of the other model.
         other_model: as `model`.
     """
@@ -56,7 +62,7 @@ def describe(
         count += f" of {counted(len(set(cases.groups)), draws)}"
     found = {"predictions": predictions, **_of_model("model", model)}
     if against is not None:
-        found |= {"compared with": against, **_of_model("its model", other_model or {})}
+        found |= _of_other(evaluation, against, other_model or {})
     found |= {"labels": f"{cases.table.source} (layout: {cases.table.layout})", "evaluated": count}
     if protocol.resamples and (number := len(set(cases.groups))) < FEW:
         found[CAUTION] = (
@@ -86,34 +92,37 @@ def describe(
         else "none"
     )
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    found["default points"] = _defaults(evaluation)
     return found | {"made by": f"chexscore {__version__}, {made}"}
 
 
 def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """The table, a dict of COLUMNS for each line; what is not defined is NaN.
 
-    `metric` is a measure such as "auc", one at an operating point such as "sensitivity@youden", "positives"
-    (a count) or "threshold@youden". `group` is "all", a subgroup such as "Sex=F", a difference such as
-    "Sex=F minus the rest", the CSV of the other model, or "constant guess". `n` counts the cases with a known
+    `metric` is a measure such as "auc", one at an operating point such as "sensitivity@youden", a count such
+    as "positives" or "true_positives@youden", "threshold@youden", or of a macro mean "labels" and
+    "labels@youden", how many it is over.
+    `group` is "all", a subgroup such as "Sex=F", a difference such as "Sex=F minus the rest", "Sex: all" (the
+    macro mean of all over the labels that it is over in the subgroups), the CSV of the other model, or
+    "constant guess". `n` counts the cases with a known
     label; for the label "micro" it counts labels.
     """
-    everyone = evaluation.everyone
-    for name, thresholds in evaluation.points.items():
-        for label, threshold in zip(evaluation.cases.names, thresholds, strict=True):
-            yield _row(
-                label, "all", f"threshold@{name}", (threshold, math.nan, math.nan), everyone.known[label]
-            )
-    yield from _rows_of(everyone, "all")
+    everyone, names = evaluation.everyone, evaluation.cases.names
+    yield from _thresholds(everyone, names, evaluation.points)
+    yield from _rows_of(everyone, evaluation.points)
     for label in (MACRO, MICRO):
         for measure in evaluation.guess.measures:
             yield _row(label, GUESS, measure, evaluation.guess.get(measure, label), everyone.known[label])
-    for subgroup in (one for split in evaluation.splits for one in split.subgroups):
-        yield from _rows_of(subgroup.group, subgroup.group.name)
-        if subgroup.to_the_rest is not None:
-            yield from _rows_of(subgroup.to_the_rest, subgroup.to_the_rest.name, counts=False)
+    for split in evaluation.splits:
+        yield from _rows_of(split.everyone, evaluation.points, only=MACRO)
+        for subgroup in split.subgroups:
+            yield from _rows_of(subgroup.group, evaluation.points)
+            if subgroup.to_the_rest is not None:
+                yield from _rows_of(subgroup.to_the_rest, evaluation.points, counts=False)
     if evaluation.other is not None and evaluation.difference is not None:
-        yield from _rows_of(evaluation.other, evaluation.other.name)
-        yield from _rows_of(evaluation.difference, evaluation.difference.name, counts=False)
+        yield from _thresholds(evaluation.other, names, evaluation.other_points)
+        yield from _rows_of(evaluation.other, evaluation.other_points)
+        yield from _rows_of(evaluation.difference, evaluation.points, counts=False)
 
 
 def to_csv(evaluation: Evaluation) -> str:
@@ -139,14 +148,40 @@ def to_json(evaluation: Evaluation, about: Mapping[str, str]) -> str:
     return json.dumps({"evaluated": dict(about), "table": table}, indent=1) + "\n"
 
 
-def _rows_of(group: Group, name: str, *, counts: bool = True) -> Iterator[dict[str, Any]]:
-    for label in group.columns:
-        if counts and label in group.positives:
+def _thresholds(group: Group, names: Sequence[str], points: Points) -> Iterator[dict[str, Any]]:
+    for point, thresholds in points.items():
+        for label, threshold in zip(names, thresholds, strict=True):
             yield _row(
-                label, name, "positives", (group.positives[label], math.nan, math.nan), group.known[label]
+                label, group.name, f"threshold@{point}", (threshold, math.nan, math.nan), group.known[label]
             )
+
+
+def _rows_of(
+    group: Group, points: Points, *, counts: bool = True, only: str = ""
+) -> Iterator[dict[str, Any]]:
+    """A group's rows; `points` as in `Evaluation`, `only` one of its columns."""
+    for label in [only] if only else group.columns:
+        known = group.known[label]
+        if counts and label in group.positives:
+            yield _row(label, group.name, "positives", (group.positives[label], math.nan, math.nan), known)
+        if counts and label == MACRO:
+            for metric, number in _labels_of_mean(group, points):
+                yield _row(label, group.name, metric, (number, math.nan, math.nan), known)
+        for point, of_columns in group.counts.items() if counts else ():
+            if label in of_columns:
+                for metric, number in of_columns[label]._asdict().items():
+                    yield _row(label, group.name, f"{metric}@{point}", (number, math.nan, math.nan), known)
         for measure in group.measures:
-            yield _row(label, name, measure, group.get(measure, label), group.known[label])
+            yield _row(label, group.name, measure, group.get(measure, label), known)
+
+
+def _labels_of_mean(group: Group, points: Points) -> Iterator[tuple[str, int]]:
+    """Over how many labels the macro means are, and at each point those that have it."""
+    yield "labels", len(group.over)
+    names = [label for label in group.columns if label in group.positives and label != MICRO]
+    for point, thresholds in points.items():
+        at_point = (label for label, cut in zip(names, thresholds, strict=True) if not math.isnan(cut))
+        yield f"labels@{point}", sum(label in group.over for label in at_point)
 
 
 def _row(label: str, group: str, metric: str, found: tuple[float, float, float], n: int) -> dict[str, Any]:
@@ -170,11 +205,35 @@ def _of_means(evaluation: Evaluation) -> dict[str, str]:
     lacking = {
         what: left_out_of_means(evaluation, split) for what, split in {"macro mean": None, **splits}.items()
     }
-    return {what: f"over {labels}" for what, labels in lacking.items() if labels}
+    found = {what: f"over {labels}" for what, labels in lacking.items() if labels}
+    empty = {
+        f"no macro mean by {split.column}": without_mean(evaluation, split) for split in evaluation.splits
+    }
+    return found | {what: groups for what, groups in empty.items() if groups}
+
+
+def _defaults(evaluation: Evaluation) -> str:
+    """What the default point of each label was chosen for."""
+    labels: dict[str, list[str]] = {}
+    for label, point in zip(evaluation.cases.names, evaluation.defaults, strict=True):
+        labels.setdefault("without a name" if point == DEFAULT_POINT else point, []).append(label)
+    return "; ".join(f"{point}: {', '.join(some)}" for point, some in labels.items())
+
+
+def _of_other(evaluation: Evaluation, against: str, model: Mapping[str, str]) -> dict[str, str]:
+    found = {"compared with": against, **_of_model("its model", model)}
+    cases = evaluation.cases
+    same = cases.others is not None and np.array_equal(cases.scores, cases.others)
+    return found | ({"both models": "the scores are the same"} if same else {})
 
 
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:
-    if not model:
-        return {what: f"{UNKNOWN}: no record stands beside the predictions"}
+    if "sha256" not in model and "name" not in model:
+        unknown = {what: f"{UNKNOWN}: no record stands beside the predictions"}
+        return unknown | (
+            {"operating points": f"those of {model['points']}; what made the scores is not recorded"}
+            if "points" in model
+            else {}
+        )
     name = " ".join(model[key] for key in ("name", "version") if model.get(key))
     return {what: name, f"sha256 of {what}": model.get("sha256", UNKNOWN)}

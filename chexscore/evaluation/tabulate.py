@@ -15,53 +15,63 @@ from chexscore.evaluation.figures import (
     chance,
     change,
     change_between,
+    mean_of,
     named,
     number,
     positives,
+    score,
 )
-from chexscore.evaluation.results import HALF, Evaluation, Group, Split
+from chexscore.evaluation.points import DEFAULT
+from chexscore.evaluation.results import HALF, UNKNOWN_POINT, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION
 from chexscore.intervals import Interval
-from chexscore.messages import visible
+from chexscore.messages import say, visible
 from chexscore.samples import MACRO, MICRO
 
-__all__ = ["print_evaluation"]
+__all__ = ["print_tables", "say_what_was_evaluated"]
 
 SIDE_BY_SIDE, LABEL = 3, 18
 """Subgroups that 80 columns have room for, beside labels of this width."""
 
 
-def print_evaluation(evaluation: Evaluation, about: Mapping[str, str]) -> None:
-    """Prints the tables, and on standard error what was evaluated and what did not take part in it."""
+def print_tables(evaluation: Evaluation) -> None:
+    """Prints the tables on standard output."""
     console = Console(highlight=False)
     console.print(_scores(evaluation))
     console.print(_accuracy(evaluation), soft_wrap=True)
     console.print(_at_point(evaluation))
     for split in evaluation.splits:
-        console.print(_macro_by(split))
+        console.print(_macro_by(evaluation, split))
         for table in _auc_by(split):
             console.print(table)
     if evaluation.splits:
         _print_marked(evaluation, console)
     if evaluation.other is not None and evaluation.difference is not None:
         console.print(_against(evaluation.everyone, evaluation.other, evaluation.difference))
-    words = Console(stderr=True, highlight=False, soft_wrap=True)
-    words.print(f"{about['evaluated']} evaluated")
+
+
+def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> None:
+    """Says on standard error how much was evaluated, and what did not take part in it."""
+    say(f"{about['evaluated']} evaluated")
     if CAUTION in about:
-        words.print(f"chexscore: warning: {about[CAUTION]}")
+        say(f"chexscore: warning: {about[CAUTION]}")
+    by = [split.column for split in evaluation.splits]
     for name in (
+        "operating points",
+        "both models",
         "on their own",
         "left out",
         "only the model has",
         "only the labels have",
         "only the first model has",
         "macro mean",
-        *(f"macro means by {split.column}" for split in evaluation.splits),
+        *(f"macro means by {column}" for column in by),
+        *(f"no macro mean by {column}" for column in by),
     ):
         if name in about:
-            words.print(_said(f"{name}: {about[name]}"))
-    if evaluation.assumed:
-        words.print("no operating points are known for some label; give --model")
+            say(f"{name}: {about[name]}")
+    if UNKNOWN_POINT in evaluation.defaults:
+        say("no operating point is known for some label: 0.5 stands in for it; give --model")
 
 
 def _scores(evaluation: Evaluation) -> Table:
@@ -91,27 +101,30 @@ def _accuracy(evaluation: Evaluation) -> str:
 
 
 def _at_point(evaluation: Evaluation) -> Table:
-    """The first operating point; the files have all of them."""
-    point, *others = evaluation.points
-    table = _table("label", f"at {point}", *(short for _, short in POINT_MEASURES.values()))
-    thresholds = dict(zip(evaluation.cases.names, evaluation.points[point], strict=True))
+    """The default point of each label; the files have all points."""
+    others = [point for point in evaluation.points if point != DEFAULT]
+    table = _table("label", "default point", "at", *(short for _, short in POINT_MEASURES.values()))
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    names = evaluation.cases.names
+    thresholds = dict(zip(names, evaluation.points[DEFAULT], strict=True))
+    chosen_for = dict(zip(names, evaluation.defaults, strict=True))
     for label in evaluation.everyone.columns:
         if label == MACRO:
             table.add_section()
-        found = [evaluation.everyone.get(f"{measure}@{point}", label).value for measure in POINT_MEASURES]
-        threshold = thresholds.get(label, math.nan)
-        table.add_row(_said(label), number(threshold), *map(number, found))
-    if others:
-        table.caption = f"-o and --report also have the points {', '.join(map(_said, others))}."
+        found = [evaluation.everyone.get(f"{measure}@{DEFAULT}", label).value for measure in POINT_MEASURES]
+        point, threshold = chosen_for.get(label, ""), thresholds.get(label, math.nan)
+        table.add_row(_said(label), _said(point), score(threshold), *map(number, found))
+    table.caption = f"-o and --report also have the points {', '.join(map(_said, others))}."
     return table
 
 
-def _macro_by(split: Split) -> Table:
-    table = _table(split.column, "n", "macro AUC (95 %)", "minus the rest", "")
+def _macro_by(evaluation: Evaluation, split: Split) -> Table:
+    heading = f"macro AUC (95 %)\n{mean_of(evaluation, split)}"
+    table = _table(split.column, "n", heading, "minus the rest", "")
     table.add_row("all", f"{split.everyone.cases:,}", _interval(split.everyone.get("auc", MACRO)), "", "")
     table.add_section()
     for one in split.subgroups:
-        difference = one.to_the_rest.get("auc", MACRO) if one.to_the_rest else Interval(*[math.nan] * 3)
+        difference = one.compared("auc", MACRO)
         table.add_row(
             _said(one.value),
             f"{one.group.cases:,}",
@@ -133,7 +146,7 @@ def _auc_by(split: Split) -> Iterator[Table]:
                 table.add_section()
             cells = []
             for one in some:
-                marked = one.to_the_rest is not None and one.to_the_rest.get("auc", label).excludes_zero
+                marked = one.compared("auc", label).excludes_zero
                 found = one.group.get("auc", label)
                 bounds = "" if math.isnan(found.low) else f" ({found.low:.2f}-{found.high:.2f})"
                 cells.append(f"{'*' if marked else ''}{number(found.value)}{bounds}")

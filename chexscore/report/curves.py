@@ -1,10 +1,12 @@
 """The curves behind the areas: ROC, precision-recall, calibration."""
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chexscore.intervals import LEVEL
 from chexscore.ranking import BINS
 
 __all__ = ["Curve", "Reliability", "precision_recall", "reliability", "roc"]
@@ -31,11 +33,15 @@ class Reliability(NamedTuple):
         score: [bins], mean score.
         share: [bins], share of positives.
         cases: [bins], how many.
+        low: [bins], lower end of the 95 % interval of that share, as if each case were a patient of its own.
+        high: [bins], its upper end.
     """
 
     score: NDArray[np.float64]
     share: NDArray[np.float64]
     cases: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 def roc(labels: Floats, scores: Floats) -> Curve:
@@ -61,13 +67,19 @@ def precision_recall(labels: Floats, scores: Floats) -> Curve:
 
 
 def reliability(labels: Floats, scores: Floats) -> Reliability:
-    """How often labels are positive where scores are about as high; labels and scores [N] in 0..1."""
+    """How often labels are positive where scores are about as high; labels and scores [N] in 0..1.
+
+    Intervals are Wilson's (1927, doi:10.1080/01621459.1927.10502953).
+    """
     bins = np.searchsorted(np.arange(1, BINS) / BINS, scores, side="right")
     count = np.bincount(bins, minlength=BINS)
     there = count > 0
     sums = (np.bincount(bins, weights=values, minlength=BINS) for values in (scores, labels))
     score, share = (total[there] / count[there] for total in sums)
-    return Reliability(score, share, count[there])
+    cases, z = count[there], NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle = (share + z**2 / (2 * cases)) / (1 + z**2 / cases)
+    reach = z * np.sqrt(share * (1 - share) / cases + (z / (2 * cases)) ** 2) / (1 + z**2 / cases)
+    return Reliability(score, share, cases, middle - reach, middle + reach)
 
 
 def _called(labels: Floats, scores: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -10,7 +10,7 @@ from chexscore.intervals import Interval
 from chexscore.messages import visible
 from chexscore.samples import MACRO
 
-__all__ = ["breakable", "cell", "changed", "compared", "figure", "folded", "table", "text"]
+__all__ = ["below", "breakable", "cell", "changed", "compared", "figure", "folded", "table", "text"]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
@@ -39,32 +39,35 @@ def figure(svg: str, alt: str, kind: str = "", *, caption: str = "") -> str:
     return f'{opening}<img alt="{text(alt)}" src="data:image/svg+xml;base64,{source}">{said}</figure>'
 
 
-def folded(heading: str, body: str, *, is_open: bool = False) -> str:
-    """HTML below a heading that opens and closes it, without a script."""
-    return f"<details{' open' if is_open else ''}><summary>{text(heading)}</summary>{body}</details>"
+def folded(heading: str, body: str, *, is_open: bool = False, printed: bool = False) -> str:
+    """HTML below a heading that opens and closes it, without a script; printed only if open, or always."""
+    attributes = (" open" if is_open else "") + (' class="printed"' if printed else "")
+    return f"<details{attributes}><summary>{text(heading)}</summary>{body}</details>"
 
 
 def cell(found: Interval, *, bounds: bool = True) -> str:
     """A measure, below it its interval."""
-    return number(found.value) + _below(between(found) if bounds else "")
+    return number(found.value) + below(between(found) if bounds else "")
 
 
-def compared(found: Interval, difference: Interval | None) -> str:
-    """A measure, below it its interval; if its difference to another excludes zero, marked, below it that."""
-    if difference is None or not difference.excludes_zero:
-        return cell(found)
-    below = f"{change(difference)} ({change_between(difference)})"
-    return f'<td class="marked">{cell(found)}{_below(below)}</td>'
+def compared(found: Interval, difference: Interval, counts: str) -> str:
+    """A measure, below it its interval and counts; if its difference excludes zero, marked, below it that."""
+    if not difference.excludes_zero:
+        return cell(found) + below(counts, "counts")
+    said = f"{change(difference)} ({change_between(difference)})"
+    return f'<td class="marked">{cell(found)}{below(said)}{below(counts, "counts")}</td>'
 
 
 def changed(found: Interval) -> str:
     """A difference, below it its interval; marked if that excludes zero."""
-    text = change(found) + _below(change_between(found))
+    text = change(found) + below(change_between(found))
     return f'<td class="marked">{text}</td>' if found.excludes_zero else text
 
 
-def _below(words: str) -> str:
-    return f"<br><small>{words}</small>" if words else ""
+def below(words: str, kind: str = "") -> str:
+    """Small text under a figure, or nothing."""
+    opening = f'<small class="{kind}">' if kind else "<small>"
+    return f"<br>{opening}{words}</small>" if words else ""
 
 
 def text(words: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
@@ -17,11 +18,13 @@ from chexscore.evaluation.figures import (
     named,
     number,
     positives,
+    score,
 )
-from chexscore.evaluation.results import COMPETITION, HALF, Evaluation, Group, Split
+from chexscore.evaluation.points import DEFAULT
+from chexscore.evaluation.results import COMPETITION, HALF, Counts, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION, UNKNOWN
 from chexscore.messages import counted, visible
-from chexscore.report.elements import breakable, cell, changed, compared, figure, folded, table, text
+from chexscore.report.elements import below, breakable, cell, changed, compared, figure, folded, table, text
 from chexscore.report.mistakes import Mistake, mistakes, thumbnail
 from chexscore.samples import MACRO, MICRO
 
@@ -48,7 +51,10 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
         pictures: the most confident mistakes to show of each kind and label; images that are not there any
             more are named.
     """
-    css = files("chexscore.report").joinpath("page.css").read_text(encoding="utf-8")
+    css, reading = (
+        files("chexscore.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", "reading.html")
+    )
     unknown = about["model"].startswith(UNKNOWN)
     title = f"Evaluation of {about['predictions' if unknown else 'model']}"
     names = evaluation.cases.names
@@ -62,35 +68,19 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
         f'<p class="warning">{text(about[CAUTION].capitalize())}.</p>' if CAUTION in about else "",
         _cards(evaluation),
         f"<h2>What was evaluated</h2>{_definitions(about)}",
-        f"<h2>Labels</h2>{_labels(evaluation)}",
+        f'<h2 class="page">Labels</h2>{_labels(evaluation)}',
         f"<h2>Operating points</h2>{_thresholds(evaluation)}",
         _subgroups(evaluation),
         _against(evaluation, about),
         f'<h2>Each label</h2><ol class="contents">{contents}</ol>',
         *(_label(evaluation, column, pictures) for column in range(len(names))),
-        f"<h2>How to read this</h2>{READING}",
+        f"<h2>How to read this</h2>{reading}",
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{text(title)}</title><style>{css}</style></head><body>{''.join(body)}</body></html>\n"
     )
-
-
-READING = """
-<p><b>AUC</b>: how often a positive case scores above a negative one; 0.5 is a coin. <b>AP</b>: average
-precision; a guess reaches the <b>prevalence</b>, the share of positives. <b>Brier</b>: mean squared distance
-of score and label. <b>ECE</b>: expected calibration error, how far scores are from shares of positives, in
-ten bins. For both of these 0 is best.</p>
-<p><b>Macro</b>: the mean over the labels that have both classes, in subgroups over those that have them in
-each. <b>Micro</b>: all labels of all cases together; it flatters, because a model gains by knowing that one
-label is more frequent than another. That much the <b>constant guess</b> reaches, which gives every case the
-share of positives of each label.</p>
-<p><b>Intervals</b> cover about 95 %, and somewhat less where only 10 to 20 patients are positive or negative;
-with fewer of either there is none; for a mean they count over all of its labels. Calibration errors have
-none, because draws only add to them. Of measures that do not differ about 1 in 20 are <b>marked</b> by
-chance, so look for a pattern and not at a single mark.</p>
-"""
 
 
 def _cards(evaluation: Evaluation) -> str:
@@ -164,7 +154,7 @@ def _thresholds(evaluation: Evaluation) -> str:
     note = (
         "A score at or above the threshold reads as positive. PPV and NPV hold for the prevalence of these "
         "data and no other; where no case of a label is called they are not defined, and their mean is not. "
-        "What is folded is printed if it is opened before."
+        "Counts are true and false positives (TP, FP) and negatives (TN, FN)."
     )
     return f"<p>{note}</p>{_points(evaluation, evaluation.everyone)}"
 
@@ -172,20 +162,37 @@ def _thresholds(evaluation: Evaluation) -> str:
 def _points(evaluation: Evaluation, group: Group) -> str:
     """A table for each operating point."""
     parts = []
+    names = evaluation.cases.names
     for place, (point, thresholds) in enumerate(evaluation.points.items()):
-        known = dict(zip(evaluation.cases.names, thresholds, strict=True))
+        known = dict(zip(names, thresholds, strict=True))
+        shown = dict(zip(names, evaluation.defaults, strict=True)) if point == DEFAULT else {}
         columns = [label for label in group.columns if not math.isnan(known.get(label, 0))]
         rows = [
             [
                 text(label),
-                number(known.get(label, math.nan)),
+                score(known.get(label, math.nan)) + below(shown.get(label, "")),
                 *(cell(group.get(f"{measure}@{point}", label)) for measure in POINT_MEASURES),
+                _counts(group.counts[point].get(label)),
             ]
             for label in columns
         ]
-        headings = ("", "threshold", *(heading for heading, _ in POINT_MEASURES.values()))
-        parts.append(folded(f"At {point}", table(headings, rows, columns), is_open=not place))
+        headings = ("", "threshold", *(heading for heading, _ in POINT_MEASURES.values()), "counts")
+        lacking = [label for label in names if label not in columns]
+        note = f"<p>Without {text(', '.join(lacking))}: no such point.</p>" if lacking else ""
+        heading = "At the default of each label" if point == DEFAULT else f"At {point}"
+        parts.append(
+            folded(
+                heading, table(headings, rows, columns) + note, is_open=not place, printed=group.name == "all"
+            )
+        )
     return "".join(parts)
+
+
+def _counts(counts: Counts | None) -> str:
+    if counts is None:
+        return ""
+    true, false, missed, rejected = counts
+    return f"<small>TP {true:,} FP {false:,}<br>FN {missed:,} TN {rejected:,}</small>"
 
 
 def _subgroups(evaluation: Evaluation) -> str:
@@ -193,7 +200,8 @@ def _subgroups(evaluation: Evaluation) -> str:
         return ""
     note = (
         "Where the difference to the rest has an interval that excludes zero, a cell is marked and the "
-        "difference stands in it; of two values only the first is compared, the second is its mirror. "
+        "difference stands in it; of two values only the first is compared, the second is its mirror, and "
+        "micro values are not compared. Tables that are folded are printed if they are opened before. "
         f"{chance(evaluation)}"
     )
     parts = [f"<h2>Subgroups</h2><p>{text(note)}</p>"]
@@ -217,14 +225,18 @@ def _split(evaluation: Evaluation, split: Split) -> str:
                 *(
                     compared(
                         one.group.get(measure, label),
-                        one.to_the_rest.get(measure, label) if one.to_the_rest else None,
+                        one.compared(measure, label),
+                        f"{positives(one.group, label)} of {one.group.known[label]:,}"
+                        if measure == "auc" and label in one.group.positives
+                        else "",
                     )
                     for one in chosen
                 ),
             ]
             for label in columns
         ]
-        tables.append(f"<div><h4>{text(named(measure))}</h4>{table(headings, rows, columns)}</div>")
+        counts = "; below it how many are positive" if measure == "auc" else ""
+        tables.append(f"<div><h4>{text(named(measure))}{counts}</h4>{table(headings, rows, columns)}</div>")
     whole = [
         folded(
             f"{one.group.name}: all measures of {counted(one.group.cases, 'cases')}",
@@ -269,10 +281,12 @@ def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
     cases = evaluation.cases
     known = ~np.isnan(cases.labels[:, column])
     labels, scores = cases.labels[known, column], cases.scores[known, column]
-    points = {
+    default, chosen_for = evaluation.points[DEFAULT][column], evaluation.defaults[column]
+    chosen = chosen_for in evaluation.points and chosen_for != DEFAULT
+    points = {f"{visible(chosen_for)} (default)" if chosen else DEFAULT: default} | {
         visible(name): thresholds[column]
         for name, thresholds in evaluation.points.items()
-        if not math.isnan(thresholds[column])
+        if name not in (DEFAULT, chosen_for) and not math.isnan(thresholds[column])
     }
     name = text(cases.names[column])
     head = (
@@ -284,16 +298,18 @@ def _label(evaluation: Evaluation, column: int, pictures: int) -> str:
     drawn = {
         "ROC with operating points": plots.roc_plot(labels, scores, points),
         "Precision and recall": plots.precision_recall_plot(labels, scores),
-        "Calibration": plots.calibration_plot(labels, scores),
+        "Calibration; the larger a dot, the more cases; grey: fewer than 10": plots.calibration_plot(
+            labels, scores
+        ),
         "Scores of either class": plots.histogram(labels, scores, points),
     }
     figures = "".join(
         figure(svg, f"{cases.names[column]}: {what}", caption=what) for what, svg in drawn.items()
     )
-    point, threshold = next(iter(points.items()))
-    found = mistakes(cases, column, threshold, pictures)
+    point = f"{chosen_for}, " if chosen else ""
+    found = mistakes(cases, column, default, pictures)
     shown = [
-        f"<div><h4>{what} at {text(point)} ({number(threshold)}): the worst of {total:,}</h4>"
+        f"<div><h4>{what} at the default ({text(point)}{score(default)}): the worst of {total:,}</h4>"
         f"{_pictures(some)}</div>"
         for what, total, some in found
         if some
@@ -305,6 +321,8 @@ def _pictures(some: Iterable[Mistake]) -> str:
     figures = []
     for mistake in some:
         picture, reason = thumbnail(mistake.path)
+        if not os.path.isabs(mistake.path):
+            reason += "; relative paths are taken from the current folder"
         image = (
             f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
             if picture
@@ -313,6 +331,6 @@ def _pictures(some: Iterable[Mistake]) -> str:
         name = "/".join(mistake.path.split("/")[-PARTS:])
         figures.append(
             f'<figure title="{text(mistake.path)}">{image}'
-            f"<figcaption>{number(mistake.score)}<br>{breakable(name)}</figcaption></figure>"
+            f"<figcaption>{score(mistake.score)}<br>{breakable(name)}</figcaption></figure>"
         )
     return f'<div class="pictures">{"".join(figures)}</div>'

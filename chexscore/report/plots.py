@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from chexscore.intervals import Interval
+from chexscore.intervals import FEWEST, Interval
 from chexscore.report.curves import Curve, precision_recall, reliability, roc
 
 __all__ = ["calibration_plot", "forest_plot", "histogram", "precision_recall_plot", "roc_plot"]
@@ -76,12 +76,19 @@ def precision_recall_plot(labels: Floats, scores: Floats) -> str:
 
 @mpl.rc_context(STYLE)
 def calibration_plot(labels: Floats, scores: Floats) -> str:
-    """SVG of the share of positives by score; the larger a dot, the more cases. Labels and scores [N]."""
+    """SVG of the share of positives by score, with the interval of each bin, grey where it has few cases.
+
+    Labels and scores are [N]; the larger a dot, the more cases.
+    """
     figure, axes = _square("mean score", "share of positives")
-    score, share, count = reliability(labels, scores)
+    score, share, count, low, high = reliability(labels, scores)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    axes.plot(score, share, color=NEGATIVE, linewidth=1)
-    axes.scatter(score, share, s=8 + 90 * count / count.max(), color=NEGATIVE, clip_on=False, linewidths=0)
+    enough = count >= FEWEST
+    colors = list(np.where(enough, NEGATIVE, GREY))
+    axes.plot(score[enough], share[enough], color=NEGATIVE, linewidth=1)
+    axes.vlines(score, low, high, colors=colors, linewidth=1)
+    sizes = 8 + 90 * count / count.max()
+    axes.scatter(score, share, s=sizes, color=colors, clip_on=False, linewidths=0)
     return _svg(figure)
 
 
@@ -89,6 +96,7 @@ def calibration_plot(labels: Floats, scores: Floats) -> str:
 def histogram(labels: Floats, scores: Floats, points: Mapping[str, float]) -> str:
     """SVG of the scores of either class, each summing to one, with the operating points; [N] both."""
     figure, axes = _square("score", "share of the class")
+    axes.set_autoscaley_on(True)
     edges = np.linspace(0, 1, 21)
     for label, color, name in ((0, NEGATIVE, "negative"), (1, POSITIVE, "positive")):
         chosen = scores[labels == label]
@@ -103,17 +111,34 @@ def histogram(labels: Floats, scores: Floats, points: Mapping[str, float]) -> st
 
 @mpl.rc_context(STYLE)
 def forest_plot(rows: Sequence[tuple[str, Interval]], reference: float | None = None) -> str:
-    """SVG of AUCs with their intervals, a line each, and a dotted line at `reference`."""
+    """SVG of AUCs with their intervals, a line each, and a dotted line at `reference`.
+
+    One without an interval has a hollow dot and, where others have one, says that too few patients are there.
+    """
     figure = Figure(figsize=(5.2, 0.6 + 0.24 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     known = [(row, found) for row, (_, found) in enumerate(rows) if not np.isnan(found.value)]
+    unsure = [found.value for _, found in known if np.isnan(found.low)]
     for row, found in known:
+        alone = bool(np.isnan(found.low))
         axes.plot([found.low, found.high], [row, row], color=NEGATIVE, linewidth=1.5)
-        axes.plot(found.value, row, "o", color=NEGATIVE, markersize=5)
+        axes.plot(found.value, row, "o", color=NEGATIVE, markersize=5, fillstyle="none" if alone else "full")
+        if alone and len(unsure) < len(known):
+            axes.annotate(
+                "too few",
+                (found.value, row),
+                (-6, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                color=GREY,
+                fontsize=8,
+            )
     if reference is not None and not np.isnan(reference):
         axes.axvline(reference, color=GREY, linewidth=0.8, linestyle=":")
+    left = [value - 0.1 for value in unsure]
     ends = [end for _, found in known for end in found if not np.isnan(end)]
-    axes.set_xlim(min([0.5, *ends]) - 0.01, 1.005)
+    axes.set_xlim(min([0.5, *ends, *left]) - 0.01, 1.005)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.tick_params(axis="y", length=0)

@@ -1,6 +1,7 @@
 """What `chexscore eval` is worth: its intervals, its cost, and another way of measuring.
 
 python -m tests.bench.evaluation coverage                  how often an interval holds the truth
+python -m tests.bench.evaluation paired                    the same of differences between two models
 python -m tests.bench.evaluation size                      time and memory of 200,000 rows by 13 labels
 python -m tests.bench.evaluation keras OUT.csv LABELS.csv  keras.metrics.AUC on the same predictions
 """
@@ -18,6 +19,8 @@ import numpy as np
 
 from chexscore import metrics
 from chexscore.evaluation.cases import Protocol, read_cases
+from chexscore.intervals import bootstrap, differences
+from chexscore.samples import Sample
 from tests.test_intervals import covers, mean_covers
 
 SETS, ROWS, LABELS = 500, 200_000, 13
@@ -41,11 +44,8 @@ def coverage() -> None:
                 for less in (None, 1.0)
             ]
             alone, difference = (f"{held / SETS:6.1%}" for held in shares)
-            auc = NormalDist().cdf(apart / 2**0.5)
-            print(
-                f"{ill:4} positive and {well} negative patients, AUC {auc:.2f}: {alone} {difference}",
-                flush=True,
-            )
+            sizes = f"{ill:4} positive and {well} negative patients"
+            print(f"{sizes}, AUC {_area(apart):.2f}: {alone} {difference}", flush=True)
     means_coverage()
 
 
@@ -57,7 +57,52 @@ def means_coverage() -> None:
                 mean_covers(seed, ill=ill, patients=patients, resamples=1000, apart=apart)
                 for seed in range(SETS)
             )
-            print(f"{name}, AUC {NormalDist().cdf(apart / 2**0.5):.2f}: {held / SETS:6.1%}", flush=True)
+            print(f"{name}, AUC {_area(apart):.2f}: {held / SETS:6.1%}", flush=True)
+
+
+def paired() -> None:
+    """Two models on the same patients; percentiles of the draws beside what `differences` gives."""
+    print(f"of {SETS} intervals hold the difference that the sets were drawn with (ours; percentiles):")
+    for ill, well in ((12, 100), (30, 100), (100, 200)):
+        for apart in (1.0, 2.0, 2.6):
+            for alike, less in ((0.97, 0.0), (0.8, 0.0), (0.8, 0.5)):
+                distances = (apart, apart - less)
+                held = [_paired_cover(seed, ill, well, distances, alike) for seed in range(SETS)]
+                ours, percentiles = (f"{share:6.1%}" for share in np.mean(held, axis=0))
+                areas = " and ".join(f"{_area(distance):.2f}" for distance in distances)
+                print(
+                    f"{ill:4} positive and {well} negative patients, AUC {areas}, correlation {alike}: "
+                    f"{ours} {percentiles}",
+                    flush=True,
+                )
+
+
+def _paired_cover(
+    seed: int, ill: int, well: int, apart: tuple[float, float], alike: float
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+    """[2], whether the interval and the percentiles have the true difference of AUCs."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat([1.0, 0.0], [ill, well])[:, None]
+    noise = random.normal(size=labels.shape)
+    other = alike * noise + (1 - alike**2) ** 0.5 * random.normal(size=labels.shape)
+    first, second = bootstrap(
+        [
+            Sample(labels, 1 / (1 + np.exp(-distance * labels - each)), np.arange(ill + well), ["Ill"])
+            for distance, each in zip(apart, (noise, other), strict=True)
+        ],
+        resamples=300,
+        seed=seed,
+    )
+    truth = _area(apart[0]) - _area(apart[1])
+    drawn = first.measured["auc"][1:, 0] - second.measured["auc"][1:, 0]
+    ours = differences(first, second)["auc"][0, 1:]
+    low, high = np.column_stack([ours, np.asarray(np.quantile(drawn, [0.025, 0.975]))])
+    return np.asarray((low <= truth) & (truth <= high))
+
+
+def _area(apart: float) -> float:
+    """AUC of scores that positives have so many standard deviations higher."""
+    return NormalDist().cdf(apart / 2**0.5)
 
 
 def size() -> None:
@@ -106,12 +151,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("coverage", "size", "keras"))
+    parser.add_argument("what", choices=("coverage", "paired", "size", "keras"))
     parser.add_argument("files", nargs="*", metavar="CSV")
     asked = parser.parse_args()
     match asked.what:
         case "coverage":
             coverage()
+        case "paired":
+            paired()
         case "size":
             size()
         case "keras":
