@@ -118,23 +118,44 @@ def test_a_finished_output_is_left_but_for_what_failed(engine: Alone, images: Pa
     assert engine.count == 0
 
 
-def test_other_inputs_or_settings_are_not_mixed_in(engine: Alone, images: Path, tmp_path: Path) -> None:
-    out, names = str(tmp_path / "out"), tmp_path / "list.txt"
-    names.write_text("one")
-    asked = {"paths": [], "files_from": str(names)}
-    run(iter([str(images)]), out, engine, Options(), asked=asked)
+def test_other_inputs_or_settings_are_not_mixed_in(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    run(iter(["images"]), out, engine, Options())
     with pytest.raises(UsageError, match="max pixels 80000000 then and 9 now"):
-        run(iter([str(images)]), out, engine, Options(resume=True, max_pixels=9), asked=asked)
-    names.write_text("another")
+        run(["images"], out, engine, Options(resume=True, max_pixels=9))
     with pytest.raises(UsageError, match="was begun with other inputs"):
-        run(iter([str(images)]), out, engine, RESUME, asked=asked)
-    (tmp_path / "none").mkdir()
-    with pytest.raises(NoImageError, match="left as it was"):
-        run([str(tmp_path / "none")], out, engine, Options(overwrite=True))
+        run(["images", "images/000.png"], out, engine, RESUME)
+    assert run(iter(["images"]), out, engine, RESUME).unchanged == 32
+    monkeypatch.chdir(images)
+    with pytest.raises(UsageError, match="relative paths in another directory"):
+        run(["images"], out, engine, RESUME)
     part = tmp_path / "out" / "part-000002.parquet"
     part.write_bytes(part.read_bytes().replace(b"ok", b"no"))
     with pytest.raises(OutputError, match=r"part-000002.parquet is missing, damaged or of another run"):
         merge(out, "-")
+    (tmp_path / "out" / "_inputs.json").unlink()
+    with pytest.raises(UsageError, match="has parts and no _inputs.json"):
+        run(["images"], out, engine, RESUME)
+
+
+def test_an_archive_that_is_not_there_costs_nothing(engine: Alone, images: Path, tmp_path: Path) -> None:
+    out, away = tmp_path / "out", tmp_path / "away"
+    away.mkdir()
+    for gone in (away, tmp_path / "none"):
+        with pytest.raises(NoImageError, match="no image found"):
+            run([str(gone)], str(out), engine, Options())
+    assert not out.exists(), "or the list of nothing would be gone on with"
+    run([str(images)], str(out), engine, Options())
+    images.rename(away / "images")
+    with pytest.raises(NoImageError, match="left as it was"):
+        run([str(images)], str(out), engine, Options(overwrite=True))
+    (away / "images").rename(images)
+    assert merged(out) == whole(images, engine.classifier)
+    with pytest.raises(UsageError, match="--min-age is not for --engine ray"):
+        run([str(images)], str(out), engine, Options(min_age=9, overwrite=True))
 
 
 def test_uris_are_read_and_written(engine: Alone, images: Path, tmp_path: Path) -> None:

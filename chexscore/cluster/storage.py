@@ -24,7 +24,7 @@ from chexscore.formats import is_dicom
 from chexscore.outputs import replacing
 from chexscore.stopping import Stop
 
-__all__ = ["Folder", "fetched", "find", "is_uri"]
+__all__ = ["Folder", "fetched", "find", "is_there", "is_uri"]
 
 HEAD = 132
 """Bytes that tell DICOM."""
@@ -52,6 +52,15 @@ def find(
             yield path
         else:
             yield from find_images([path], ignored, stop)
+
+
+def is_there(path: str) -> bool:
+    """Whether something is at a path or URI; also where that cannot be told, because its row will say why."""
+    try:
+        system, place = _locate(path)
+        return bool(system.get_file_info(place).type != fs.FileType.NotFound)
+    except Exception:  # noqa: BLE001, file systems of fsspec raise what they like
+        return True
 
 
 def _is_folder(uri: str) -> bool:
