@@ -108,10 +108,33 @@ def test_a_stopped_run_keeps_its_parts_and_what_is_missing_is_scored(
     assert merged(out) == whole(images, engine.classifier)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 1, 3], [0, 2, 1, 3], [1, 2, 3]])
+def test_rows_that_are_lost_or_there_twice_are_never_published(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int]
+) -> None:
+    score = engine.score
+
+    def garbled(job: Job, stop: Stop) -> Iterator[Scored]:
+        rows = list(score(job, stop))
+        yield from (rows[number] for number in [*order, *range(4, len(rows))])
+
+    monkeypatch.setattr(engine, "score", garbled)
+    with pytest.raises(OutputError, match=r"row \d came instead of \d; please report this"):
+        run([str(images)], str(tmp_path / "out"), engine, Options())
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    monkeypatch.setattr(engine, "score", score)
+    run([str(images)], str(tmp_path / "out"), engine, RESUME)
+    assert merged(tmp_path / "out") == whole(images, engine.classifier)
+
+
 def test_a_finished_output_is_left_but_for_what_failed(engine: Alone, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run([str(images)], str(out), engine, Options())
     (images / "013.bad.png").write_bytes((images / "009.png").read_bytes())
+    stop = Stop()
+    stop.reason = "SIGTERM"
+    run([str(images)], str(out), engine, RESUME, stop=stop)
+    assert (out / "_SUCCESS").exists(), "nothing was changed before the stop"
     assert run([str(images)], str(out), engine, RESUME).scored == 1 == engine.count
     assert merged(out) == whole(images, engine.classifier)
     assert run([str(images)], str(out), engine, RESUME).unchanged == 33
@@ -126,6 +149,8 @@ def test_other_inputs_or_settings_are_not_mixed_in(
     run(iter(["images"]), out, engine, Options())
     with pytest.raises(UsageError, match="max pixels 80000000 then and 9 now"):
         run(["images"], out, engine, Options(resume=True, max_pixels=9))
+    with pytest.raises(UsageError, match=r"columns .* then and .*Bright_positive, Dark_positive now"):
+        run(["images"], out, engine, Options(resume=True, thresholds=True))
     with pytest.raises(UsageError, match="was begun with other inputs"):
         run(["images", "images/000.png"], out, engine, RESUME)
     assert run(iter(["images"]), out, engine, RESUME).unchanged == 32
@@ -137,7 +162,7 @@ def test_other_inputs_or_settings_are_not_mixed_in(
     with pytest.raises(OutputError, match=r"part-000002.parquet is missing, damaged or of another run"):
         merge(out, "-")
     (tmp_path / "out" / "_inputs.json").unlink()
-    with pytest.raises(UsageError, match="has parts and no _inputs.json"):
+    with pytest.raises(UsageError, match="has parts and no _inputs"):
         run(["images"], out, engine, RESUME)
 
 

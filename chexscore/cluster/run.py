@@ -85,20 +85,20 @@ def run(
             folder = _check(output, options)
             if folder.is_local:
                 held.enter_context(locked(folder.name, options.lock_wait, stop))
-            settings = settings_of(engine.classifier, options)
+            columns = columns_of(engine.classifier, options)
+            settings = {**settings_of(engine.classifier, options), "columns": ", ".join(columns.names)}
             inputs = Inputs(paths, stop)
             listing = _earlier(folder, inputs, settings, stop) if options.resume else None
             if listing is None:
                 listing = _take_list(folder, inputs, settings, stop)
-            if listing is None or stop.asked():
+            if listing is None:
                 return record
-            columns = columns_of(engine.classifier, options)
             parts = Parts(folder, listing, columns, record.batch_size)
-            spans = tuple(parts.missing())
+            spans = tuple(parts.missing(stop))
+            if stop.asked():
+                return record
             record.found, record.ignored = listing.found, listing.ignored
             record.unchanged = listing.found - sum(end - begin for begin, end in spans)
-            if spans:
-                folder.delete(SUCCESS)
             job = Job(
                 folder=folder.place,
                 images_a_part=listing.images_a_part,
@@ -109,7 +109,7 @@ def run(
                 tags=options.tags,
                 installed=installed(),
             )
-            for row in parts.fill(engine.score(job, stop)):
+            for row in parts.fill(engine.score(job, stop), spans):
                 record.batch_size = min(record.batch_size, row.batch_size)
                 record.count(row.prediction)
                 record.seconds = round(time.monotonic() - began, 3)
