@@ -186,11 +186,11 @@ def test_an_archive_that_is_not_there_costs_nothing(engine: Alone, images: Path,
 def test_uris_are_read_and_written(engine: Alone, images: Path, tmp_path: Path) -> None:
     (images / os.fsdecode(b"caf\xe9.png")).rename(images / "caf\xe9 #1?.png")
     assert list(plan([f"file://{images}"], "out", Options()))[-1] == f"file://{images}/z/film.dcm"
-    gone = [f"file://{images}/gone.png", "nothing://at/all.png"]
+    gone = [f"file://{images}/gone.png", "nothing://at/all.png", "fsspec+nothing://at/all"]
     out = f"file://{tmp_path}/out"
     record = run([f"file://{images}", *gone], out, engine, Options())
-    assert record.failed == {"unreadable": 2, "missing": 1}
-    rows = merged(tmp_path / "out").replace(b"file://", b"").splitlines()[:-2]
+    assert record.failed == {"unreadable": 3, "missing": 1}
+    rows = merged(tmp_path / "out").replace(b"file://", b"").splitlines()[:-3]
     assert rows == whole(images, engine.classifier).splitlines()
     run([f"file://{images}", *gone], "fsspec+memory://bucket/out", engine, Options())
     merge("fsspec+memory://bucket/out", str(tmp_path / "other.csv"))
@@ -207,6 +207,7 @@ def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp
         str(tmp_path / "file"): "is a file",
         str(images): "holds other files",
         "nothing://at/all": "cannot be opened",
+        "fsspec+nothing://at/all": "cannot be opened",
     }.items():
         with pytest.raises(UsageError, match=words):
             run([str(images)], output, engine, Options(overwrite=True))
