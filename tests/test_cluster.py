@@ -1,8 +1,11 @@
 """What a Ray cluster writes is what one machine writes; without Ray, but for the last tests."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,7 @@ from chexscore.predictions import Status
 from chexscore.records import RunRecord
 from chexscore.runs import installed
 from chexscore.runs import run as run_here
+from chexscore.scoring import Loaded, load
 from chexscore.stopping import Stop
 from tests.phantoms import draw
 from tests.test_images import save_dicom
@@ -212,6 +216,23 @@ def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp
         with pytest.raises(UsageError, match=words):
             run([str(images)], output, engine, Options(overwrite=True))
     assert len(list(images.iterdir())) == 34
+
+
+def die_of_one(path: str, *arguments: Any, **options: Any) -> Loaded:
+    if "003" in path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(path, *arguments, **options)
+
+
+def test_an_image_that_kills_its_process_has_a_row(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "load", die_of_one)
+    monkeypatch.setitem(globals(), "decode", partial(decode, apart=True))
+    given = [f"{images}/{name}" for name in ("002.png", "003.png")]
+    record = run(given, str(tmp_path / "out"), engine, Options())
+    assert (record.scored, record.failed) == (1, {"unreadable": 1})
+    assert record.examples["unreadable"] == f"{images}/003.png: its decoder crashed"
 
 
 def test_a_wrong_address_is_said_at_once() -> None:

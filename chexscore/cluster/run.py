@@ -16,14 +16,14 @@ from chexscore.cluster.listing import LISTING, Inputs, Listing, take_list
 from chexscore.cluster.parts import SUCCESS, Parts, Scored, clear, merged, names_in
 from chexscore.cluster.pipeline import Ray
 from chexscore.cluster.storage import Folder, find, is_there
-from chexscore.errors import NoImageError, UsageError
+from chexscore.errors import LockedError, NoImageError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_target, publish, stream
 from chexscore.records import RunRecord, record_path
 from chexscore.runs import begin_record, columns_of, installed, now, settings_of
 from chexscore.scoring import BATCH_SIZE
-from chexscore.stopping import Stop
+from chexscore.stopping import Stop, StoppedError
 from chexscore.store import check_settings
 
 __all__ = ["Engine", "merge", "on_ray", "plan", "run"]
@@ -53,7 +53,7 @@ def run(
     watch: Callable[[RunRecord], None] = lambda _: None,
     asked: Mapping[str, Any] | None = None,
 ) -> RunRecord:
-    """Scores everything below `paths` into a folder of parts.
+    """Scores everything below `paths` into a folder of parts, under its lock (see `on_ray`).
 
     The inputs are listed once. A run that goes on scores what has no row of status ok in the parts that are
     there; what has come to the inputs since is for another folder.
@@ -70,54 +70,49 @@ def run(
     Raises:
         UsageError: the output is there already, cannot be written, or cannot be resumed.
         NoImageError: a new run finds no image at all; an earlier output is left as it was.
-        LockedError: another run writes this output.
         OutputError: the storage is full or gone.
         ChexscoreError: the engine failed; what was scored before is kept for `resume`.
     """
     stop = stop or Stop()
-    if options.max_duration is not None:
-        stop.deadline = time.monotonic() + options.max_duration
+    _set_deadline(stop, options)
     began = time.monotonic()
     asked = {"output": output, "paths": paths if isinstance(paths, list) else "a list", **(asked or {})}
     record = begin_record(engine.classifier, options, asked)
     try:
-        with ExitStack() as held:
-            folder = _check(output, options)
-            if folder.is_local:
-                held.enter_context(locked(folder.name, options.lock_wait, stop))
-            columns = columns_of(engine.classifier, options)
-            settings = {**settings_of(engine.classifier, options), "columns": ", ".join(columns.names)}
-            inputs = Inputs(paths, stop)
-            listing = _earlier(folder, inputs, settings, stop) if options.resume else None
-            if listing is None:
-                listing = _take_list(folder, inputs, settings, stop)
-            if listing is None:
-                return record
-            parts = Parts(folder, listing, columns, record.batch_size)
-            spans = tuple(parts.missing(stop))
-            if stop.asked():
-                return record
-            record.found, record.ignored = listing.found, listing.ignored
-            record.unchanged = listing.found - sum(end - begin for begin, end in spans)
-            job = Job(
-                folder=folder.place,
-                images_a_part=listing.images_a_part,
-                spans=spans,
-                base=os.getcwd(),
-                image=engine.classifier.spec.image,
-                max_pixels=options.max_pixels,
-                tags=options.tags,
-                installed=installed(),
-            )
-            for row in parts.fill(engine.score(job, stop), spans):
-                record.batch_size = min(record.batch_size, row.batch_size)
-                record.count(row.prediction)
-                record.seconds = round(time.monotonic() - began, 3)
-                watch(record)
-            if not stop.reason:
-                record.check()
-                record.finished = now()
-                parts.publish(record)
+        folder = _check(output, options)
+        columns = columns_of(engine.classifier, options)
+        settings = {**settings_of(engine.classifier, options), "columns": ", ".join(columns.names)}
+        inputs = Inputs(paths, stop)
+        listing = _earlier(folder, inputs, settings, stop) if options.resume else None
+        if listing is None:
+            listing = _take_list(folder, inputs, settings, stop)
+        if listing is None:
+            return record
+        parts = Parts(folder, listing, columns, record.batch_size)
+        spans = tuple(parts.missing(stop))
+        if stop.asked():
+            return record
+        record.found, record.ignored = listing.found, listing.ignored
+        record.unchanged = listing.found - sum(end - begin for begin, end in spans)
+        job = Job(
+            folder=folder.place,
+            images_a_part=listing.images_a_part,
+            spans=spans,
+            base=os.getcwd(),
+            image=engine.classifier.spec.image,
+            max_pixels=options.max_pixels,
+            tags=options.tags,
+            installed=installed(),
+        )
+        for row in parts.fill(engine.score(job, stop), spans):
+            record.batch_size = min(record.batch_size, row.batch_size)
+            record.count(row.prediction)
+            record.seconds = round(time.monotonic() - began, 3)
+            watch(record)
+        if not stop.reason:
+            record.check()
+            record.finished = now()
+            parts.publish(record)
     finally:
         record.seconds = round(time.monotonic() - began, 3)
         watch(record)
@@ -126,16 +121,35 @@ def run(
 
 @contextmanager
 def on_ray(
-    output: str, options: Options, address: str | None, model: str | None, device: Device
+    output: str,
+    options: Options,
+    address: str | None,
+    model: str | None,
+    device: Device,
+    stop: Stop | None = None,
 ) -> Iterator[Ray]:
-    """A Ray cluster to run on, for as long as the context; what is wrong with the output is said before.
+    """A Ray cluster to run on, and the lock of an output that is a path, for as long as the context.
+
+    What is wrong with the output is said before Ray starts.
 
     Raises:
         UsageError: as `run` does; or see `Ray`.
+        LockedError: another run writes this output.
+        StoppedError: the stop came first.
     """
-    _check(output, options)
-    with connected(address):
-        yield Ray(model, device, options.batch_size or BATCH_SIZE, options.workers)
+    stop = stop or Stop()
+    _set_deadline(stop, options)
+    folder = _check(output, options)
+    with ExitStack() as held:
+        if folder.is_local:
+            try:
+                held.enter_context(locked(folder.name, options.lock_wait, stop))
+            except LockedError as error:
+                if stop.reason:
+                    raise StoppedError from error
+                raise
+        held.enter_context(connected(address))
+        yield Ray(model, device, options.batch_size or BATCH_SIZE, options.workers, stop)
 
 
 def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
@@ -148,6 +162,11 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     if options.resume:
         raise UsageError(f"{output}: --dry-run lists what a new run would score; leave --resume out.")
     return find(paths)
+
+
+def _set_deadline(stop: Stop, options: Options) -> None:
+    if options.max_duration is not None:
+        stop.deadline = min(stop.deadline, time.monotonic() + options.max_duration)
 
 
 def _check(output: str, options: Options) -> Folder:
