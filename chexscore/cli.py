@@ -148,6 +148,9 @@ def predict(
     Beside the output go its record (FILE.run.json: model, device, counts, times) and what --resume needs
     (FILE.state). Times are written 90s, 5m, 6h or 2d.
 
+    With --engine ray all of that is in the folder; its inputs are listed once, and --resume scores what of
+    them is missing or failed, and nothing new. There --dry-run is for new runs, --device auto the CPU.
+
     Example: chexscore predict ./images -o out.csv
     """
     from chexscore.discovery import find_images, read_list

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from chexscore.cluster.parts import Scored
 from chexscore.cluster.run import merge, on_ray, plan, run
 from chexscore.cluster.scorer import Scorer, rows_of
 from chexscore.errors import DeviceError, NoImageError, OutputError, UsageError
+from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.predictions import Status
 from chexscore.records import RunRecord
@@ -165,6 +168,14 @@ def test_other_inputs_or_settings_are_not_mixed_in(
     part.write_bytes(part.read_bytes().replace(b"ok", b"no"))
     with pytest.raises(OutputError, match=r"part-000002.parquet is missing, damaged or of another run"):
         merge(out, "-")
+    for source, output, words in (
+        (str(images / "000.png"), "-", "is a file; give the folder"),
+        (out, str(tmp_path / "z.txt"), "the suffix decides"),
+        (out, f"{out}/out.csv", "among the parts"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            merge(source, output)
+    assert not list(tmp_path.rglob("*.lock"))
     (tmp_path / "out" / "_inputs.json").unlink()
     with pytest.raises(UsageError, match="has parts and no _inputs"):
         run(["images"], out, engine, RESUME)
@@ -216,6 +227,18 @@ def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp
         with pytest.raises(UsageError, match=words):
             run([str(images)], output, engine, Options(overwrite=True))
     assert len(list(images.iterdir())) == 34
+
+
+def test_a_stop_ends_the_wait_for_the_lock(images: Path, model: Path, tmp_path: Path) -> None:
+    command = f"predict {images} -o {tmp_path}/out --engine ray --lock-wait 1h --max-duration 0.1s -m {model}"
+    with locked(str(tmp_path / "out"), 0, Stop()):
+        done = subprocess.run(
+            [sys.executable, "-m", "chexscore", *command.split()], capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        3,
+        "chexscore: stopped by --max-duration before the first image\n",
+    )
 
 
 def die_of_one(path: str, *arguments: Any, **options: Any) -> Loaded:
@@ -278,12 +301,15 @@ def test_two_nodes_of_which_one_dies_write_what_one_machine_writes(
     head = {**nodes, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     other = cluster.add_node(**nodes)
-    before: list[int] = []
+    (raylet,) = (str(raylet.process.pid) for raylet in other.all_processes["raylet"])
+    before: list[str] = []
 
     def watch(record: RunRecord) -> None:
-        if record.done >= 150 and not before:
-            before.append(record.done)
-            cluster.remove_node(other, allow_graceful=False)
+        if record.done >= 100 and not before:
+            its_own = subprocess.check_output(["ps", "--ppid", raylet, "-o", "args="], text=True)
+            if work := [line for line in its_own.splitlines() if line.startswith("ray::Map")]:
+                before.extend(work)
+                cluster.remove_node(other, allow_graceful=False)
 
     try:
         with on_ray(str(tmp_path / "out"), Options(), cluster.address, str(model), "auto") as ray:
@@ -293,6 +319,6 @@ def test_two_nodes_of_which_one_dies_write_what_one_machine_writes(
             record = run([str(films)], str(tmp_path / "out"), ray, Options(), watch=watch)
     finally:
         cluster.shutdown()
-    assert before, "the node died in the middle"
+    assert before, "the node died while it held work"
     assert (record.found, record.failed) == (500, {Status.UNREADABLE: 10})
     assert merged(tmp_path / "out") == whole(films, Classifier(model, device="cpu"))

@@ -30,8 +30,8 @@ IMAGES_A_TASK = 1024
 """What is decoded again, at most, when a process dies."""
 
 TRIES = 2
-"""Of a task that decodes, in its own process. Ray gives what dies to others, for ever; should an image be what
-kills them, it gets its row because from then on images are decoded in processes apart."""
+"""Of a task that decodes, in its own process. Ray gives what dies to others, for ever; should an image be
+what kills them, it gets its row because from then on images are decoded in processes apart."""
 
 TASKS_A_CPU = 4
 """Tasks for each CPU where there are few images."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Protocol
 
 from chexscore.classifier import Classifier, Device
@@ -19,7 +20,7 @@ from chexscore.cluster.storage import Folder, find, is_there
 from chexscore.errors import LockedError, NoImageError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
-from chexscore.outputs import STDOUT, check_target, publish, stream
+from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.records import RunRecord, record_path
 from chexscore.runs import begin_record, columns_of, installed, now, settings_of
 from chexscore.scoring import BATCH_SIZE
@@ -251,12 +252,18 @@ def merge(source: str, output: str, *, overwrite: bool = False) -> None:
         UsageError: the folder is not whole, or the output is there or cannot be written.
         OutputError: a part is damaged, or the disk is full.
     """
-    parts, record = merged(Folder(source))
+    if os.path.isfile(source):
+        raise UsageError(f"{source} is a file; give the folder that --engine ray wrote.")
+    folder = Folder(source)
+    parts, record = merged(folder)
     if output == STDOUT:
         stream(parts.rows(), parts.columns, jsonl=False)
         return
     for target in (output, record_path(output)):
         check_target(target, overwrite=overwrite)
+    check_format(output)
+    if folder.is_local and os.path.realpath(folder.place) in map(str, Path(output).resolve().parents):
+        raise UsageError(f"{output} would stand among the parts; name a file outside {folder.name}.")
     with locked(output, 0, Stop()):
         publish(
             output, parts.rows(), parts.columns, record_path(output), json.dumps(record, indent=1).encode()
