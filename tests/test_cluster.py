@@ -1,6 +1,7 @@
 """What a Ray cluster writes is what one machine writes; without Ray, but for the last tests."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -258,11 +259,13 @@ def test_an_image_that_kills_its_process_has_a_row(
     assert record.examples["unreadable"] == f"{images}/003.png: its decoder crashed"
 
 
-def test_a_wrong_address_is_said_at_once() -> None:
+def test_a_wrong_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"):
-        with pytest.raises(UsageError, match="no Ray cluster answers at"), connected(address):
-            pass
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
+    for address in ("127.0.0.1:1", "[::1]:1", "127.0.0.1:99999", "ray://127.0.0.1:1", "nonsense", None):
+        where = re.escape(address or "127.0.0.1:2")
+        with pytest.raises(UsageError, match=f"no Ray cluster answers at {where}; give auto"):
+            connected(address).__enter__()
 
 
 def test_a_node_with_other_decoders_is_refused(engine: Alone, images: Path, tmp_path: Path) -> None:
@@ -306,7 +309,8 @@ def test_two_nodes_of_which_one_dies_write_what_one_machine_writes(
 
     def watch(record: RunRecord) -> None:
         if record.done >= 100 and not before:
-            its_own = subprocess.check_output(["ps", "--ppid", raylet, "-o", "args="], text=True)
+            command = ["/bin/ps", "--ppid", raylet, "-o", "args="]
+            its_own = subprocess.check_output(command, text=True)
             if work := [line for line in its_own.splitlines() if line.startswith("ray::Map")]:
                 before.extend(work)
                 cluster.remove_node(other, allow_graceful=False)
