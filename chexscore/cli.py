@@ -151,12 +151,15 @@ def predict(
     Beside the output go its record (FILE.run.json: model, device, counts, times) and what --resume needs
     (FILE.state). Times are written 90s, 5m, 6h or 2d.
 
+    With --engine ray all of that is in the folder; its inputs are listed once, and --resume scores what of
+    them is missing or failed, and nothing new. There --dry-run is for new runs, --device auto the CPU.
+
     Example: chexscore predict ./images -o out.csv
     """
     from chexscore.discovery import find_images, read_list
-    from chexscore.exits import exit_code
+    from chexscore.exits import STOPPED, exit_code
     from chexscore.outputs import list_paths
-    from chexscore.stopping import Stop, stop_on_signals
+    from chexscore.stopping import Stop, StoppedError, stop_on_signals
     from chexscore.units import parse_duration, parse_limit
 
     if not paths and files_from is None:
@@ -208,7 +211,11 @@ def predict(
             from chexscore.cluster.run import on_ray
             from chexscore.cluster.run import run as run_on_cluster
 
-            ray = opened.enter_context(on_ray(output, options, address, model, device))
+            try:
+                ray = opened.enter_context(on_ray(output, options, address, model, device, stop))
+            except StoppedError as error:
+                say(f"chexscore: stopped by {stop.reason} before the first image")
+                raise typer.Exit(STOPPED[stop.reason]) from error
             asked |= {"engine": engine, "paths": paths or []}
             with progress.show(style, output, ray.classifier, None, stop) as watch:
                 record = run_on_cluster(inputs, output, ray, options, stop=stop, watch=watch, asked=asked)

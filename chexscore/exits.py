@@ -5,10 +5,11 @@ from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
 from chexscore.units import Limit
 
-__all__ = ["exit_code"]
+__all__ = ["STOPPED", "exit_code"]
 
 ALL_SCORED, NOT_EVERY_IMAGE = 0, 3
 STOPPED = {"SIGINT": 130, "SIGTERM": 143, MAX_DURATION: NOT_EVERY_IMAGE}
+"""The reason of a stop -> what the command line ends with."""
 
 
 def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | None) -> int:

@@ -5,9 +5,13 @@ import signal
 import time
 from dataclasses import dataclass
 
-__all__ = ["MAX_DURATION", "Stop", "stop_on_signals"]
+__all__ = ["MAX_DURATION", "Stop", "StoppedError", "stop_on_signals"]
 
 MAX_DURATION = "--max-duration"
+
+
+class StoppedError(Exception):
+    """The stop came before the run had begun."""
 
 
 @dataclass

@@ -484,11 +484,14 @@ def test_onnxruntime_reports_nothing_home(model: Path, images: Path, tmp_path: P
     assert not [path.name for path in home.rglob("*")]
 
 
-def test_predict_loads_neither_training_packages_nor_pandas(model: Path, images: Path) -> None:
+def test_predict_loads_no_extra(model: Path, images: Path, tmp_path: Path) -> None:
+    words = ["predict", str(images), "-q", "-m", str(model), "-o", str(tmp_path / "out.csv")]
     code = (
-        "import sys\nfrom chexscore import predict\n"
-        f"assert len(list(predict({str(images)!r}, {str(model)!r}))) == 3\n"
-        "print(*sorted({'tensorflow', 'keras', 'onnx', 'tf2onnx', 'pandas'} & set(sys.modules)))\n"
+        "import sys\nfrom chexscore import cli\n"
+        f"cli.app({words}, standalone_mode=False)\n"
+        "extra = {'tensorflow', 'keras', 'onnx', 'tf2onnx', 'pandas', 'pyarrow', 'ray'}\n"
+        "print(*sorted(extra & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 3

@@ -1,8 +1,14 @@
 """What a Ray cluster writes is what one machine writes; without Ray, but for the last tests."""
 
 import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +24,13 @@ from chexscore.cluster.parts import Scored
 from chexscore.cluster.run import merge, on_ray, plan, run
 from chexscore.cluster.scorer import Scorer, rows_of
 from chexscore.errors import DeviceError, NoImageError, OutputError, UsageError
+from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.predictions import Status
 from chexscore.records import RunRecord
 from chexscore.runs import installed
 from chexscore.runs import run as run_here
+from chexscore.scoring import Loaded, load
 from chexscore.stopping import Stop
 from tests.phantoms import draw
 from tests.test_images import save_dicom
@@ -108,43 +116,97 @@ def test_a_stopped_run_keeps_its_parts_and_what_is_missing_is_scored(
     assert merged(out) == whole(images, engine.classifier)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 1, 3], [0, 2, 1, 3], [1, 2, 3]])
+def test_rows_that_are_lost_or_there_twice_are_never_published(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int]
+) -> None:
+    score = engine.score
+
+    def garbled(job: Job, stop: Stop) -> Iterator[Scored]:
+        rows = list(score(job, stop))
+        yield from (rows[number] for number in [*order, *range(4, len(rows))])
+
+    monkeypatch.setattr(engine, "score", garbled)
+    with pytest.raises(OutputError, match=r"row \d came instead of \d; please report this"):
+        run([str(images)], str(tmp_path / "out"), engine, Options())
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    monkeypatch.setattr(engine, "score", score)
+    run([str(images)], str(tmp_path / "out"), engine, RESUME)
+    assert merged(tmp_path / "out") == whole(images, engine.classifier)
+
+
 def test_a_finished_output_is_left_but_for_what_failed(engine: Alone, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run([str(images)], str(out), engine, Options())
     (images / "013.bad.png").write_bytes((images / "009.png").read_bytes())
+    stop = Stop()
+    stop.reason = "SIGTERM"
+    run([str(images)], str(out), engine, RESUME, stop=stop)
+    assert (out / "_SUCCESS").exists(), "nothing was changed before the stop"
     assert run([str(images)], str(out), engine, RESUME).scored == 1 == engine.count
     assert merged(out) == whole(images, engine.classifier)
     assert run([str(images)], str(out), engine, RESUME).unchanged == 33
     assert engine.count == 0
 
 
-def test_other_inputs_or_settings_are_not_mixed_in(engine: Alone, images: Path, tmp_path: Path) -> None:
-    out, names = str(tmp_path / "out"), tmp_path / "list.txt"
-    names.write_text("one")
-    asked = {"paths": [], "files_from": str(names)}
-    run(iter([str(images)]), out, engine, Options(), asked=asked)
+def test_other_inputs_or_settings_are_not_mixed_in(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    run(iter(["images"]), out, engine, Options())
     with pytest.raises(UsageError, match="max pixels 80000000 then and 9 now"):
-        run(iter([str(images)]), out, engine, Options(resume=True, max_pixels=9), asked=asked)
-    names.write_text("another")
+        run(["images"], out, engine, Options(resume=True, max_pixels=9))
+    with pytest.raises(UsageError, match=r"columns .* then and .*Bright_positive, Dark_positive now"):
+        run(["images"], out, engine, Options(resume=True, thresholds=True))
     with pytest.raises(UsageError, match="was begun with other inputs"):
-        run(iter([str(images)]), out, engine, RESUME, asked=asked)
-    (tmp_path / "none").mkdir()
-    with pytest.raises(NoImageError, match="left as it was"):
-        run([str(tmp_path / "none")], out, engine, Options(overwrite=True))
+        run(["images", "images/000.png"], out, engine, RESUME)
+    assert run(iter(["images"]), out, engine, RESUME).unchanged == 32
+    monkeypatch.chdir(images)
+    with pytest.raises(UsageError, match="relative paths in another directory"):
+        run(["images"], out, engine, RESUME)
     part = tmp_path / "out" / "part-000002.parquet"
     part.write_bytes(part.read_bytes().replace(b"ok", b"no"))
     with pytest.raises(OutputError, match=r"part-000002.parquet is missing, damaged or of another run"):
         merge(out, "-")
+    for source, output, words in (
+        (str(images / "000.png"), "-", "is a file; give the folder"),
+        (out, str(tmp_path / "z.txt"), "the suffix decides"),
+        (out, f"{out}/out.csv", "among the parts"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            merge(source, output)
+    assert not list(tmp_path.rglob("*.lock"))
+    (tmp_path / "out" / "_inputs.json").unlink()
+    with pytest.raises(UsageError, match="has parts and no _inputs"):
+        run(["images"], out, engine, RESUME)
+
+
+def test_an_archive_that_is_not_there_costs_nothing(engine: Alone, images: Path, tmp_path: Path) -> None:
+    out, away = tmp_path / "out", tmp_path / "away"
+    away.mkdir()
+    for gone in (away, tmp_path / "none"):
+        with pytest.raises(NoImageError, match="no image found"):
+            run([str(gone)], str(out), engine, Options())
+    assert not out.exists(), "or the list of nothing would be gone on with"
+    run([str(images)], str(out), engine, Options())
+    images.rename(away / "images")
+    with pytest.raises(NoImageError, match="left as it was"):
+        run([str(images)], str(out), engine, Options(overwrite=True))
+    (away / "images").rename(images)
+    assert merged(out) == whole(images, engine.classifier)
+    with pytest.raises(UsageError, match="--min-age is not for --engine ray"):
+        run([str(images)], str(out), engine, Options(min_age=9, overwrite=True))
 
 
 def test_uris_are_read_and_written(engine: Alone, images: Path, tmp_path: Path) -> None:
     (images / os.fsdecode(b"caf\xe9.png")).rename(images / "caf\xe9 #1?.png")
     assert list(plan([f"file://{images}"], "out", Options()))[-1] == f"file://{images}/z/film.dcm"
-    gone = [f"file://{images}/gone.png", "nothing://at/all.png"]
+    gone = [f"file://{images}/gone.png", "nothing://at/all.png", "fsspec+nothing://at/all"]
     out = f"file://{tmp_path}/out"
     record = run([f"file://{images}", *gone], out, engine, Options())
-    assert record.failed == {"unreadable": 2, "missing": 1}
-    rows = merged(tmp_path / "out").replace(b"file://", b"").splitlines()[:-2]
+    assert record.failed == {"unreadable": 3, "missing": 1}
+    rows = merged(tmp_path / "out").replace(b"file://", b"").splitlines()[:-3]
     assert rows == whole(images, engine.classifier).splitlines()
     run([f"file://{images}", *gone], "fsspec+memory://bucket/out", engine, Options())
     merge("fsspec+memory://bucket/out", str(tmp_path / "other.csv"))
@@ -161,17 +223,49 @@ def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp
         str(tmp_path / "file"): "is a file",
         str(images): "holds other files",
         "nothing://at/all": "cannot be opened",
+        "fsspec+nothing://at/all": "cannot be opened",
     }.items():
         with pytest.raises(UsageError, match=words):
             run([str(images)], output, engine, Options(overwrite=True))
     assert len(list(images.iterdir())) == 34
 
 
-def test_a_wrong_address_is_said_at_once() -> None:
+def test_a_stop_ends_the_wait_for_the_lock(images: Path, model: Path, tmp_path: Path) -> None:
+    command = f"predict {images} -o {tmp_path}/out --engine ray --lock-wait 1h --max-duration 0.1s -m {model}"
+    with locked(str(tmp_path / "out"), 0, Stop()):
+        done = subprocess.run(
+            [sys.executable, "-m", "chexscore", *command.split()], capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        3,
+        "chexscore: stopped by --max-duration before the first image\n",
+    )
+
+
+def die_of_one(path: str, *arguments: Any, **options: Any) -> Loaded:
+    if "003" in path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(path, *arguments, **options)
+
+
+def test_an_image_that_kills_its_process_has_a_row(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "load", die_of_one)
+    monkeypatch.setitem(globals(), "decode", partial(decode, apart=True))
+    given = [f"{images}/{name}" for name in ("002.png", "003.png")]
+    record = run(given, str(tmp_path / "out"), engine, Options())
+    assert (record.scored, record.failed) == (1, {"unreadable": 1})
+    assert record.examples["unreadable"] == f"{images}/003.png: its decoder crashed"
+
+
+def test_a_wrong_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"):
-        with pytest.raises(UsageError, match="no Ray cluster answers at"), connected(address):
-            pass
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
+    for address in ("127.0.0.1:1", "[::1]:1", "127.0.0.1:99999", "ray://127.0.0.1:1", "nonsense", None):
+        where = re.escape(address or "127.0.0.1:2")
+        with pytest.raises(UsageError, match=f"no Ray cluster answers at {where}; give auto"):
+            connected(address).__enter__()
 
 
 def test_a_node_with_other_decoders_is_refused(engine: Alone, images: Path, tmp_path: Path) -> None:
@@ -210,12 +304,16 @@ def test_two_nodes_of_which_one_dies_write_what_one_machine_writes(
     head = {**nodes, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     other = cluster.add_node(**nodes)
-    before: list[int] = []
+    (raylet,) = (str(raylet.process.pid) for raylet in other.all_processes["raylet"])
+    before: list[str] = []
 
     def watch(record: RunRecord) -> None:
-        if record.done >= 150 and not before:
-            before.append(record.done)
-            cluster.remove_node(other, allow_graceful=False)
+        if record.done >= 100 and not before:
+            command = ["/bin/ps", "--ppid", raylet, "-o", "args="]
+            its_own = subprocess.check_output(command, text=True)
+            if work := [line for line in its_own.splitlines() if line.startswith("ray::Map")]:
+                before.extend(work)
+                cluster.remove_node(other, allow_graceful=False)
 
     try:
         with on_ray(str(tmp_path / "out"), Options(), cluster.address, str(model), "auto") as ray:
@@ -225,6 +323,6 @@ def test_two_nodes_of_which_one_dies_write_what_one_machine_writes(
             record = run([str(films)], str(tmp_path / "out"), ray, Options(), watch=watch)
     finally:
         cluster.shutdown()
-    assert before, "the node died in the middle"
+    assert before, "the node died while it held work"
     assert (record.found, record.failed) == (500, {Status.UNREADABLE: 10})
     assert merged(tmp_path / "out") == whole(films, Classifier(model, device="cpu"))

@@ -34,7 +34,7 @@ def connected(address: str | None) -> Iterator[None]:
         import ray.data  # noqa: PLC0415
     except ImportError as error:
         raise UsageError("--engine ray needs Ray: pip install 'chexscore[ray]'.") from error
-    _check_address(address)
+    _check_address(address or os.environ.get("RAY_ADDRESS"))
     logging.getLogger("ray.data").handlers.clear()  # its words are for those who write pipelines
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -53,12 +53,12 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _check_address(address: str | None) -> None:
     """Tries what Ray would try for minutes."""
-    if address is None or address in ("auto", "local"):
+    if not address or address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), CONNECT_S).close()
-    except (OSError, ValueError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
         raise UsageError(
             f"no Ray cluster answers at {address}; give auto, or host:port of its head, such as HEAD:6379."
         ) from error

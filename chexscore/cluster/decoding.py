@@ -1,6 +1,7 @@
 """The first stage on the nodes: places of the list -> pixels."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from chexscore.ahead import work_ahead
 from chexscore.cluster.job import Batch, Job, check_installed, pickled
 from chexscore.cluster.storage import fetched
-from chexscore.errors import ImageError
+from chexscore.errors import ImageError, UnreadableImageError
+from chexscore.isolation import LostCallError, call
 from chexscore.scoring import Loaded, load
 
 __all__ = ["IMAGES_A_BLOCK", "decode"]
@@ -22,17 +24,25 @@ THREADS = 2
 """Of a task that decodes: one waits for storage while the other decodes."""
 
 
-def decode(batch: Batch, job: Job) -> Iterator[dict[str, NDArray[Any]]]:
+def decode(batch: Batch, job: Job, *, apart: bool = False) -> Iterator[dict[str, NDArray[Any]]]:
     """Decodes images: "id", their numbers, to blocks of "position", "pixels" and "rest", what has no array.
 
     What cannot be decoded has black pixels and, as its rest, the reason.
+
+    Args:
+        batch: the numbers.
+        job: what they are of.
+        apart: decode in processes of their own; an image that kills its process then has a reason, too.
     """
     check_installed(job.installed)
 
     def load_one(path: str) -> Loaded:
         try:
             with fetched(path, job.base) as local:
-                return load(local, job.image, max_pixels=job.max_pixels, tags=job.tags)
+                decoding = partial(load, local, job.image, max_pixels=job.max_pixels, tags=job.tags)
+                return call(decoding) if apart else decoding()
+        except LostCallError as error:
+            return Loaded(UnreadableImageError(path, f"its decoder {error}"), {})
         except ImageError as error:
             return Loaded(error, {})
 

@@ -3,18 +3,20 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from chexscore.cluster.storage import Folder
+from chexscore.cluster.storage import Folder, find, is_uri
 from chexscore.errors import OutputError
+from chexscore.stopping import Stop
 
-__all__ = ["LISTING", "Listing", "list_name", "read_paths", "take_list"]
+__all__ = ["LISTING", "Inputs", "Listing", "list_name", "read_paths", "take_list"]
 
 LISTING = "_inputs.json"
 
@@ -27,20 +29,18 @@ class Listing:
     """What a run is to score, and how.
 
     Attributes:
-        asked: where the inputs come from; a run that goes on has to ask for the same.
+        given: fingerprint of the paths as they were given; a run that goes on has to be given the same.
         settings: whatever changes scores, in words.
         found: inputs in the list.
         ignored: files that are no images.
-        waiting: files that were too young.
         fingerprint: sha256 of settings and paths; each part carries it.
         images_a_part: inputs in a file of the list, and rows in a part, except in the last.
     """
 
-    asked: Mapping[str, Any]
+    given: str
     settings: Mapping[str, str]
     found: int
     ignored: int
-    waiting: int
     fingerprint: str
     images_a_part: int
 
@@ -71,31 +71,58 @@ class Listing:
         folder.write(LISTING, json.dumps(asdict(self), indent=1).encode())
 
 
-def take_list(
-    folder: Folder,
-    paths: Iterable[str],
-    others: Mapping[str, int],
-    asked: Mapping[str, Any],
-    settings: Mapping[str, str],
-) -> Listing:
+class Inputs:
+    """What a run is given, to be taken once.
+
+    Args:
+        paths: files, directories and URIs.
+        stop: ends the taking.
+
+    Attributes:
+        images: what is found there.
+        ignored: files that are no images, as far as the images were taken.
+    """
+
+    def __init__(self, paths: Iterable[str], stop: Stop) -> None:
+        self.ignored = 0
+        self._digest = hashlib.sha256()
+        self._given = self._noted(paths)
+        self.images = find(self._given, self._ignore, stop)
+
+    def fingerprint(self) -> str:
+        """Sha256 of the paths as they were given, and where relative ones lead; takes those that are left."""
+        deque(self._given, maxlen=0)
+        return self._digest.hexdigest()
+
+    def _noted(self, paths: Iterable[str]) -> Iterator[str]:
+        here = os.getcwd()
+        for path in paths:
+            base = "" if is_uri(path) or os.path.isabs(path) else here
+            self._digest.update(b"%b\0%b\0" % (os.fsencode(base), os.fsencode(path)))
+            yield path
+
+    def _ignore(self, _: str) -> None:
+        self.ignored += 1
+
+
+def take_list(folder: Folder, images: Iterable[str], inputs: Inputs, settings: Mapping[str, str]) -> Listing:
     """Writes the list, one file for each part, holding the paths of one part at a time; not yet valid.
 
     Args:
         folder: of the output.
-        paths: the inputs.
-        others: files "ignored" and "waiting", counted while the paths are taken.
-        asked: as for `Listing`.
+        images: all of those of the inputs.
+        inputs: where they come from.
         settings: as for `Listing`.
     """
-    digest, found, rest = hashlib.sha256(json.dumps(dict(settings)).encode()), 0, map(os.fsencode, paths)
+    digest, found, rest = hashlib.sha256(json.dumps(dict(settings)).encode()), 0, map(os.fsencode, images)
     while names := list(islice(rest, IMAGES_A_PART)):
         digest.update(b"\0".join(names) + b"\0")
         sink = pa.BufferOutputStream()
         parquet.write_table(pa.table({"path": pa.array(names, pa.binary())}), sink, write_page_checksum=True)
         folder.write(list_name(found // IMAGES_A_PART), sink.getvalue().to_pybytes())
         found += len(names)
-    ignored, waiting = others["ignored"], others["waiting"]
-    return Listing(asked, settings, found, ignored, waiting, digest.hexdigest(), IMAGES_A_PART)
+    given = inputs.fingerprint()
+    return Listing(given, settings, found, inputs.ignored, digest.hexdigest(), IMAGES_A_PART)
 
 
 def list_name(part: int) -> str:

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ from chexscore.errors import OutputError, UsageError
 from chexscore.outputs import to_table
 from chexscore.predictions import Columns, Prediction, Status
 from chexscore.records import RunRecord
+from chexscore.stopping import Stop
 
 __all__ = ["SUCCESS", "Parts", "Scored", "clear", "merged", "names_in"]
 
@@ -60,10 +61,12 @@ class Parts:
     columns: Columns
     batch_size: int
 
-    def missing(self) -> list[tuple[int, int]]:
-        """The places in the list without a row of status ok, as ranges: first, and first behind."""
+    def missing(self, stop: Stop) -> list[tuple[int, int]]:
+        """The places without a row of status ok, as ranges: first, and first behind; a stop ends the look."""
         spans: list[tuple[int, int]] = []
         for part in range(self.listing.parts):
+            if stop.asked():
+                break
             begin, end = self.listing.span(part)
             kept = self._kept(part)
             for position in range(begin, end):
@@ -75,12 +78,18 @@ class Parts:
                     spans.append((position, position + 1))
         return spans
 
-    def fill(self, scored: Iterable[Scored]) -> Iterator[Scored]:
+    def fill(self, scored: Iterable[Scored], missing: Iterable[tuple[int, int]]) -> Iterator[Scored]:
         """Writes each part when its last row has come, or the rows have come to an end; passes them on.
 
         Args:
-            scored: a row for each place that is missing, in order.
+            scored: a row for each place that is missing, in order; they may come to an end before.
+            missing: those places.
+
+        Raises:
+            OutputError: a row came that is not the next; those before it are kept.
         """
+        scored = _in_turn(scored, chain.from_iterable(range(begin, end) for begin, end in missing))
+        valid = True
         for part, rows in groupby(scored, key=lambda row: row.position // self.listing.images_a_part):
             begin, _ = self.listing.span(part)
             together, provisional = self._kept(part), False
@@ -90,6 +99,9 @@ class Parts:
                     provisional |= row.batch_size < self.batch_size
                     yield row
             finally:
+                if valid:
+                    self.folder.delete(SUCCESS)
+                    valid = False
                 self._write(part, together, provisional=provisional)
 
     def publish(self, record: RunRecord) -> None:
@@ -192,6 +204,14 @@ def clear(folder: Folder) -> None:
     """Takes everything away, what makes it valid first."""
     for name in (SUCCESS, MANIFEST, LISTING, *names_in(folder)):
         folder.delete(name)
+
+
+def _in_turn(scored: Iterable[Scored], places: Iterator[int]) -> Iterator[Scored]:
+    for row in scored:
+        expected = next(places, None)
+        if row.position != expected:
+            raise OutputError(f"row {row.position} came instead of {expected}; please report this.")
+        yield row
 
 
 def _frozen(value: Any) -> Any:

@@ -19,7 +19,7 @@ from chexscore.cluster.parts import Scored
 from chexscore.cluster.scorer import Scorer, rows_of
 from chexscore.errors import DeviceError
 from chexscore.runs import installed
-from chexscore.stopping import Stop
+from chexscore.stopping import Stop, StoppedError
 
 if TYPE_CHECKING:
     import ray
@@ -28,6 +28,10 @@ __all__ = ["Ray"]
 
 IMAGES_A_TASK = 1024
 """What is decoded again, at most, when a process dies."""
+
+TRIES = 2
+"""Of a task that decodes, in its own process. Ray gives what dies to others, for ever; should an image be
+what kills them, it gets its row because from then on images are decoded in processes apart."""
 
 TASKS_A_CPU = 4
 """Tasks for each CPU where there are few images."""
@@ -43,6 +47,7 @@ class Ray:
         device: "cuda" asks for a GPU for each actor; everything else is the CPU.
         batch_size: images that go through a network together.
         workers: actors, each with a network; None means what fits.
+        stop: ends the wait for the first actor.
 
     Attributes:
         classifier: the model, opened on this machine, to be asked and not to score; its device is that of the
@@ -51,10 +56,18 @@ class Ray:
     Raises:
         DeviceError: there is no GPU in the cluster, or it does not work.
         ModelError: the model cannot be used.
+        StoppedError: the stop came first.
         UsageError: a node has other versions installed.
     """
 
-    def __init__(self, model: str | None, device: Device, batch_size: int, workers: int | None) -> None:
+    def __init__(
+        self,
+        model: str | None,
+        device: Device,
+        batch_size: int,
+        workers: int | None,
+        stop: Stop | None = None,
+    ) -> None:
         import ray  # noqa: PLC0415, an extra
 
         self.classifier = Classifier(model, device="cpu")
@@ -74,18 +87,21 @@ class Ray:
         self._decoders = max(1, self._cpus - (0 if on_gpu else self._actors))
         versions = {**installed(), "onnxruntime": self.classifier.runtime}
         self._arguments = (ray.put(content), "cuda" if on_gpu else "cpu", batch_size, versions)
-        self.classifier.device = self._try()
+        self.classifier.device = self._try(stop or Stop())
 
-    def _try(self) -> str:
+    def _try(self, stop: Stop) -> str:
         """What an actor really runs on; what keeps it from running is said here, not in the middle."""
         import ray  # noqa: PLC0415, as above
 
         def device(*arguments: Any) -> str:
             return Scorer(*arguments).classifier.device
 
+        waiting = ray.remote(num_cpus=0, num_gpus=self._gpus)(device).remote(*self._arguments)
+        while not ray.wait([waiting], timeout=POLL_S)[0]:  # others may have taken all GPUs
+            if stop.asked():
+                raise StoppedError
         with told():
-            remote = ray.remote(num_cpus=0, num_gpus=self._gpus)(device)
-            answer: str = ray.get(remote.remote(*self._arguments))
+            answer: str = ray.get(waiting)
         return answer
 
     def score(self, job: Job, stop: Stop) -> Iterator[Scored]:
@@ -107,7 +123,7 @@ class Ray:
         rows = (
             ray.data.range(job.count, override_num_blocks=-(-job.count // each))
             .map_batches(
-                decode,
+                _decode_on_node,
                 batch_size=None,
                 fn_kwargs={"job": job},
                 compute=ray.data.TaskPoolStrategy(size=self._decoders),
@@ -123,6 +139,13 @@ class Ray:
         )
         for batch in _in_a_thread(lambda: rows.iter_batches(batch_size=None, prefetch_batches=1), stop):
             yield from rows_of(batch)
+
+
+def _decode_on_node(batch: Batch, job: Job) -> Iterator[Batch]:
+    from ray._private import worker  # noqa: PLC0415, nothing public says how often a task was tried
+
+    tried: int = worker.global_worker.core_worker.get_current_task_attempt_number()
+    return decode(batch, job, apart=tried >= TRIES)
 
 
 class _OnNode(Scorer):

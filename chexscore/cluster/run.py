@@ -4,31 +4,33 @@ import json
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Protocol
 
 from chexscore.classifier import Classifier, Device
 from chexscore.cluster.connection import connected
 from chexscore.cluster.job import Job
-from chexscore.cluster.listing import Listing, take_list
+from chexscore.cluster.listing import LISTING, Inputs, Listing, take_list
 from chexscore.cluster.parts import SUCCESS, Parts, Scored, clear, merged, names_in
 from chexscore.cluster.pipeline import Ray
-from chexscore.cluster.storage import Folder, find
-from chexscore.errors import NoImageError, UsageError
-from chexscore.fingerprints import Fingerprint
+from chexscore.cluster.storage import Folder, find, is_there
+from chexscore.errors import LockedError, NoImageError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
-from chexscore.outputs import STDOUT, check_target, publish, stream
+from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.records import RunRecord, record_path
 from chexscore.runs import begin_record, columns_of, installed, now, settings_of
 from chexscore.scoring import BATCH_SIZE
-from chexscore.stopping import Stop
+from chexscore.stopping import Stop, StoppedError
 from chexscore.store import check_settings
 
 __all__ = ["Engine", "merge", "on_ray", "plan", "run"]
+
+LOOKED_AT = 1000
+"""Inputs at the start, of which one has to be there."""
 
 
 class Engine(Protocol):
@@ -52,74 +54,66 @@ def run(
     watch: Callable[[RunRecord], None] = lambda _: None,
     asked: Mapping[str, Any] | None = None,
 ) -> RunRecord:
-    """Scores everything below `paths` into a folder of parts.
+    """Scores everything below `paths` into a folder of parts, under its lock (see `on_ray`).
 
     The inputs are listed once. A run that goes on scores what has no row of status ok in the parts that are
     there; what has come to the inputs since is for another folder.
 
     Args:
-        paths: files, directories and URIs; taken as they come.
+        paths: files, directories and URIs; taken as they come. A run that goes on has to be given the same.
         output: the folder, a path that every node sees, or a URI.
         engine: what scores.
         options: as for one machine; see `chexscore.runs`.
         stop: looked at before each row; the run sets its deadline.
         watch: called after each row with the record so far, and at the end, whatever ends the run.
-        asked: what else the run was asked for, to be recorded; "paths" and "files_from", the file that more
-            paths come from, have to be the same, and that file unchanged, for a run that goes on.
+        asked: what else the run was asked for, to be recorded.
 
     Raises:
         UsageError: the output is there already, cannot be written, or cannot be resumed.
-        NoImageError: there is an earlier output, and now no image at all.
-        LockedError: another run writes this output.
+        NoImageError: a new run finds no image at all; an earlier output is left as it was.
         OutputError: the storage is full or gone.
         ChexscoreError: the engine failed; what was scored before is kept for `resume`.
     """
     stop = stop or Stop()
-    if options.max_duration is not None:
-        stop.deadline = time.monotonic() + options.max_duration
+    _set_deadline(stop, options)
     began = time.monotonic()
     asked = {"output": output, "paths": paths if isinstance(paths, list) else "a list", **(asked or {})}
     record = begin_record(engine.classifier, options, asked)
     try:
-        with ExitStack() as held:
-            folder = _check(output, options)
-            if folder.is_local:
-                held.enter_context(locked(folder.name, options.lock_wait, stop))
-            settings = settings_of(engine.classifier, options)
-            listing = _earlier(folder, asked, settings) if options.resume else None
-            if listing is None:
-                others: Counter[str] = Counter()
-                found = _found(paths, options, stop, others)
-                listing = _take_list(folder, found, others, asked, settings)
-                if stop.asked():
-                    return record
-                listing.write(folder)
-            columns = columns_of(engine.classifier, options)
-            parts = Parts(folder, listing, columns, record.batch_size)
-            spans = tuple(parts.missing())
-            record.found, record.ignored, record.waiting = listing.found, listing.ignored, listing.waiting
-            record.unchanged = listing.found - sum(end - begin for begin, end in spans)
-            if spans:
-                folder.delete(SUCCESS)
-            job = Job(
-                folder=folder.place,
-                images_a_part=listing.images_a_part,
-                spans=spans,
-                base=os.getcwd(),
-                image=engine.classifier.spec.image,
-                max_pixels=options.max_pixels,
-                tags=options.tags,
-                installed=installed(),
-            )
-            for row in parts.fill(engine.score(job, stop)):
-                record.batch_size = min(record.batch_size, row.batch_size)
-                record.count(row.prediction)
-                record.seconds = round(time.monotonic() - began, 3)
-                watch(record)
-            if not stop.reason:
-                record.check()
-                record.finished = now()
-                parts.publish(record)
+        folder = _check(output, options)
+        columns = columns_of(engine.classifier, options)
+        settings = {**settings_of(engine.classifier, options), "columns": ", ".join(columns.names)}
+        inputs = Inputs(paths, stop)
+        listing = _earlier(folder, inputs, settings, stop) if options.resume else None
+        if listing is None:
+            listing = _take_list(folder, inputs, settings, stop)
+        if listing is None:
+            return record
+        parts = Parts(folder, listing, columns, record.batch_size)
+        spans = tuple(parts.missing(stop))
+        if stop.asked():
+            return record
+        record.found, record.ignored = listing.found, listing.ignored
+        record.unchanged = listing.found - sum(end - begin for begin, end in spans)
+        job = Job(
+            folder=folder.place,
+            images_a_part=listing.images_a_part,
+            spans=spans,
+            base=os.getcwd(),
+            image=engine.classifier.spec.image,
+            max_pixels=options.max_pixels,
+            tags=options.tags,
+            installed=installed(),
+        )
+        for row in parts.fill(engine.score(job, stop), spans):
+            record.batch_size = min(record.batch_size, row.batch_size)
+            record.count(row.prediction)
+            record.seconds = round(time.monotonic() - began, 3)
+            watch(record)
+        if not stop.reason:
+            record.check()
+            record.finished = now()
+            parts.publish(record)
     finally:
         record.seconds = round(time.monotonic() - began, 3)
         watch(record)
@@ -128,27 +122,52 @@ def run(
 
 @contextmanager
 def on_ray(
-    output: str, options: Options, address: str | None, model: str | None, device: Device
+    output: str,
+    options: Options,
+    address: str | None,
+    model: str | None,
+    device: Device,
+    stop: Stop | None = None,
 ) -> Iterator[Ray]:
-    """A Ray cluster to run on, for as long as the context; what is wrong with the output is said before.
+    """A Ray cluster to run on, and the lock of an output that is a path, for as long as the context.
+
+    What is wrong with the output is said before Ray starts.
 
     Raises:
         UsageError: as `run` does; or see `Ray`.
+        LockedError: another run writes this output.
+        StoppedError: the stop came first.
     """
-    _check(output, options)
-    with connected(address):
-        yield Ray(model, device, options.batch_size or BATCH_SIZE, options.workers)
+    stop = stop or Stop()
+    _set_deadline(stop, options)
+    folder = _check(output, options)
+    with ExitStack() as held:
+        if folder.is_local:
+            try:
+                held.enter_context(locked(folder.name, options.lock_wait, stop))
+            except LockedError as error:
+                if stop.reason:
+                    raise StoppedError from error
+                raise
+        held.enter_context(connected(address))
+        yield Ray(model, device, options.batch_size or BATCH_SIZE, options.workers, stop)
 
 
 def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     """The images that a run would list now.
 
     Raises:
-        UsageError: for a run that goes on; its list is in its folder.
+        UsageError: for a run that goes on, whose list is in its folder; or for what is not for a cluster.
     """
+    _check_options(options)
     if options.resume:
         raise UsageError(f"{output}: --dry-run lists what a new run would score; leave --resume out.")
-    return _found(paths, options, Stop(), Counter())
+    return find(paths)
+
+
+def _set_deadline(stop: Stop, options: Options) -> None:
+    if options.max_duration is not None:
+        stop.deadline = min(stop.deadline, time.monotonic() + options.max_duration)
 
 
 def _check(output: str, options: Options) -> Folder:
@@ -159,8 +178,7 @@ def _check(output: str, options: Options) -> Folder:
             "of it."
         )
     options.check(output)
-    if options.forget_gone:
-        raise UsageError("--forget-gone is not for --engine ray, which lists its inputs once.")
+    _check_options(options)
     folder = Folder(output)
     if folder.is_local:
         if not output or not os.path.isdir(os.path.dirname(folder.place)):
@@ -174,58 +192,52 @@ def _check(output: str, options: Options) -> Folder:
     return folder
 
 
-def _earlier(folder: Folder, asked: Mapping[str, Any], settings: Mapping[str, str]) -> Listing | None:
+def _check_options(options: Options) -> None:
+    if options.forget_gone or options.min_age:
+        name = "--forget-gone" if options.forget_gone else "--min-age"
+        raise UsageError(f"{name} is not for --engine ray, which lists its inputs once.")
+
+
+def _earlier(folder: Folder, inputs: Inputs, settings: Mapping[str, str], stop: Stop) -> Listing | None:
     """The list of the run that goes on, if it came to an end."""
     try:
         listing = Listing.read(folder)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if any(name.startswith("part-") for name in names_in(folder)):
+            raise UsageError(
+                f"{folder.name} has parts and no {LISTING}, so it cannot be resumed; --overwrite begins anew."
+            ) from error
         return None
     check_settings(folder.name, listing.settings, settings)
-    if listing.asked != _source(asked):
+    if listing.given != inputs.fingerprint() and not stop.asked():
         raise UsageError(
-            f"{folder.name} was begun with other inputs, or their list has changed; --overwrite begins anew."
+            f"{folder.name} was begun with other inputs, or with relative paths in another directory; "
+            "--overwrite begins anew."
         )
     return listing
 
 
-def _source(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the inputs come from, as JSON has it."""
-    listed = asked.get("files_from")
-    fingerprint = Fingerprint.of(listed) if listed else None
-    return {
-        "paths": asked["paths"],
-        "files_from": listed,
-        "size and time of the list": list(fingerprint) if fingerprint else None,
-    }
+def _take_list(folder: Folder, inputs: Inputs, settings: Mapping[str, str], stop: Stop) -> Listing | None:
+    """A new list, in a folder that is cleared once something is seen that is there; None after a stop.
 
-
-def _found(paths: Iterable[str], options: Options, stop: Stop, others: Counter[str]) -> Iterator[str]:
-    """The images that are old enough; counts the others."""
-
-    def ignored(_: str) -> None:
-        others["ignored"] += 1
-
-    for path in find(paths, ignored, stop):
-        fingerprint = Fingerprint.of(path) if options.min_age else None
-        if fingerprint is not None and fingerprint.is_younger(options.min_age):
-            others["waiting"] += 1
-        else:
-            yield path
-
-
-def _take_list(
-    folder: Folder,
-    found: Iterator[str],
-    others: Counter[str],
-    asked: Mapping[str, Any],
-    settings: Mapping[str, str],
-) -> Listing:
-    """A new list in a folder that is cleared once there is something to list."""
-    first = list(islice(found, 1))
-    if not first and names_in(folder):
-        raise NoImageError(f"no image found; {folder.name} is left as it was.")
+    Raises:
+        NoImageError: nothing is there: an archive that is not mounted tonight costs no earlier output, and
+            is not fixed as the list of a run that goes on.
+    """
+    first = list(islice(inputs.images, LOOKED_AT))
+    if stop.asked():
+        return None
+    if not any(map(is_there, first)):
+        what = (
+            f"none of the first {LOOKED_AT} inputs is there" if len(first) == LOOKED_AT else "no image found"
+        )
+        raise NoImageError(f"{what}; {folder.name} is left as it was.")
     clear(folder)
-    return take_list(folder, chain(first, found), others, _source(asked), settings)
+    listing = take_list(folder, chain(first, inputs.images), inputs, settings)
+    if stop.asked():
+        return None
+    listing.write(folder)
+    return listing
 
 
 def merge(source: str, output: str, *, overwrite: bool = False) -> None:
@@ -240,12 +252,18 @@ def merge(source: str, output: str, *, overwrite: bool = False) -> None:
         UsageError: the folder is not whole, or the output is there or cannot be written.
         OutputError: a part is damaged, or the disk is full.
     """
-    parts, record = merged(Folder(source))
+    if os.path.isfile(source):
+        raise UsageError(f"{source} is a file; give the folder that --engine ray wrote.")
+    folder = Folder(source)
+    parts, record = merged(folder)
     if output == STDOUT:
         stream(parts.rows(), parts.columns, jsonl=False)
         return
     for target in (output, record_path(output)):
         check_target(target, overwrite=overwrite)
+    check_format(output)
+    if folder.is_local and os.path.realpath(folder.place) in map(str, Path(output).resolve().parents):
+        raise UsageError(f"{output} would stand among the parts; name a file outside {folder.name}.")
     with locked(output, 0, Stop()):
         publish(
             output, parts.rows(), parts.columns, record_path(output), json.dumps(record, indent=1).encode()

@@ -19,12 +19,12 @@ from pyarrow import fs
 
 from chexscore.ahead import work_ahead
 from chexscore.discovery import find_images, is_image_by_name
-from chexscore.errors import MissingImageError, OutputError, UnreadableImageError, UsageError
+from chexscore.errors import ChexscoreError, MissingImageError, OutputError, UnreadableImageError, UsageError
 from chexscore.formats import is_dicom
 from chexscore.outputs import replacing
 from chexscore.stopping import Stop
 
-__all__ = ["Folder", "fetched", "find", "is_uri"]
+__all__ = ["Folder", "fetched", "find", "is_there", "is_uri"]
 
 HEAD = 132
 """Bytes that tell DICOM."""
@@ -54,11 +54,20 @@ def find(
             yield from find_images([path], ignored, stop)
 
 
+def is_there(path: str) -> bool:
+    """Whether something is at a path or URI; also where that cannot be told, because its row will say why."""
+    try:
+        system, place = _locate(path)
+        return bool(system.get_file_info(place).type != fs.FileType.NotFound)
+    except Exception:  # noqa: BLE001, file systems of fsspec raise what they like
+        return True
+
+
 def _is_folder(uri: str) -> bool:
     """Whether a URI is that of a folder; a store is not asked of what an image is called."""
     if not is_uri(uri) or is_image_by_name(os.path.basename(uri)):
         return False
-    with suppress(OSError, pa.ArrowException):  # the row of the URI will say why
+    with suppress(Exception):  # the row of the URI will say why
         system, place = _locate(uri)
         return bool(system.get_file_info(place).type == fs.FileType.Directory)
     return False
@@ -70,7 +79,7 @@ def _walk(
     """Holds the names of one folder for each level, as the walk over directories does."""
     try:
         entries = sorted(system.get_file_info(fs.FileSelector(place)), key=lambda entry: entry.base_name)
-    except (OSError, ValueError):  # the latter for names that are no UTF-8: their folder gets a row
+    except Exception:  # noqa: BLE001, as in `is_there`; and for names that are no UTF-8: a row for the folder
         yield uri
         return
     is_image = partial(_is_image, system)
@@ -95,7 +104,7 @@ def _is_image(system: fs.FileSystem, entry: fs.FileInfo) -> bool:
     try:
         with system.open_input_file(entry.path) as file:
             return is_dicom(io.BytesIO(file.read(HEAD)))
-    except (OSError, pa.ArrowException):
+    except Exception:  # noqa: BLE001, as in `is_there`
         return False
 
 
@@ -122,7 +131,7 @@ def fetched(path: str, base: str) -> Iterator[str]:
             local.flush()
         except FileNotFoundError as error:
             raise MissingImageError(path, "there is no such file (any more)") from error
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:
             raise UnreadableImageError(path, f"cannot be read: {_line(error)}") from error
         yield local.name
 
@@ -146,7 +155,7 @@ class Folder:
         self.place = os.path.abspath(name) if self.is_local else name.rstrip("/")
         try:
             self._at("")
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:
             raise UsageError(f"{name} cannot be opened: {_line(error)}.") from error
 
     def _at(self, name: str) -> tuple[fs.FileSystem, str]:
@@ -156,9 +165,9 @@ class Folder:
     def _guarded(self, name: str, what: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, ChexscoreError):
             raise
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:
             raise OutputError(f"{self.name}/{name} cannot be {what}: {_line(error)}.") from error
 
     def names(self) -> list[str]:
