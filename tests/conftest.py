@@ -41,7 +41,7 @@ def flat(tmp_path: Path) -> Callable[[str, int], Path]:
 def xrays() -> Path:
     """Real X-rays, where they are."""
     default = Path(__file__).parents[2] / "shared" / "xrays"
-    folder = Path(os.environ.get("CHEXSCORE_XRAYS", default))
+    folder = Path(os.environ.get("CHEXSCORE_XRAYS") or default)
     if not folder.is_dir():
         pytest.skip("real X-rays are not here; CHEXSCORE_XRAYS names their folder")
     return folder

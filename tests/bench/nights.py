@@ -63,7 +63,7 @@ def mutants(folder: Path) -> bool:
     """A row for each, no crash, no noise, no end in sight of none; the sound ones score as alone."""
     sound, mixed, whole = folder / "sound", folder / "mixed", folder / "whole"
     sound.mkdir()
-    xrays = Path(os.environ.get("CHEXSCORE_XRAYS", "../shared/xrays"))
+    xrays = Path(os.environ.get("CHEXSCORE_XRAYS") or "../shared/xrays")
     dicom, films = (sorted(xrays.glob(pattern)) for pattern in ("dicom/*.dcm", "fullsize/*.jp*g"))
     for number, path in enumerate([*dicom, *films][:100]):
         shutil.copy(path, sound / f"{number:03}{path.suffix}")
