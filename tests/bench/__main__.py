@@ -73,6 +73,8 @@ def main() -> None:
             films = few = {arguments.images.name: arguments.images}
         else:
             kinds = [kind for kind in KINDS if kind.startswith(tuple(arguments.kinds))]
+            if not kinds:
+                parser.error(f"no kind's name begins so; they are {'; '.join(KINDS)}")
             films = {kind: bench.films(kind, count) for kind in kinds}
             few = {CHEXPERT: bench.films(CHEXPERT, max(24, count // 20))}
         bench.measure(set(arguments.parts), films, few, arguments.torch)
