@@ -28,12 +28,17 @@ __all__ = [
 OLDEST_OPSET = 9
 """The first with today's Scan."""
 
-LAYERS = ("Conv", "Gemm", "MatMul")
 PASSING = ("Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 SCALING = ("Add", "BatchNormalization", "Div", "Mul", "Sub")
 
 Kind = Literal["logits", "softmax", "probabilities"]
 """Of what a network gives: "softmax" are logits of classes that exclude each other."""
+
+ENDS: dict[str, Kind] = {
+    **dict.fromkeys(("Conv", "Gemm", "MatMul"), "logits"),
+    **dict.fromkeys(("Sigmoid", "Softmax"), "probabilities"),
+}
+"""What an operator gives, whatever it takes."""
 
 PLACEHOLDER = "Label {}"
 """What a template calls an output, until somebody says what it is."""
@@ -254,15 +259,18 @@ def kind_of(network: onnx.ModelProto, name: str) -> Kind | None:
         None where the operators do not tell.
     """
     node = next((node for node in network.graph.node if name in node.output), None)
-    operator = node.op_type if node is not None else ""
-    if node is None or operator in LAYERS:
-        return "logits" if node is not None else None
-    if operator in ("Sigmoid", "Softmax"):
-        return "probabilities"
-    given = {kind_of(network, each) for each in (node.input[:1] if operator in PASSING else node.input)}
-    if operator in SCALING:  # of probabilities they make what they like
+    if node is None:
+        return None
+    if node.op_type in ENDS:
+        return ENDS[node.op_type]
+    if node.op_type in PASSING:
+        return kind_of(network, node.input[0])
+    if node.op_type not in (*SCALING, "Concat"):
+        return None
+    given = {kind_of(network, each) for each in node.input}
+    if node.op_type in SCALING:  # of probabilities they make what they like
         return "logits" if "logits" in given else None
-    return given.pop() if operator in (*PASSING, "Concat") and len(given) == 1 else None
+    return given.pop() if len(given) == 1 else None
 
 
 def batch_of(network: onnx.ModelProto, spec: ForeignSpec) -> int | None:

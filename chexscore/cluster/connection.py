@@ -71,7 +71,7 @@ def told() -> Iterator[None]:
         yield
     except ChexscoreError:
         raise
-    except Exception as error:
+    except Exception as error:  # Ray wraps what a node raised, in kinds that have no common base
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ChexscoreError):
             cause = getattr(cause, "cause", None) or cause.__cause__

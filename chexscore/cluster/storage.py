@@ -131,7 +131,7 @@ def fetched(path: str, base: str) -> Iterator[str]:
             local.flush()
         except FileNotFoundError as error:
             raise MissingImageError(path, "there is no such file (any more)") from error
-        except Exception as error:
+        except Exception as error:  # as in `is_there`; one image ends no run
             raise UnreadableImageError(path, f"cannot be read: {_line(error)}") from error
         yield local.name
 
@@ -155,7 +155,7 @@ class Folder:
         self.place = os.path.abspath(name) if self.is_local else name.rstrip("/")
         try:
             self._at("")
-        except Exception as error:
+        except Exception as error:  # as in `is_there`
             raise UsageError(f"{name} cannot be opened: {_line(error)}.") from error
 
     def _at(self, name: str) -> tuple[fs.FileSystem, str]:
@@ -167,7 +167,7 @@ class Folder:
             yield
         except (FileNotFoundError, ChexscoreError):
             raise
-        except Exception as error:
+        except Exception as error:  # as in `is_there`
             raise OutputError(f"{self.name}/{name} cannot be {what}: {_line(error)}.") from error
 
     def names(self) -> list[str]:
