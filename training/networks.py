@@ -12,6 +12,7 @@ from keras import layers, ops
 from chexscore.errors import UsageError
 from chexscore.spec import ImageSpec
 from training.config import NetworkConfig
+from training.efficientnet_lite import efficientnet_lite0, load_imagenet
 
 __all__ = ["build", "reference_blocks"]
 
@@ -41,7 +42,12 @@ def build(
         UsageError: the image is too small for the network, or its ImageNet weights cannot be loaded.
     """
     inputs = keras.Input((image.height, image.width, 1), name="image")
-    bodies = {"reference": _reference, "compact": _compact, "efficientnet": _efficientnet}
+    bodies = {
+        "reference": _reference,
+        "compact": _compact,
+        "efficientnet": _efficientnet,
+        "efficientnet-lite0": _efficientnet_lite0,
+    }
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -53,7 +59,10 @@ def build(
         keras.config.set_dtype_policy(policy)
     # A sigmoid of 16 bits has few values near 0 and 1.
     scores = layers.Dense(labels, activation="sigmoid", dtype="float32", name="scores")(features)
-    return keras.Model(inputs, scores, name=config.name)
+    network = keras.Model(inputs, scores, name=config.name)
+    if config.name == "efficientnet-lite0" and config.imagenet:
+        load_imagenet(network, config.imagenet)
+    return network
 
 
 def _reference(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTensor:
@@ -115,8 +124,7 @@ def _compact(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTens
 
     x = layers.Rescaling(1 / 255, dtype="float32")(image)
     if config.standardize:
-        x = x - _mean(x)
-        x = x / ops.sqrt(_mean(ops.square(x)) + 1e-4)
+        x = _standardized(x)
     x = layers.ReLU()(convolve(x, config.width, strides=2))
     for stage in range(1, 5):
         count = config.width * 2**stage
@@ -125,6 +133,17 @@ def _compact(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTens
         x = layers.ReLU()(layers.Add()([x, convolve(y, count)]))
     x = layers.GlobalAveragePooling2D()(x)
     return layers.Dropout(config.dropout)(x)
+
+
+def _efficientnet_lite0(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTensor:
+    x = layers.Rescaling(1 / 128, -127 / 128, dtype="float32")(image)
+    x = efficientnet_lite0(_standardized(x) if config.standardize else x)
+    return layers.Dropout(config.dropout)(layers.GlobalAveragePooling2D()(x))
+
+
+def _standardized(x: keras.KerasTensor) -> keras.KerasTensor:
+    x = x - _mean(x)
+    return x / ops.sqrt(_mean(ops.square(x)) + 1e-4)
 
 
 def _mean(x: keras.KerasTensor) -> keras.KerasTensor:

