@@ -30,7 +30,7 @@ OUTPUT_NAME = "scores"
 SPEC_KEY = "chexscore.spec"
 """Key of the JSON in the ONNX file's `metadata_props`."""
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16-weights", "fp16", "int8"]
 """Arithmetic of a graph: 32 or 16 bit floating point, or 8 bit integers in its convolutions."""
 
 RESERVED_COLUMNS = frozenset({"path", "status", "note"})

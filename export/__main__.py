@@ -18,10 +18,14 @@ EXIT_CODES = "Exit codes: 0 published, 1 refused or failed and the message says 
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="ONNX", help="The file to publish.")]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="Arithmetic: fp16 is for GPUs, int8 for CPUs; both are measured.")
+    Precision,
+    typer.Option(
+        help="Arithmetic: fp16 is for GPUs, int8 for CPUs; fp16-weights computes in fp32 from half the file. "
+        "What they lose is measured."
+    ),
 ]
 AllowLoss = Annotated[
-    bool, typer.Option("--allow-loss", help="Publish even if fp16 or int8 loses more than .002 macro AUC.")
+    bool, typer.Option("--allow-loss", help="Publish even if less than fp32 loses more than .002 macro AUC.")
 ]
 
 

@@ -40,6 +40,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     for gemm in [node for node in model.graph.node if node.op_type == "Gemm"]:
         if constants.keys() >= set(gemm.input[1:]):
             _fill(gemm, model.graph, constants)
+    _widen(model, constants)
     used = {name for node in model.graph.node for name in node.input}
     del model.graph.initializer[:]
     model.graph.initializer.extend(item for name, item in constants.items() if name in used)
@@ -91,6 +92,28 @@ def _fill(gemm: NodeProto, graph: GraphProto, constants: dict[str, onnx.TensorPr
         name = f"{gemm.output[0]}/{place}"  # a new one: an old one may have other users
         constants[name] = numpy_helper.from_array(values.astype(np.float32), name)
         gemm.input[place] = name
+
+
+def _widen(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> None:
+    """Gives single values as many axes as the images that they meet.
+
+    With fewer, onnxruntime goes through images of one channel, whose last axis is 1, pixel by pixel: scaling
+    them took a tenth of a small network's time.
+    """
+    known = onnx.shape_inference.infer_shapes(model).graph
+    axes = {
+        value.name: len(value.type.tensor_type.shape.dim) for value in (*known.input, *known.value_info)
+    }
+    for node in model.graph.node:
+        if node.op_type not in ("Add", "Sub", "Mul", "Div"):
+            continue
+        wanted = max((axes.get(name, 0) for name in node.input), default=0)
+        for place, name in enumerate(node.input):
+            if name in constants and len(constants[name].dims) < wanted:
+                value = numpy_helper.to_array(constants[name])
+                if value.size == 1:
+                    node.input[place] = wide = f"{name}/{wanted}"
+                    constants[wide] = numpy_helper.from_array(value.reshape([1] * wanted), wide)
 
 
 def _affine(

@@ -66,7 +66,7 @@ def lower(
     """Reduces a graph, and measures it on validation images that int8 has not taken its ranges from.
 
     Args:
-        precision: fp16 or int8.
+        precision: any but fp32.
         model: in fp32, as it passed.
         exact: [S, L], its scores of the samples.
         trained: the samples and what is known of them.

@@ -17,6 +17,9 @@ __all__ = ["reduce", "set_apart"]
 RANGE_IMAGES = 128
 """Enough for ranges of activations; more only takes time. Of few images no more than SHARE is taken."""
 
+FEW = 256
+"""Weights of a tensor that stays as it is: biases, whose rounding would cost more than their size."""
+
 SHARE = 1 / 4
 
 
@@ -55,11 +58,30 @@ def reduce(model: onnx.ModelProto, precision: Precision, images: NDArray[np.uint
     match precision:
         case "fp32":
             return model
+        case "fp16-weights":
+            return _halve_weights(model)
         case "fp16":
             half: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
             return half
         case "int8":
             return _to_int8(model, images)
+
+
+def _halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights stored in 16 bits and cast back to 32, which onnxruntime does once, when it opens the file."""
+    halved = onnx.ModelProto()
+    halved.CopyFrom(model)
+    graph, casts = halved.graph, []
+    for tensor in graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size > FEW:
+            stored = f"{tensor.name}/fp16"
+            casts.append(onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), stored))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return halved
 
 
 def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""What fp16 and int8 cost and bring on this CPU: size, images per second and AUC of compact and reference.
+"""What lower precisions cost and bring on this CPU: size, images per second and AUC of compact and reference.
 
     python -m tests.bench.precisions runs/kermany DIR
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from chexscore import Classifier, ImageSpec, ModelSpec, load_image, metrics
 from chexscore.spec import Precision
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16-weights", "fp16", "int8")
 BATCH, ROUNDS = 8, 20
 FITTED, HELD_OUT = 160, 96
 """Images that the reference's last layer is fitted on, and that it is measured on; of other patients."""
