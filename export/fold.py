@@ -101,9 +101,7 @@ def _widen(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> No
     them took a tenth of a small network's time.
     """
     known = onnx.shape_inference.infer_shapes(model).graph
-    axes = {
-        value.name: len(value.type.tensor_type.shape.dim) for value in (*known.input, *known.value_info)
-    }
+    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in (*known.input, *known.value_info)}
     for node in model.graph.node:
         if node.op_type not in ("Add", "Sub", "Mul", "Div"):
             continue
