@@ -546,7 +546,7 @@ def test_single_values_get_the_axes_of_the_images_that_they_meet() -> None:
         helper.make_node("Sub", ["offset", "scaled"], ["centred"]),
         helper.make_node("Mul", ["centred", "channels"], ["y"]),
     ]
-    shape = ["N", 4, 4, 2]
+    shape: list[str | int | None] = ["N", 4, 4, 2]
     graph = helper.make_graph(
         nodes,
         "scale",
@@ -563,7 +563,7 @@ def test_single_values_get_the_axes_of_the_images_that_they_meet() -> None:
     assert sorted(list(item.dims) for item in folded.graph.initializer) == [[1, 1, 1, 1], [1, 1, 1, 1], [2]]
     x = np.random.default_rng(0).random((2, 4, 4, 2), np.float32)
     (y,) = onnx.reference.ReferenceEvaluator(folded).run(None, {"x": x})
-    np.testing.assert_allclose(y, (3 - 0.5 * x) * np.array([1, 2], np.float32), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(y), (3 - 0.5 * x) * np.array([1, 2], np.float32), rtol=1e-6)
 
 
 def test_networks_that_are_none_of_ours_are_refused() -> None:
