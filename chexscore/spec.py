@@ -31,7 +31,8 @@ SPEC_KEY = "chexscore.spec"
 """Key of the JSON in the ONNX file's `metadata_props`."""
 
 Precision = Literal["fp32", "fp16-weights", "fp16", "int8"]
-"""Arithmetic of a graph: 32 or 16 bit floating point, or 8 bit integers in its convolutions."""
+"""Of a graph: 32 or 16 bit floating point, or 8 bit integers in its convolutions;
+fp16-weights stores its weights in 16 bits and computes in 32."""
 
 RESERVED_COLUMNS = frozenset({"path", "status", "note"})
 
@@ -86,8 +87,8 @@ class OperatingPoint:
     """A threshold for one label, and how it did on the validation patients.
 
     Attributes:
-        name: what it was chosen for: "youden", "sensitivity 90 %", "sensitivity 95 %", "specificity 90 %" or
-            "best accuracy".
+        name: what it was chosen for: "youden", "sensitivity 90 %", "sensitivity 95 %", "sensitivity 97.5 %",
+            "specificity 90 %" or "best accuracy".
         threshold: a score at or above it reads as positive.
         sensitivity: share of the positives that did, 0..1.
         specificity: share of the negatives that did not, 0..1.

@@ -17,9 +17,6 @@ __all__ = ["reduce", "set_apart"]
 RANGE_IMAGES = 128
 """Enough for ranges of activations; more only takes time. Of few images no more than SHARE is taken."""
 
-FEW = 256
-"""Weights of a tensor that stays as it is: biases, whose rounding would cost more than their size."""
-
 SHARE = 1 / 4
 
 
@@ -74,7 +71,7 @@ def _halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph, casts = halved.graph, []
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size > FEW:
+        if values.dtype == np.float32 and values.ndim > 1:  # biases are too few to save anything
             stored = f"{tensor.name}/fp16"
             casts.append(onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
             tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), stored))

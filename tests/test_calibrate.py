@@ -148,5 +148,6 @@ def test_without_both_classes_there_is_no_operating_point() -> None:
         "youden",
         "sensitivity 90 %",
         "sensitivity 95 %",
+        "sensitivity 97.5 %",
         "best accuracy",
     ]

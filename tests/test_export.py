@@ -358,8 +358,14 @@ def test_lower_precision_is_smaller_and_its_loss_is_known(
         assert point.specificity == pytest.approx((~called[~positive]).mean(), abs=1e-6)
     kinds = {item.data_type for item in onnx.load(model).graph.initializer}
     assert (onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.FLOAT16) in kinds
-    computed = {node.op_type for node in onnx.load(model).graph.node}
-    assert ("Cast" in computed) or precision == "int8"
+    graph = onnx.load(model).graph
+    to = [node.attribute[0].i for node in graph.node if node.op_type == "Cast"]
+    assert (onnx.TensorProto.FLOAT16 in to) == (precision == "fp16")
+    if precision == "fp16-weights":  # whatever computes takes floats of 32 bits
+        floats = {node.output[0] for node in graph.node if node.op_type == "Cast"}
+        weights = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:2]}
+        assert weights
+        assert weights <= floats
 
 
 @pytest.mark.usefixtures("converted")

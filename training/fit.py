@@ -98,10 +98,11 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     # The trainer is augmentation in front of the network. The same network in float32, on one device and
     # with averaged weights, is what is measured, kept and exported.
     keras.utils.set_random_seed(config.seed)
-    plan = (config.network.located(root), config.image.spec, len(config.data.labels))
-    network = networks.build(*plan)
+    shape = (config.image.spec, len(config.data.labels))
+    bare = config.network.model_copy(update={"imagenet": ""})  # which gets its weights from what was trained
+    network = networks.build(bare, *shape)
     with devices.shared():
-        trained = networks.build(*plan, precision=config.precision)
+        trained = networks.build(config.network.located(root), *shape, precision=config.precision)
         trainer = with_augmentation(trained, config.augment)
 
     # Data: who is held out, targets, pixels.
@@ -187,7 +188,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         return
     best = optimizers.best_epoch(history)
     if config.network.mirror:
-        network = networks.build(*plan, mirrored=True)
+        network = networks.build(bare, *shape, mirrored=True)
     network.set_weights(best_weights)
     checkpoints.replace(run / "network.keras", network.save)
     report(f"measuring the network of epoch {best} on all images")

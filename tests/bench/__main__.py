@@ -29,7 +29,7 @@ from tests.bench.speed.processes import Taken, in_turn, median, python
 
 BUNDLED_MODEL = str(Path(chexscore.__file__).parent / "models" / "kermany.onnx")
 
-SIDES = {"bundled": 192, "reference": 512}
+SIDES = {"bundled": chexscore.Classifier(device="cpu").spec.image.height, "reference": 512}
 
 RUNNERS = ("-m", "tests.bench.speed.runners")
 

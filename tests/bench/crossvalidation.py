@@ -32,6 +32,7 @@ from training.fit import fit
 RECIPE = Path(__file__).parents[2] / "training" / "configs" / "kermany.toml"
 STILL = {"flip": False, "rotation": 0.0, "gamma": 0.0, "zoom": 0.0, "zoom_width": 0.0}
 COMPACT = {"name": "compact", "imagenet": "", "width": 16, "l2": 1e-4}
+SMALL = {"network": COMPACT, "epochs": 8, "learning_rate": 1e-3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
@@ -56,9 +57,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "epochs": 15,
         "learning_rate": 1e-3,
     },
-    "compact": {"network": COMPACT, "epochs": 8, "learning_rate": 1e-3},
-    "compact, width 8": {"network": {**COMPACT, "width": 8}, "epochs": 8, "learning_rate": 1e-3},
-    "compact, width 24": {"network": {**COMPACT, "width": 24}, "epochs": 8, "learning_rate": 1e-3},
+    "compact": SMALL,
+    "compact, no borders": {**SMALL, "augment": {"borders": 0.0}},
+    "compact, no augmentation": {
+        **SMALL,
+        "augment": {**STILL, "shift": 0.0, "sharpness": 0.0, "borders": 0.0},
+    },
+    "compact, width 8": {**SMALL, "network": {**COMPACT, "width": 8}},
+    "compact, width 24": {**SMALL, "network": {**COMPACT, "width": 24}},
     "160 px": {"image": {"height": 160, "width": 160}},
     "192 px": {"image": {"height": 192, "width": 192}},
     "224 px": {"image": {"height": 224, "width": 224}},
@@ -188,8 +194,8 @@ def _by_looks(films: list[Image.Image], table: pd.DataFrame, folds: int) -> NDAr
 def _by_number(_: list[Image.Image], table: pd.DataFrame, folds: int) -> NDArray[np.intp]:
     """The lowest numbers of each series of patients, the next, and so on: as time may have numbered them."""
     parts = table["patient"].str.extract(r"^(.*?)(\d+)$")
-    rank = parts[1].astype(int).groupby(parts[0]).rank(method="dense", pct=True)
-    return np.minimum(rank.to_numpy(np.float64) * folds, folds - 1).astype(np.intp)
+    rank = parts[1].astype(int).groupby(parts[0]).rank(method="dense", pct=True).to_numpy(np.float64)
+    return np.ceil((rank * folds).round(9)).astype(np.intp) - 1
 
 
 if __name__ == "__main__":

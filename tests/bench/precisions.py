@@ -1,8 +1,8 @@
-"""What lower precisions cost and bring on this CPU: size, images per second and AUC of compact and reference.
+"""What lower precisions cost and bring on this CPU: size, images/s and AUC of a run and of reference.
 
     python -m tests.bench.precisions runs/kermany DIR
 
-The first argument is a finished run of compact. DIR holds X-rays and their labels.csv (path, patient,
+The first argument is a finished run. DIR holds X-rays and their labels.csv (path, patient,
 labels), on which a reference of full size is made in minutes: its convolutions stay random, its batch norms
 see some X-rays, and only its last layer is fitted. So its AUC is real, but not what training would reach. The
 speeds are measured in turns, so that whatever else the machine does meets all files alike. AUC and difference
@@ -30,7 +30,7 @@ FITTED, HELD_OUT = 160, 96
 """Images that the reference's last layer is fitted on, and that it is measured on; of other patients."""
 
 
-def main(compact: Path, data: Path) -> None:
+def main(trained: Path, data: Path) -> None:
     """Prints the table, as Markdown."""
     from export.publish import publish_run
     from export.quantize import reduce, set_apart
@@ -42,7 +42,7 @@ def main(compact: Path, data: Path) -> None:
     )
     with TemporaryDirectory() as place:
         for name, run in (
-            ("compact", compact),
+            (ModelSpec.from_json((trained / "spec.json").read_text()).provenance["network"], trained),
             ("reference", _make_reference(data, Path(place) / "reference")),
         ):
             films = np.load(run / "samples.npy")
