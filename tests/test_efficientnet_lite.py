@@ -142,3 +142,18 @@ def test_a_file_that_would_run_code_is_refused(package: Path) -> None:
             pickle.dump(each, stream, 2)
     with pytest.raises(UsageError, match=r"fake_weights: .*which no weights file needs"):
         build(CONFIG, ImageSpec(64, 64), 1)
+
+
+@pytest.mark.parametrize(("shape", "steps"), [((64,), (1,)), ((2, 2), (1, 2)), ((2,), (-1,))])
+def test_a_tensor_that_reaches_beyond_its_values_is_refused(
+    package: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], steps: tuple[int, ...]
+) -> None:
+    from training.networks import build
+
+    def told(self: Tensor) -> tuple[Any, ...]:
+        return _rebuild_tensor_v2, (self, 0, shape, steps, False, OrderedDict())
+
+    monkeypatch.setattr(Tensor, "__reduce__", told)
+    write(package, {"weight": np.ones(4, np.float32)}, monkeypatch)
+    with pytest.raises(UsageError, match=r"cannot reshape|do not lie in a row"):
+        build(CONFIG, ImageSpec(64, 64), 1)
