@@ -70,7 +70,7 @@ def write(file: Path, tensors: dict[str, np.ndarray[Any, Any]], monkeypatch: pyt
             stored = {str(key): tensor.values for key, tensor in pickler.seen.items()}
             pickle.dump(list(stored), stream, 2)
             for values in stored.values():
-                stream.write(np.int64(values.size).tobytes() + values.tobytes())
+                stream.write(np.int64(values.size).tobytes() + values.ravel("K").tobytes())
 
 
 @pytest.fixture
@@ -100,8 +100,9 @@ def test_the_weights_of_a_package_reach_their_layers(package: Path, monkeypatch:
             saved |= {f"{number}.{name}": each for name, each in zip(names, values, strict=True)}
             expected.append(values)
         elif isinstance(layer, layers.DepthwiseConv2D):
-            saved[f"{number}.weight"] = rng.random((shapes[0][2], 1, *shapes[0][:2]), np.float32)
-            expected.append([saved[f"{number}.weight"].transpose(2, 3, 0, 1)])
+            kernel = rng.random(shapes[0], np.float32)
+            saved[f"{number}.weight"] = kernel.transpose(2, 3, 0, 1)  # as TensorFlow's weights lie in a file
+            expected.append([kernel])
         elif isinstance(layer, layers.Conv2D):
             height, width, channels, count = shapes[0]
             colours = 3 if channels == 1 else channels
@@ -144,7 +145,7 @@ def test_a_file_that_would_run_code_is_refused(package: Path) -> None:
         build(CONFIG, ImageSpec(64, 64), 1)
 
 
-@pytest.mark.parametrize(("shape", "steps"), [((64,), (1,)), ((2, 2), (1, 2)), ((2,), (-1,))])
+@pytest.mark.parametrize(("shape", "steps"), [((5,), (1,)), ((2, 2), (1, 4)), ((2,), (-1,))])
 def test_a_tensor_that_reaches_beyond_its_values_is_refused(
     package: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], steps: tuple[int, ...]
 ) -> None:
@@ -155,5 +156,5 @@ def test_a_tensor_that_reaches_beyond_its_values_is_refused(
 
     monkeypatch.setattr(Tensor, "__reduce__", told)
     write(package, {"weight": np.ones(4, np.float32)}, monkeypatch)
-    with pytest.raises(UsageError, match=r"cannot reshape|do not lie in a row"):
+    with pytest.raises(UsageError, match="reaches beyond its values"):
         build(CONFIG, ImageSpec(64, 64), 1)

@@ -142,13 +142,9 @@ class _Pickled(pickle.Unpickler):
 def _view(
     storage: NDArray[Any], offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
 ) -> NDArray[Any]:
-    """A tensor of values in a row, which those of a file are; read only, for its values come later."""
-    view = storage[offset : offset + int(np.prod(shape))].reshape(shape)
-    if offset < 0 or any(
-        step != each // view.itemsize
-        for step, each, length in zip(strides, view.strides, shape, strict=True)
-        if length > 1
-    ):
-        raise pickle.UnpicklingError("a tensor whose values do not lie in a row")
-    view.flags.writeable = False
-    return view
+    """A tensor inside its storage; read only, for its values come later."""
+    last = offset + sum(step * (length - 1) for step, length in zip(strides, shape, strict=True))
+    if min(offset, *strides, *shape, 0) < 0 or last >= storage.size:
+        raise pickle.UnpicklingError("a tensor that reaches beyond its values")
+    steps = [step * storage.itemsize for step in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
