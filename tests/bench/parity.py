@@ -25,9 +25,9 @@ from tests.trained import shake
 from training.config import NetworkConfig
 from training.networks import build
 
-SIDES = {"reference": 512, "compact": 192}
+SIDES = {"reference": 512, "compact": 192, "efficientnet-lite0": 176}
 SCALED_INSIDE = {"EfficientNetV2B0"}
-NETWORKS = ("compact", "reference", "MobileNetV2", "DenseNet121", "EfficientNetV2B0")
+NETWORKS = ("compact", "efficientnet-lite0", "reference", "MobileNetV2", "DenseNet121", "EfficientNetV2B0")
 FILMS = 16
 LARGEST_LOGIT = 4.0
 """As a trained network has them; random weights give hundreds to some, and no digits behind the point."""
