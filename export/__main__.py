@@ -25,7 +25,7 @@ PrecisionOption = Annotated[
     ),
 ]
 AllowLoss = Annotated[
-    bool, typer.Option("--allow-loss", help="Publish even if less than fp32 loses more than .002 macro AUC.")
+    bool, typer.Option("--allow-loss", help="Publish even if the lower precision loses more than it may.")
 ]
 
 

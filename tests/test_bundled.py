@@ -38,4 +38,5 @@ def test_the_bundled_model_is_small_calibrated_and_says_where_its_thresholds_sta
     assert default.name == "sensitivity 97.5 %"
     assert default.sensitivity >= 0.975
     assert max(spec.metrics[f"ece/{label}"] for label in spec.labels) < 0.05
+    assert spec.metrics["ece/Pneumonia"] < spec.metrics["ece_before/Pneumonia"]
     assert spec.metrics["ece/macro"] < spec.metrics["ece_before/macro"]

@@ -62,7 +62,7 @@ def efficientnet_lite0(x: keras.KerasTensor) -> keras.KerasTensor:
     return layers.ReLU(6)(convolve(x, 1280))
 
 
-def load_imagenet(network: keras.Model, package: str = WEIGHTS) -> None:
+def load_imagenet(network: keras.Model, package: str) -> None:
     """Puts the weights of the package into the layers of `efficientnet_lite0`.
 
     Raises:

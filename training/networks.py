@@ -59,10 +59,7 @@ def build(
         keras.config.set_dtype_policy(policy)
     # A sigmoid of 16 bits has few values near 0 and 1.
     scores = layers.Dense(labels, activation="sigmoid", dtype="float32", name="scores")(features)
-    network = keras.Model(inputs, scores, name=config.name)
-    if config.name == "efficientnet-lite0" and config.imagenet:
-        load_imagenet(network, config.imagenet)
-    return network
+    return keras.Model(inputs, scores, name=config.name)
 
 
 def _reference(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTensor:
@@ -138,6 +135,8 @@ def _compact(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTens
 def _efficientnet_lite0(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTensor:
     x = layers.Rescaling(1 / 128, -127 / 128, dtype="float32")(image)
     x = efficientnet_lite0(_standardized(x) if config.standardize else x)
+    if config.imagenet:
+        load_imagenet(keras.Model(image, x), config.imagenet)
     return layers.Dropout(config.dropout)(layers.GlobalAveragePooling2D()(x))
 
 

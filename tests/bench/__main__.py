@@ -29,7 +29,7 @@ from tests.bench.speed.processes import Taken, in_turn, median, python
 
 BUNDLED_MODEL = str(Path(chexscore.__file__).parent / "models" / "kermany.onnx")
 
-SIDES = {"bundled": chexscore.Classifier(device="cpu").spec.image.height, "reference": 512}
+REFERENCE_SIDE = 512
 
 RUNNERS = ("-m", "tests.bench.speed.runners")
 
@@ -124,7 +124,7 @@ class Bench:
 
     def score(self, kind: str, folder: Path, *, peers: bool) -> None:
         """The bundled network: beside its limit, and beside what others do with the same files."""
-        side = SIDES["bundled"]
+        side = chexscore.Classifier(BUNDLED_MODEL, device="cpu").spec.image.height
         commands = {
             "chexscore": self._predict(folder, BUNDLED_MODEL),
             "decoding": python(*RUNNERS, "decode", folder, side),
@@ -138,7 +138,7 @@ class Bench:
 
     def score_reference(self, kind: str, folder: Path) -> None:
         """The reference in both precisions, beside the reference's own way."""
-        side = SIDES["reference"]
+        side = REFERENCE_SIDE
         exact, small = self.place / "reference.onnx", self.place / "reference-int8.onnx"
         commands = {
             "chexscore": self._predict(folder, exact),

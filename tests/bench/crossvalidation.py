@@ -30,13 +30,22 @@ from training.config import TrainConfig
 from training.fit import fit
 
 RECIPE = Path(__file__).parents[2] / "training" / "configs" / "kermany.toml"
-STILL = {"flip": False, "rotation": 0.0, "gamma": 0.0, "zoom": 0.0, "zoom_width": 0.0}
+STILL = {
+    "flip": False,
+    "rotation": 0.0,
+    "gamma": 0.0,
+    "zoom": 0.0,
+    "zoom_width": 0.0,
+    "shift": 0.0,
+    "sharpness": 0.0,
+    "borders": 0.0,
+}
 COMPACT = {"name": "compact", "imagenet": "", "width": 16, "l2": 1e-4}
 SMALL = {"network": COMPACT, "epochs": 8, "learning_rate": 1e-3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
-    "no augmentation": {"augment": {**STILL, "shift": 0.0, "sharpness": 0.0, "borders": 0.0}},
+    "no augmentation": {"augment": STILL},
     "half the augmentation": {
         "augment": {
             "gamma": 0.25,
@@ -61,7 +70,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compact, no borders": {**SMALL, "augment": {"borders": 0.0}},
     "compact, no augmentation": {
         **SMALL,
-        "augment": {**STILL, "shift": 0.0, "sharpness": 0.0, "borders": 0.0},
+        "augment": STILL,
     },
     "compact, width 8": {**SMALL, "network": {**COMPACT, "width": 8}},
     "compact, width 24": {**SMALL, "network": {**COMPACT, "width": 24}},
