@@ -448,13 +448,16 @@ def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:
     from training.networks import build
 
     network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 1)
-    full = with_augmentation(network, AugmentConfig(contrast=0.2, gamma=0.5, sharpness=1.0, borders=0.1))
+    full = with_augmentation(
+        network, AugmentConfig(contrast=0.2, gamma=0.5, sharpness=1.0, borders=0.1, noise=0.1)
+    )
     assert [type(layer).__name__ for layer in full.layers[1:-1]] == [
         "RandomPlacement",
         "RandomSharpness",
         "RandomGamma",
         "RandomContrast",
         "RandomBrightness",
+        "RandomNoise",
         "RandomBorders",
     ]
     bare = with_augmentation(network, AugmentConfig(flip=False, rotation=0, brightness=0))
@@ -506,6 +509,22 @@ def test_gamma_bends_the_greys_and_leaves_black_and_white() -> None:
     assert exponents[:, 0] == pytest.approx(exponents[:, 1], rel=1e-3)
     assert 1 / 1.5 <= exponents.min() < 0.9
     assert 1.1 < exponents.max() <= 1.5
+
+
+def test_noise_is_normal_up_to_the_deviation_that_the_recipe_says() -> None:
+    from training.augment import RandomNoise
+
+    grey = np.full((64, 50, 40, 1), 128, np.float32)
+    noise = np.asarray(RandomNoise(0.1)(grey, training=True)) - grey
+    deviations = noise.std((1, 2, 3))
+    assert 0.3 < (deviations == 0).mean() < 0.7
+    assert 20 < deviations.max() < 26
+    noisy = noise[deviations > 1] / deviations[deviations > 1][:, None, None, None]
+    assert noisy.mean((1, 2, 3)) == pytest.approx(0, abs=0.1)
+    assert (np.abs(noisy) < 1).mean() == pytest.approx(0.683, abs=0.01)  # within a standard deviation
+    assert np.abs(np.corrcoef(noisy.reshape(len(noisy), -1))[0, 1:]).max() < 0.15  # each image has its own
+    white = np.asarray(RandomNoise(0.1)(np.full((8, 8, 8, 1), 255, np.float32), training=True))
+    assert white.max() == 255
 
 
 def test_borders_cover_some_sides_up_to_the_share_that_the_recipe_says() -> None:

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from training.config import AugmentConfig
 
-__all__ = ["RandomBorders", "RandomGamma", "RandomPlacement", "with_augmentation"]
+__all__ = ["RandomBorders", "RandomGamma", "RandomNoise", "RandomPlacement", "with_augmentation"]
 
 GREY = 128.0
 """The brightest border."""
@@ -69,6 +69,28 @@ class RandomGamma(layers.Layer):  # type: ignore[misc]  # Keras has no types
         return 255 * ops.power(ops.clip(images / 255, 1e-6, 1), exponents)
 
 
+class RandomNoise(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Normal noise in the pixels of each image, as of a small dose; float32 [N, H, W, C] in 0..255.
+
+    Half of the images get none, the others up to the largest standard deviation, a share of 255.
+    """
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(dtype="float32", name="random_noise")
+        self.largest = 255 * largest
+        self.seeds = keras.random.SeedGenerator()
+
+    def call(self, images: keras.KerasTensor, *, training: bool = False) -> keras.KerasTensor:
+        """Adds nothing where the network only scores."""
+        if not training:
+            return images
+        shape = ops.shape(images)
+        deviations = ops.relu(
+            keras.random.uniform((shape[0], 1, 1, 1), -self.largest, self.largest, seed=self.seeds)
+        )
+        return ops.clip(images + deviations * keras.random.normal(shape, seed=self.seeds), 0, 255)
+
+
 class RandomBorders(layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Sides of each image covered, as by a collimator or a margin; float32 [N, H, W, C] in 0..255.
 
@@ -114,6 +136,8 @@ def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mod
         random.append(layers.RandomContrast(augment.contrast, value_range=(0, 255), dtype="float32"))
     if augment.brightness:
         random.append(layers.RandomBrightness(augment.brightness, value_range=(0, 255), dtype="float32"))
+    if augment.noise:
+        random.append(RandomNoise(augment.noise))
     if augment.borders:
         random.append(RandomBorders(augment.borders))
     to_floats = layers.Rescaling(1.0, dtype="float32")  # still 0..255

@@ -173,6 +173,8 @@ class AugmentConfig(_Section):
     0 changes both alike."""
     sharpness: float = Field(0.0, ge=0, le=1)
     """Largest part of its fine detail that an image loses or gains."""
+    noise: float = Field(0.0, ge=0, le=1)
+    """Largest standard deviation of normal noise in the pixels, as a share of the full scale."""
     borders: float = Field(0.0, ge=0, lt=0.5)
     """Largest part of each side that is covered with black or grey, as by a collimator."""
     shift: float = Field(0.0, ge=0, lt=1)

@@ -57,6 +57,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         }
     },
     "no borders": {"augment": {"borders": 0.0}},
+    "noise": {"augment": {"noise": 0.06}},
+    "wider borders": {"augment": {"borders": 0.3}},
+    "noise and wider borders": {"augment": {"noise": 0.06, "borders": 0.3}},
     "not standardized": {"network": {"standardize": False}},
     "not mirrored": {"network": {"mirror": False}},
     "weights not averaged": {"average": 0.0},
@@ -86,6 +89,7 @@ SHOWN = (
     "frame: both 18 %",
     "margin of 10 % hidden, black",
     "margin of 10 % hidden, grey",
+    "noise of 12 levels",
 )
 """Of the changes of tests.bench.robustness."""
 
