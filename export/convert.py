@@ -16,6 +16,7 @@ from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 from export.calibrate import Platt, sigmoid
 from export.files import describe
 from export.fold import fold
+from export.names import rename
 
 __all__ = ["OPSET", "check_shapes", "convert", "predict_logits", "tools", "without_sigmoid"]
 
@@ -58,7 +59,7 @@ def convert(network: keras.Model, spec: ModelSpec, platt: Platt | None = None) -
         raise ModelError(f"tf2onnx cannot convert the network: {type(error).__name__} {reason}.") from error
     _check_operators(model)
     _name_axes(model)
-    return describe(fold(model), spec)
+    return describe(rename(fold(model)), spec)
 
 
 def check_shapes(network: keras.Model, spec: ModelSpec) -> None:

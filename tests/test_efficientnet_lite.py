@@ -87,7 +87,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_weights_of_a_package_reach_their_layers(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from keras import layers
 
-    from training.networks import build
+    from training.networks import begun_with, build
 
     bare = build(CONFIG.model_copy(update={"imagenet": ""}), ImageSpec(64, 96), 2)
     rng, expected = np.random.default_rng(0), []
@@ -120,6 +120,7 @@ def test_the_weights_of_a_package_reach_their_layers(package: Path, monkeypatch:
         for mine, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-6)
     assert network.output_shape == (None, 2)
+    assert begun_with(CONFIG) == "lite0.pth"
     assert sum(int(np.prod(weight.shape)) for weight in network.weights) == 3_412_448 + 1280 * 2 + 2
 
 

@@ -631,6 +631,27 @@ def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
         assert value.type.tensor_type.shape.dim[0].dim_param == "N"
 
 
+def test_the_same_network_is_the_same_file() -> None:
+    """tf2onnx numbers names as it meets them; Keras's own count begins anew in each process."""
+    import keras
+
+    from export.convert import convert
+    from training.networks import build
+
+    image = ImageSpec(32, 32)
+    config = NetworkConfig(name="compact", width=4, standardize=True)
+    files = set()
+    for _ in range(2):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(0)
+        network = build(config, image, 2, mirrored=True)
+        model = convert(network, ModelSpec("small", "1", ("A", "B"), image, (0.5, 0.5)))
+        onnx.checker.check_model(model, full_check=True)
+        assert len({node.name for node in model.graph.node}) == len(model.graph.node)
+        files.add(model.SerializeToString(deterministic=True))
+    assert len(files) == 1
+
+
 def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_path: Path) -> None:
     import keras
     from keras import layers

@@ -154,6 +154,7 @@ def test_the_file_says_how_it_came_to_be(exported: Path) -> None:
     assert float(spec.provenance["difference_to_keras"]) <= 1e-5
     assert spec.provenance["network"] == "compact"
     assert {"commit", "keras", "tf2onnx", "opset"} <= set(spec.provenance)
+    assert spec.provenance["begun_with"] == "random weights"
 
 
 def test_another_backend_trains_on_two_devices_as_on_one_and_the_export_agrees(

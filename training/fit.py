@@ -234,6 +234,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         provenance={
             "recipe": config.name,
             "network": config.network.name,
+            "begun_with": networks.begun_with(config.network),
             "commit": commit,
             "keras": f"{keras.__version__} on {keras.backend.backend()}",
             "training_images": str(len(train_rows)),

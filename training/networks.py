@@ -12,9 +12,9 @@ from keras import layers, ops
 from chexscore.errors import UsageError
 from chexscore.spec import ImageSpec
 from training.config import NetworkConfig
-from training.efficientnet_lite import efficientnet_lite0, load_imagenet
+from training.efficientnet_lite import efficientnet_lite0, load_imagenet, weights_file
 
-__all__ = ["build", "reference_blocks"]
+__all__ = ["begun_with", "build", "reference_blocks"]
 
 REFERENCE_KERNELS = (5, 5, 5, 5, 5, 5, 3)
 """Of the convolutions of the reference, a block each."""
@@ -60,6 +60,13 @@ def build(
     # A sigmoid of 16 bits has few values near 0 and 1.
     scores = layers.Dense(labels, activation="sigmoid", dtype="float32", name="scores")(features)
     return keras.Model(inputs, scores, name=config.name)
+
+
+def begun_with(config: NetworkConfig) -> str:
+    """The name of the file whose weights the recipe begins with; "random weights" if there is none."""
+    if config.name == "efficientnet-lite0" and config.imagenet:
+        return weights_file(config.imagenet).name
+    return os.path.basename(config.imagenet) or "random weights"
 
 
 def _reference(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTensor:
