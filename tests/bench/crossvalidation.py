@@ -38,6 +38,7 @@ STILL = {
     "zoom_width": 0.0,
     "shift": 0.0,
     "sharpness": 0.0,
+    "noise": 0.0,
     "borders": 0.0,
 }
 COMPACT = {"name": "compact", "imagenet": "", "width": 16, "l2": 1e-4}
@@ -53,13 +54,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "zoom_width": 0.2,
             "shift": 0.04,
             "sharpness": 0.5,
+            "noise": 0.03,
             "borders": 0.07,
         }
     },
     "no borders": {"augment": {"borders": 0.0}},
-    "noise": {"augment": {"noise": 0.06}},
+    "no noise": {"augment": {"noise": 0.0}},
     "wider borders": {"augment": {"borders": 0.3}},
-    "noise and wider borders": {"augment": {"noise": 0.06, "borders": 0.3}},
     "not standardized": {"network": {"standardize": False}},
     "not mirrored": {"network": {"mirror": False}},
     "weights not averaged": {"average": 0.0},
