@@ -1,12 +1,14 @@
 """On real X-rays, where they are."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from chexscore import Classifier, Status, find_images, runs
+from chexscore.classifier import BUNDLED_MODEL
 from chexscore.evaluation.cases import Protocol
 from chexscore.evaluation.evaluate import evaluate
 from chexscore.evaluation.points import points_and_model
@@ -63,3 +65,33 @@ def test_real_dicom_files_are_read_or_refused_and_never_guessed(xrays: Path) -> 
     assert results["chest_dx_mono2_implicit_le"] is Status.OK
     assert results["tibia_cr_mono1_rle"] is Status.OK
     assert results["tibia_cr_jpeg_extended12"] is Status.UNSUPPORTED
+
+
+CARD_ROW = re.compile(
+    r"^\| (\w+) \| (\d+) \| (\d+) \| (\.\d+) \((\.\d+) to (\.\d+)\) \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE
+)
+
+
+def test_the_bundled_model_does_what_its_card_says(xrays: Path, tmp_path: Path) -> None:
+    """By the card's own steps: the split of the recipe, predict and eval."""
+    from training.config import TrainConfig
+    from training.splits import divide, write
+
+    data = xrays / "kermany224"
+    write(*divide(data, TrainConfig.from_toml(Path("training/configs/kermany.toml")).data), tmp_path)
+    with (tmp_path / "validation.csv").open(newline="") as file:
+        films = [str(data / row["path"]) for row in csv.DictReader(file)]
+    output, classifier = str(tmp_path / "out.csv"), Classifier(device="cpu")
+    runs.run(films, output, classifier)
+    points, _ = points_and_model(output)
+    everyone = evaluate(output, str(tmp_path / "validation.csv"), points, Protocol()).everyone
+
+    card = Path(BUNDLED_MODEL).with_name("MODEL_CARD.md").read_text(encoding="utf-8")
+    rows = CARD_ROW.findall(card)
+    assert [row[0] for row in rows] == list(classifier.spec.labels)
+    for label, images, positives, *figures in rows:
+        assert (int(images), int(positives)) == (everyone.known[label], everyone.positives[label])
+        auc = everyone.get("auc", label)
+        found = [everyone.get(f"{measure}@default", label) for measure in ("sensitivity", "specificity")]
+        measured = [auc.value, auc.low, auc.high, *(each.value for each in found)]
+        assert [float(each) for each in figures] == pytest.approx(measured, abs=0.0006)
