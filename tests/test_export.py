@@ -141,7 +141,8 @@ def test_info_shows_it_in_80_columns(
 
 
 def damage_weights(model: onnx.ModelProto, by: float = 1.01) -> None:
-    weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
+    floats = (tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    weights = max(floats, key=lambda tensor: int(np.prod(tensor.dims)))
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(by), weights.name))
 
 
