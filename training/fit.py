@@ -12,9 +12,6 @@ The run folder that comes out holds all that export and a reader need:
     *.png            plots of the labels, the epochs, the ROC curves and some samples
 """
 
-import json
-import math
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,31 +21,20 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
-from numpy.typing import NDArray
 
 from chexscore import metrics
-from chexscore.errors import TableError, UsageError
-from chexscore.spec import ModelSpec
-from training import checkpoints, labels, networks, optimizers, plots
+from chexscore.errors import UsageError
+from training import checkpoints, examples, networks, optimizers, outcome, plots, splits
 from training.augment import with_augmentation
 from training.batches import Batches, steps_per_epoch
 from training.config import TrainConfig
 from training.devices import Devices
 from training.loss import MaskedCrossentropy, positive_weights
-from training.measures import flat, measure
-from training.prepare import prepare
 from training.progress import bar
-from training.splits import SIDES, divide, write
 from training.tensorboard import Logs
 from training.watch import Watch
 
 __all__ = ["fit"]
-
-SAMPLES = 1024
-"""Validation images that the run folder keeps for export, at most."""
-
-SHOWN = 12
-"""Of those, on the sheet of samples."""
 
 
 def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
@@ -90,7 +76,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         report(f"{run} is finished; give another --out to train again.")
         return
 
-    commit = _commit()  # now: the checkout may move on while this trains
+    commit = outcome.commit()  # now: the checkout may move on while this trains
     devices = Devices(config, gpu=gpu)
     report(str(devices))
     logs = Logs(run / "tensorboard") if config.tensorboard and not devices.host else None
@@ -106,25 +92,16 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         trainer = with_augmentation(trained, config.augment)
 
     # Data: who is held out, targets, pixels.
-    table, sides = divide(root, config.data)
-    targets, truth = labels.learned(table, config.data, config.seed), labels.measured(table, config.data)
     if devices.host:
         devices.wait("prepared")
-    pixels, usable = prepare(
-        root, list(table["path"]), config.image.spec, cache or run / "cache", workers, report
-    )
+    data = examples.load(config, root, cache or run / "cache", workers, report)
     if not devices.host:
         devices.wait("prepared")
-    rows = {side: np.flatnonzero((sides == side) & usable) for side in SIDES}
-    for side in SIDES[:2]:
-        if not len(rows[side]):
-            raise TableError(f"{root / config.data.table}: no readable image is left for {side}.")
-    report(", ".join(f"{len(each)} images for {side}" for side, each in rows.items() if len(each)))
-    train_rows, held_out = rows["training"], rows["validation"]
+    train_rows, held_out = data.rows["training"], data.rows["validation"]
 
     steps = steps_per_epoch(len(train_rows), config.batch_size)
     with devices.shared():
-        weights = positive_weights(targets[train_rows]) if config.class_weights else None
+        weights = positive_weights(data.targets[train_rows]) if config.class_weights else None
         trainer.compile(optimizers.build(config, steps), loss=MaskedCrossentropy(weights))
         trainer.optimizer.build(trainer.trainable_variables)
 
@@ -135,7 +112,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         report(f"continuing after epoch {len(done.history)}")
     history, best_weights = done
     if devices.host == 0:
-        write(table, sides, run)
+        splits.write(data.table, data.sides, run)
         checkpoints.replace(recipe_file, Path.write_text, recipe)  # all is well: the folder is this recipe's
 
     for epoch in range(len(history), config.epochs):
@@ -145,8 +122,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         if config.schedule == "plateau":
             trainer.optimizer.learning_rate = optimizers.plateau_rate(history, config)
         name, started = f"epoch {epoch + 1}/{config.epochs}", time.monotonic()
-        order = np.random.default_rng(config.seed + epoch).permutation(train_rows)
-        batches = Batches(pixels, targets, order, config.batch_size, workers, devices)
+        order = np.random.default_rng((config.seed, epoch)).permutation(train_rows)
+        batches = Batches(data.pixels, data.targets, order, config.batch_size, workers, devices)
         with bar(name, steps) as show, devices.shared():
             watch = Watch(name, show, batches.images, report)
             # The order is ours: Keras would shuffle by a state that no checkpoint knows.
@@ -154,13 +131,13 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         seconds = time.monotonic() - started
         network.set_weights(trained.get_weights())
         watch.put_back()
-        scores = _score(network, pixels, held_out, config.batch_size)
+        scores = outcome.score(network, data.pixels, held_out, config.batch_size)
         row = {
             "epoch": epoch + 1,
             "learning_rate": float(ops.convert_to_numpy(trainer.optimizer.learning_rate)),
             "loss": watch.loss,
-            "auc_macro": metrics.auroc_macro(truth[held_out], scores),
-            "auc_micro": metrics.auroc_micro(truth[held_out], scores),
+            "auc_macro": metrics.auroc_macro(data.truth[held_out], scores),
+            "auc_micro": metrics.auroc_micro(data.truth[held_out], scores),
             "seconds": round(seconds, 1),
             "images_per_second": round(batches.images / seconds, 1),
         }
@@ -190,83 +167,10 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     if config.network.mirror:
         network = networks.build(bare, *shape, mirrored=True)
     network.set_weights(best_weights)
-    checkpoints.replace(run / "network.keras", network.save)
-    report(f"measuring the network of epoch {best} on all images")
-    scores = np.full(truth.shape, np.nan, dtype=np.float32)
-    patients = table["patient"].to_numpy(dtype=str)
-    for each in rows.values():
-        scores[each] = _score(network, pixels, each, config.batch_size)
-    names = config.data.labels
-    thresholds = tuple(
-        round(metrics.youden_threshold(truth[held_out, column], scores[held_out, column]), 6)
-        for column in range(len(names))
-    )
-    measured = {
-        side: measure(truth[each], scores[each], patients[each], names, thresholds)
-        for side, each in rows.items()
-        if len(each)
-    }
-    kept = np.sort(np.random.default_rng(config.seed).permutation(len(held_out))[:SAMPLES])
-    np.save(run / "samples.npy", pixels[held_out[kept]])
-    np.savez(
-        run / "validation.npz",
-        paths=table["path"].to_numpy(dtype=str)[held_out],
-        patients=patients[held_out],
-        targets=truth[held_out],
-        scores=scores[held_out],
-        samples=kept,
-    )
-    (run / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
-    plots.frequencies(run / "findings.png", names, {s: truth[each] for s, each in rows.items() if len(each)})
     plots.curves(run / "epochs.png", history)
-    plots.roc(run / "roc.png", names, truth[held_out], scores[held_out])
-    shown = held_out[kept[:SHOWN]]
-    plots.samples(run / "samples.png", names, pixels[shown], truth[shown], scores[shown])
-    spec = ModelSpec(
-        name=config.name,
-        version=config.version,
-        labels=names,
-        image=config.image.spec,
-        thresholds=thresholds,
-        training_data=config.training_data,
-        licence=config.licence,
-        metrics=flat(measured["validation"]),
-        provenance={
-            "recipe": config.name,
-            "network": config.network.name,
-            "begun_with": networks.begun_with(config.network),
-            "commit": commit,
-            "keras": f"{keras.__version__} on {keras.backend.backend()}",
-            "training_images": str(len(train_rows)),
-            "epoch": str(best),
-        },
+    report(f"measuring the network of epoch {best} on all images")
+    outcome.write(
+        run, config, network, data, {"commit": commit, "epoch": str(best), "seed": str(config.seed)}
     )
-    checkpoints.replace(spec_file, Path.write_text, spec.to_json(), encoding="utf-8")
     report(f"finished: {run}")
     devices.wait("finished")
-
-
-def _score(
-    network: keras.Model, pixels: NDArray[np.uint8], rows: NDArray[np.intp], batch_size: int
-) -> NDArray[np.float32]:
-    """Scores [rows, L], a batch of pixels in memory at a time, the last one filled up with the first rows."""
-    if not len(rows):
-        return np.empty((0, network.output_shape[-1]), dtype=np.float32)
-    padded = np.resize(rows, math.ceil(len(rows) / batch_size) * batch_size)
-    scores = []
-    with bar("scoring", len(rows)) as show:
-        for chunk in padded.reshape(-1, batch_size):
-            scores.append(np.asarray(network.predict_on_batch(pixels[chunk])))
-            show(min(len(scores) * batch_size, len(rows)), "")
-    return np.concatenate(scores)[: len(rows)]
-
-
-def _commit() -> str:
-    """The commit of this checkout, with "+" behind it where files differ from it; "unknown" without git."""
-    here = str(Path(__file__).parent)
-    command = ["git", "-C", here, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603, all ours
-        return done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

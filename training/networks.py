@@ -19,6 +19,9 @@ __all__ = ["begun_with", "build", "reference_blocks"]
 REFERENCE_KERNELS = (5, 5, 5, 5, 5, 5, 3)
 """Of the convolutions of the reference, a block each."""
 
+PHOTOGRAPH = 0.5
+"""Standard deviation of a standardized image, in units of half the full scale: about that of ImageNet's."""
+
 
 def build(
     config: NetworkConfig,
@@ -57,8 +60,11 @@ def build(
             features = ops.mean(ops.reshape(features, (2, -1, features.shape[-1])), axis=0)
     finally:
         keras.config.set_dtype_policy(policy)
-    # A sigmoid of 16 bits has few values near 0 and 1.
-    scores = layers.Dense(labels, activation="sigmoid", dtype="float32", name="scores")(features)
+    # Features that are learned already are told nothing wrong by a last layer of zeros, and runs of other
+    # seeds begin with the same network. A sigmoid of 16 bits has few values near 0 and 1.
+    begin = "zeros" if config.imagenet else "glorot_uniform"
+    last = layers.Dense(labels, "sigmoid", kernel_initializer=begin, dtype="float32", name="scores")
+    scores = last(features)
     return keras.Model(inputs, scores, name=config.name)
 
 
@@ -141,7 +147,9 @@ def _compact(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTens
 
 def _efficientnet_lite0(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTensor:
     x = layers.Rescaling(1 / 128, -127 / 128, dtype="float32")(image)
-    x = efficientnet_lite0(_standardized(x) if config.standardize else x)
+    if config.standardize:
+        x = PHOTOGRAPH * _standardized(x)
+    x = efficientnet_lite0(x, config.frozen_stages)
     if config.imagenet:
         load_imagenet(keras.Model(image, x), config.imagenet)
     return layers.Dropout(config.dropout)(layers.GlobalAveragePooling2D()(x))

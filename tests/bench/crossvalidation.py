@@ -70,6 +70,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "epochs": 15,
         "learning_rate": 1e-3,
     },
+    "three stages frozen": {"network": {"frozen_stages": 3}},
+    "four stages frozen": {"network": {"frozen_stages": 4}},
     "compact": SMALL,
     "compact, no borders": {**SMALL, "augment": {"borders": 0.0}},
     "compact, no augmentation": {

@@ -1,0 +1,119 @@
+"""The mean of the weights of runs that differ in the seed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chexscore.errors import TableError, UsageError
+from chexscore.spec import ModelSpec
+from tests.phantoms import write_dataset
+
+pytest.importorskip("keras")
+
+import keras
+
+from training.average import average
+from training.config import AugmentConfig, DataConfig, ImageConfig, NetworkConfig, TrainConfig
+from training.fit import fit
+
+STILL = AugmentConfig(flip=False, rotation=0, brightness=0)
+CONFIG = TrainConfig(
+    name="made",
+    epochs=1,
+    batch_size=4,
+    data=DataConfig(labels=("Opacity", "Device"), validation=0.25),
+    image=ImageConfig(height=32, width=32),
+    network=NetworkConfig(name="compact", width=4, imagenet="weights.h5"),  # as if: compact has no such file
+    augment=STILL,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eagerly() -> Iterator[None]:
+    """Compiling takes longer than the few steps here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "run_eagerly", property(lambda _: True, lambda *_: None))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, and beside it two runs, 0 and 1, of one recipe."""
+    folder = tmp_path_factory.mktemp("average")
+    write_dataset(folder, 24, size=64)
+    for seed in (0, 1):
+        config = CONFIG.model_copy(update={"seed": seed})
+        fit(config, folder, folder / str(seed), cache=folder / "cache", report=lambda _: None)
+    return folder
+
+
+def test_weights_are_averaged_and_the_statistics_of_batch_norms_taken_anew(
+    data: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    runs = [data / "0", data / "1"]
+    for _ in range(2):
+        average(runs, data, tmp_path / "mean", cache=data / "cache", report=said.append)
+    assert "is finished" in said[-1]
+
+    first, second, mean = (
+        keras.saving.load_model(run / "network.keras", compile=False) for run in (*runs, tmp_path / "mean")
+    )
+    for ours, mine, other in zip(
+        mean.trainable_variables, first.trainable_variables, second.trainable_variables, strict=True
+    ):
+        assert not np.array_equal(mine, other)
+        np.testing.assert_allclose(ours, (np.asarray(mine) + np.asarray(other)) / 2, atol=1e-6)
+
+    norm = next(layer for layer in mean.layers if isinstance(layer, keras.layers.BatchNormalization))
+    pixels = np.load(data / "cache" / "pixels.npy")
+    paths = [line.split(",")[0] for line in (data / "labels.csv").read_text().splitlines()[1:]]
+    trained = (tmp_path / "mean" / "training.csv").read_text()
+    rows = np.array([row for row, path in enumerate(paths) if path in trained])
+    order = np.random.default_rng(0).permutation(rows)
+    order = order[: len(order) // 4 * 4]
+    seen = np.asarray(keras.Model(mean.inputs[0], norm.input)(pixels[order].astype(np.float32)))
+    np.testing.assert_allclose(norm.moving_mean, seen.mean((0, 1, 2)), rtol=1e-4)
+    batches = seen.reshape(-1, 4, *seen.shape[1:])
+    np.testing.assert_allclose(norm.moving_variance, batches.var((1, 2, 3)).mean(0), rtol=1e-4)
+
+    spec = ModelSpec.from_json((tmp_path / "mean" / "spec.json").read_text())
+    assert spec.provenance["seeds"] == "0, 1"
+    measured = json.loads((tmp_path / "mean" / "metrics.json").read_text())
+    assert spec.metrics["auc/macro"] == measured["validation"]["auc/macro"]["value"]
+    assert (tmp_path / "mean" / "validation.csv").read_text() == (data / "0" / "validation.csv").read_text()
+
+
+def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> None:
+    def refused(said: str, *runs: Path) -> None:
+        with pytest.raises(UsageError, match=said):
+            average(runs, data, tmp_path / "mean", report=lambda _: None)
+        assert not (tmp_path / "mean").exists()
+
+    refused("no finished run", data / "0", tmp_path)
+    refused("seeds of the runs are 0; give two", data / "0")
+    refused("seeds of the runs are 0, 0; give two", data / "0", data / "0")
+    run = tmp_path / "other"
+    run.mkdir()
+    (run / "spec.json").touch()
+    other = {"seed": 2, "epochs": 9}
+    (run / "config.json").write_text(CONFIG.model_copy(update=other).model_dump_json())
+    refused("other was trained by another recipe than", data / "0", run)
+    (run / "config.json").write_text("{}")
+    refused(r"config\.json: not a recipe of this version", data / "0", run)
+    bare = CONFIG.network.model_copy(update={"imagenet": ""})
+    for seed, each in enumerate((tmp_path / "first", tmp_path / "second")):
+        each.mkdir()
+        (each / "spec.json").touch()
+        update = {"network": bare, "seed": seed}
+        (each / "config.json").write_text(CONFIG.model_copy(update=update).model_dump_json())
+    refused("began with random weights", tmp_path / "first", tmp_path / "second")
+
+
+def test_a_data_set_that_is_split_otherwise_now_is_refused(data: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path, 20, size=64)
+    with pytest.raises(TableError, match="another split now than this run has begun with"):
+        average([data / "0", data / "1"], tmp_path, tmp_path / "mean", report=lambda _: None)

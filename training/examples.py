@@ -1,0 +1,64 @@
+"""What a recipe learns from and is measured on: its table, labels, split and pixels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from chexscore.errors import TableError
+from training import labels
+from training.config import TrainConfig
+from training.prepare import prepare
+from training.splits import SIDES, Side, divide
+
+__all__ = ["Examples", "load"]
+
+
+class Examples(NamedTuple):
+    """N images with L labels.
+
+    Attributes:
+        table: a row for each image, with the columns path and patient and those of the labels.
+        sides: [N], of SIDES.
+        rows: side -> the rows of its readable images.
+        pixels: uint8 [N, H, W, 1].
+        targets: float32 [N, L], for the loss: by the recipe's policies; NaN where unknown.
+        truth: float32 [N, L], for the measures: 0, 1, or NaN where unknown.
+    """
+
+    table: pd.DataFrame
+    sides: NDArray[np.str_]
+    rows: dict[Side, NDArray[np.intp]]
+    pixels: NDArray[np.uint8]
+    targets: NDArray[np.float32]
+    truth: NDArray[np.float32]
+
+
+def load(
+    config: TrainConfig, root: Path, cache: Path, workers: int, report: Callable[[str], None]
+) -> Examples:
+    """Reads the data set of a recipe, and decodes its images where that is not done yet.
+
+    Args:
+        config: the recipe.
+        root: folder of the data set.
+        cache: folder of the prepared pixels.
+        workers: threads that decode images.
+        report: called with lines for the user.
+
+    Raises:
+        UsageError: another process prepares the images.
+        TableError: the data set cannot be used, or no image is left for training or validation.
+    """
+    table, sides = divide(root, config.data)
+    targets, truth = labels.learned(table, config.data, config.seed), labels.measured(table, config.data)
+    pixels, usable = prepare(root, list(table["path"]), config.image.spec, cache, workers, report)
+    rows = {side: np.flatnonzero((sides == side) & usable) for side in SIDES}
+    for side in SIDES[:2]:
+        if not len(rows[side]):
+            raise TableError(f"{root / config.data.table}: no readable image is left for {side}.")
+    report(", ".join(f"{len(each)} images for {side}" for side, each in rows.items() if len(each)))
+    return Examples(table, sides, rows, pixels, targets, truth)
