@@ -26,7 +26,7 @@ CONFIG = TrainConfig(
     batch_size=4,
     data=DataConfig(labels=("Opacity", "Device"), validation=0.25),
     image=ImageConfig(height=32, width=32),
-    network=NetworkConfig(name="compact", width=4, imagenet="weights.h5"),  # as if: compact has no such file
+    network=NetworkConfig(blocks=2, width=4, imagenet="weights.h5"),  # as if: the reference has no such file
     augment=STILL,
 )
 
