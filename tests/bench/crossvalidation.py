@@ -41,7 +41,7 @@ STILL = {
     "noise": 0.0,
     "borders": 0.0,
 }
-COMPACT = {"name": "compact", "imagenet": "", "width": 16, "l2": 1e-4}
+COMPACT = {"name": "compact", "imagenet": "", "width": 16, "l2": 1e-4, "mirror": True}
 SMALL = {"network": COMPACT, "epochs": 8, "learning_rate": 1e-3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -62,7 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no noise": {"augment": {"noise": 0.0}},
     "wider borders": {"augment": {"borders": 0.3}},
     "not standardized": {"network": {"standardize": False}},
-    "not mirrored": {"network": {"mirror": False}},
+    "mirrored": {"network": {"mirror": True}},
     "weights not averaged": {"average": 0.0},
     "not pretrained": {"network": {"imagenet": ""}},
     "not pretrained, three times the epochs": {
@@ -70,8 +70,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "epochs": 15,
         "learning_rate": 1e-3,
     },
-    "three stages frozen": {"network": {"frozen_stages": 3}},
-    "four stages frozen": {"network": {"frozen_stages": 4}},
+    "no stage frozen": {"network": {"frozen_stages": 0}},
+    "five stages frozen": {"network": {"frozen_stages": 5}},
     "compact": SMALL,
     "compact, no borders": {**SMALL, "augment": {"borders": 0.0}},
     "compact, no augmentation": {
