@@ -117,7 +117,9 @@ def predict(
     max_pixels: Annotated[int, typer.Option(min=1, help="Do not decode larger images.")] = 80_000_000,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Images that go through the network together; by default 4."),
+        typer.Option(
+            min=1, max=1024, help="Images that go through the network together; by default 1, on a GPU 4."
+        ),
     ] = None,
     workers: Annotated[
         int | None,

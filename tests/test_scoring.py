@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chexscore import Classifier, Prediction, Status, predict
 from chexscore.cores import has_vnni, usable_cores
 from chexscore.errors import ModelError, NetworkError
+from chexscore.options import Options
 from chexscore.scoring import Network, _Batch, _Scored, open_classifier, score_images
 
 Flat = Callable[[str, int], Path]
@@ -77,7 +78,8 @@ def test_a_score_that_is_no_number_is_a_failure(model: Path, flat: Flat) -> None
         scores[1, 0], scores[2, 1] = np.nan, 1.5
         return scores
 
-    results = list(score_images([str(flat(f"{i}.png", i)) for i in range(4)], Stub(model, fault)))
+    paths = [str(flat(f"{i}.png", i)) for i in range(4)]
+    results = list(score_images(paths, Stub(model, fault), batch_size=4))
     assert [r.status for r in results] == [Status.OK, Status.FAILED, Status.FAILED, Status.OK]
 
 
@@ -114,6 +116,19 @@ def test_the_network_only_sees_full_batches(model: Path, flat: Flat) -> None:
 
     list(score_images([str(flat(f"{i}.png", i)) for i in range(7)], Stub(model, watch), batch_size=4))
     assert seen == [4, 4]
+
+
+def test_a_cpu_scores_images_one_by_one_unless_asked(model: Path, flat: Flat) -> None:
+    seen: list[int] = []
+
+    def watch(images: NDArray[np.uint8]) -> None:
+        seen.append(len(images))
+
+    list(score_images([str(flat(f"{i}.png", i)) for i in range(3)], Stub(model, watch)))
+    assert seen == [1, 1, 1]
+    assert Options().in_force("cpu")["batch_size"] == 1
+    assert Options().in_force("cuda")["batch_size"] == 4
+    assert Options(batch_size=9).in_force("cuda")["batch_size"] == 9
 
 
 def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat) -> None:
@@ -184,8 +199,8 @@ def test_two_batches_at_once_go_through_buffers_of_a_device(
     assert places[2:] == [((3, 8, 8, 1), "cuda")], "one that fits is kept"
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 1), (6, 2), (16, 4)])
-def test_cores_are_dealt_out_to_at_most_four_batches(
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (16, 1), (24, 2), (64, 4)])
+def test_cores_are_dealt_out_to_at_most_sixteen_batches(
     model: Path, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
 ) -> None:
     monkeypatch.setattr("chexscore.scoring.usable_cores", lambda: cores)
