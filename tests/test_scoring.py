@@ -131,7 +131,8 @@ def test_a_cpu_scores_images_one_by_one_unless_asked(model: Path, flat: Flat) ->
     assert Options(batch_size=9).in_force("cuda")["batch_size"] == 9
 
 
-def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat) -> None:
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat, batch_size: int) -> None:
     path, taken = str(flat("a.png", 1)), 0
 
     def endless() -> Iterator[str]:
@@ -143,7 +144,7 @@ def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat) -> 
     def slow(_: NDArray[np.uint8]) -> None:
         time.sleep(0.01)
 
-    results = score_images(endless(), Stub(model, slow), batch_size=4, workers=2)
+    results = score_images(endless(), Stub(model, slow), batch_size=batch_size, workers=2)
     for _ in range(20):
         assert isinstance(next(results), Prediction)
     assert taken <= 20 + 4 * 4
