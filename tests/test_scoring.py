@@ -198,6 +198,32 @@ def test_two_batches_at_once_go_through_buffers_of_a_device(
     assert not np.array_equal(classifier.score(images + 255), first)
     np.testing.assert_array_equal(classifier.score(images), first)
     assert places[2:] == [((3, 8, 8, 1), "cuda")], "one that fits is kept"
+    np.testing.assert_array_equal(classifier.score(images[:2] + 255), 1 - first[:2])
+    assert places[3:] == [((2, 8, 8, 1), "cuda")]
+
+
+def test_a_device_that_is_short_of_memory_gets_smaller_batches(
+    model: Path, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again with the CPU in the place of a GPU, whose memory has room for two images of a batch."""
+    paths = [str(flat(f"{number}.png", 10 * number)) for number in range(15)]
+    classifier = Classifier(model, device="cpu")
+    classifier.device = "cuda"
+    make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+    asked: set[int] = set()
+    shrunk: list[int] = []
+
+    def on_cpu(shape: tuple[int, ...], dtype: type, _: str) -> object:
+        asked.add(shape[0])
+        if shape[0] > 2:
+            raise RuntimeError("Failed to allocate memory")
+        return make(shape, dtype, "cpu")
+
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", on_cpu)
+    results = list(score_images(paths, classifier, shrunk=shrunk.append))
+    expected = [number * 10 / 255 for number in range(15)]
+    assert [result.scores["Bright"] for result in results] == pytest.approx(expected, abs=1e-6)
+    assert (asked, shrunk) == ({4, 2}, [2])
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (16, 1), (24, 2), (64, 4)])
