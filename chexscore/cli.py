@@ -1,9 +1,9 @@
 """The command line: parse, call, print, exit. Long for one reason: every option is declared here."""
 
 import contextlib
+import gc
 import io
 import itertools
-import logging
 import os
 import sys
 import warnings
@@ -117,7 +117,9 @@ def predict(
     max_pixels: Annotated[int, typer.Option(min=1, help="Do not decode larger images.")] = 80_000_000,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Images that go through the network together; by default 4."),
+        typer.Option(
+            min=1, max=1024, help="Images that go through the network together; by default 1, on a GPU 4."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -171,6 +173,7 @@ def predict(
     limit = None if max_failures is None else parse_limit(max_failures)
     from chexscore.runs import Options, plan, run
 
+    _settle()
     options = Options(
         batch_size=batch_size,
         workers=workers,
@@ -244,6 +247,7 @@ def merge(
     """
     from chexscore.cluster.run import merge as merge_parts
 
+    _settle()
     merge_parts(source, output, overwrite=overwrite)
 
 
@@ -346,6 +350,7 @@ def evaluate(
     from chexscore.labels import read_policies
     from chexscore.outputs import STDOUT, replacing
 
+    _settle()
     if 0 < resamples < FEWEST_RESAMPLES:
         raise UsageError(
             f"--resamples {resamples}: too few to tell how wide an interval is; give {FEWEST_RESAMPLES} or "
@@ -372,9 +377,15 @@ def evaluate(
             points, about_model = points_and_model(predictions, model)
         else:
             name = keep or "scored by this command"
-            check = functools.partial(check_images, labels=labels, protocol=protocol, against=against)
             kept = keep or os.path.join(opened.enter_context(tempfile.TemporaryDirectory()), "out.csv")
-            predictions = _score(inputs, model, device, check, kept, overwrite=overwrite)
+            predictions = _score(
+                inputs,
+                model,
+                device,
+                functools.partial(check_images, labels=labels, protocol=protocol, against=against),
+                kept,
+                overwrite=overwrite,
+            )
             points, about_model = points_and_model(predictions)
         found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
     about = describe(found, name, about_model, against, other_model)
@@ -402,14 +413,17 @@ def info(model: ModelOption = None) -> None:
     from chexscore import display
     from chexscore.classifier import Classifier, usable_devices
 
+    _settle()
     classifier = Classifier(model, device="cpu")
     display.info(classifier, usable_devices(classifier))
 
 
 def main() -> None:
     """Entry point of the `chexscore` command."""
+    gc.disable()  # until `_settle`: imports make hundreds of thousands of objects, and hardly any garbage
+    # NumPy's OpenBLAS would start a thread for each core, which spins for a while; there is no work for them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     open_streams()
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it quotes what stands in headers
     warnings.simplefilter("ignore")  # a decoder's words about one file; its row says what matters
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names may be any bytes
@@ -427,6 +441,14 @@ def main() -> None:
     except OSError as error:  # the standard output is full, say
         say(f"chexscore: error: {error.strerror}.", "error")
         sys.exit(1)
+    finally:
+        _settle()  # or Python looks through all of it several times before it ends
+
+
+def _settle() -> None:
+    """Lets Python look for garbage from here on, but never among what is there already: mostly imports."""
+    gc.freeze()
+    gc.enable()
 
 
 def _print_version(wanted: bool) -> None:

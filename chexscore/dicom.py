@@ -138,7 +138,7 @@ def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
         ChexscoreError: no process can be started.
     """
     try:
-        if read_file_meta_info(path).TransferSyntaxUID in PLAIN:
+        if _is_plain(path):
             return _read(path, max_pixels)
         return call(_read, os.path.abspath(path), max_pixels)
     except LostCallError as error:
@@ -151,12 +151,18 @@ def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
         raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
 
 
-def _read(path: str, max_pixels: int) -> NDArray[np.uint8]:
-    """Does what `read_dicom` says; raises nothing that other processes do not understand."""
-    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+def _is_plain(path: str) -> bool:
+    """Whether no decoder is needed; a deflated file is refused before anything is inflated."""
+    syntax = read_file_meta_info(path).TransferSyntaxUID
+    if syntax == DeflatedExplicitVRLittleEndian:
         raise UnsupportedImageError(
             path, "deflated DICOM, which could inflate without bounds; store it plain"
         )
+    return syntax in PLAIN
+
+
+def _read(path: str, max_pixels: int) -> NDArray[np.uint8]:
+    """Does what `read_dicom` says; raises nothing that other processes do not understand."""
     try:
         dataset = pydicom.dcmread(path)
         _check(dataset, path, max_pixels)

@@ -7,7 +7,7 @@ from chexscore.cores import usable_cores
 from chexscore.errors import UsageError
 from chexscore.images import MAX_PIXELS
 from chexscore.outputs import STDOUT
-from chexscore.scoring import BATCH_SIZE
+from chexscore.scoring import BATCH_SIZES
 
 __all__ = ["Options"]
 
@@ -17,7 +17,7 @@ class Options:
     """How to run.
 
     Attributes:
-        batch_size: images that go through the network together; None means BATCH_SIZE.
+        batch_size: images that go through the network together; None means that of BATCH_SIZES.
         workers: threads that decode; None means one for each usable core.
         max_pixels: larger images are not decoded.
         min_age: seconds; younger files are left for the next run.
@@ -58,10 +58,14 @@ class Options:
         if self.forget_gone and not self.resume:
             raise UsageError("--forget-gone goes with --resume; without it there are no earlier rows.")
 
-    def in_force(self) -> dict[str, Any]:
-        """All of it for the record, with what None stands for."""
+    def images_together(self, device: str) -> int:
+        """Those that go through the network together on a device."""
+        return self.batch_size or BATCH_SIZES[device]
+
+    def in_force(self, device: str) -> dict[str, Any]:
+        """All of it for the record, with what None stands for on a device."""
         return {
             **asdict(self),
-            "batch_size": self.batch_size or BATCH_SIZE,
+            "batch_size": self.images_together(device),
             "workers": self.workers or usable_cores(),
         }

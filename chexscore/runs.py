@@ -19,7 +19,7 @@ from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.predictions import Columns, Prediction, Status
 from chexscore.records import RunRecord, record_path
-from chexscore.scoring import BATCH_SIZE, score_images
+from chexscore.scoring import score_images
 from chexscore.stopping import Stop
 from chexscore.store import Store, store_path
 
@@ -267,9 +267,9 @@ def begin_record(classifier: Classifier, options: Options, asked: Mapping[str, A
         },
         thresholds=spec.default_thresholds,
         operating_points=spec.named_thresholds,
-        arguments={**options.in_force(), **asked},
+        arguments={**options.in_force(classifier.device), **asked},
         device=classifier.device,
-        batch_size=options.batch_size or BATCH_SIZE,
+        batch_size=options.images_together(classifier.device),
         started=now(),
     )
 
@@ -281,7 +281,7 @@ def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
         "onnxruntime": classifier.runtime,
         "model sha256": classifier.sha256,
         "device": classifier.device,
-        "batch size": str(options.batch_size or BATCH_SIZE),
+        "batch size": str(options.images_together(classifier.device)),
         "max pixels": str(options.max_pixels),
         "DICOM tags": ", ".join(options.tags) or "none",
     }

@@ -20,7 +20,7 @@ from chexscore.predictions import Prediction, Status
 from chexscore.spec import ImageSpec
 
 __all__ = [
-    "BATCH_SIZE",
+    "BATCH_SIZES",
     "Loaded",
     "Network",
     "load",
@@ -30,16 +30,20 @@ __all__ = [
     "score_loaded",
 ]
 
-BATCH_SIZE = 4
-"""Images that go through the network together. With one core to a batch more bring no speed, but take memory,
-and a last batch that is not full costs as much as a full one. A GPU may do better with more."""
+BATCH_SIZES = {"cpu": 1, "cuda": 4}
+"""Images that go through the network together, by device. With one core to a batch a second image brings no
+speed: it takes memory, which no cache holds, and a last batch that is not full costs as much as a full one. A
+GPU may do better with more than these."""
 
 MAX_BATCH_SIZE = 1024
 
-BATCHES_AT_ONCE = 4
+BATCHES_AT_ONCE = 16
 """In the network on the CPU, at most, because each takes memory. One core to a batch is the fastest: cores
 that share one wait for each other behind each layer, the longer the more decoders or other programs are at
 work."""
+
+DECODED_AHEAD = 4
+"""Images, at least, so that the network has some left while one that takes long is decoded."""
 
 BATCHES_ON_GPU = 2
 """One is copied to it, or its scores are fetched, while the network runs on the other."""
@@ -81,7 +85,7 @@ def predict(
         paths: one path or several, as for `find_images`.
         model: an open Classifier, an ONNX file, or None for the bundled model.
         device: where the network runs, "auto", "cpu" or "cuda"; not used with an open Classifier.
-        batch_size: images that go through the network together; None means BATCH_SIZE.
+        batch_size: images that go through the network together; None means that of BATCH_SIZES.
         workers: threads that decode; None means one for each core that this process may use.
         max_pixels: larger images are not decoded; their status is too_large.
 
@@ -122,8 +126,9 @@ def score_images(
     """Scores single images, given by an iterable that may be endless; see `predict`.
 
     On the CPU as many batches are in the network at once as its threads leave cores for, on a GPU two.
-    Besides these at most three batches of pixels, and an image for each worker, are in memory. Every batch is
-    filled up to `batch_size`, because the last digits of a score can depend on the shape of its batch.
+    Besides these at most three batches of pixels, or two and DECODED_AHEAD images, and an image for each
+    worker are in memory. Every batch is filled up to `batch_size`, because the last digits of a score can
+    depend on the shape of its batch.
 
     Args:
         paths: images.
@@ -138,13 +143,13 @@ def score_images(
     Raises:
         ValueError: at once, for a batch size outside 1..MAX_BATCH_SIZE or less than one worker.
     """
-    batch_size, workers = batch_size or BATCH_SIZE, workers or usable_cores()
+    batch_size, workers = batch_size or BATCH_SIZES[classifier.device], workers or usable_cores()
     if not 1 <= batch_size <= MAX_BATCH_SIZE or workers < 1:
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_SIZE}, workers at least 1")
     on_gpu = classifier.device == "cuda"
     at_once = BATCHES_ON_GPU if on_gpu else math.ceil(usable_cores() / classifier.threads)
     decode = partial(load, image=classifier.spec.image, max_pixels=max_pixels, tags=tags)
-    loading = work_ahead(paths, decode, workers=workers, ahead=batch_size + workers)
+    loading = work_ahead(paths, decode, workers=workers, ahead=max(batch_size, DECODED_AHEAD) + workers)
     return score_loaded(loading, Network(classifier, batch_size, shrunk, at_once))
 
 

@@ -64,9 +64,17 @@ def test_a_device_that_does_not_exist_is_refused(model: Path) -> None:
 
 def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, tried = onnxruntime.InferenceSession, []
+    on_cuda: list[dict[str, str]] = []
 
-    def fallback(content: bytes, options: object, providers: list[str], **_: int) -> object:
+    def fallback(
+        content: bytes,
+        options: object,
+        providers: list[str],
+        provider_options: list[dict[str, str]],
+        **_: int,
+    ) -> object:
         tried.append(providers)
+        on_cuda.extend(provider_options[:-1])
         return real(content, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
@@ -77,6 +85,7 @@ def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytes
     classifier = Classifier(model, device="auto")
     assert (classifier.device, classifier.cuda_fault) == ("cpu", "")
     assert tried == [["CUDAExecutionProvider", "CPUExecutionProvider"]] * 2
+    assert on_cuda == [{"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}] * 2
     monkeypatch.setattr("chexscore.classifier.DRIVER", "no such library")
     assert Classifier(model, device="auto").device == "cpu"
     assert tried[2:] == [["CPUExecutionProvider"]]

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from chexscore import __version__
 from chexscore.classifier import PROVIDERS
 from chexscore.cli import main
 from chexscore.dicom import names_people
+from chexscore.errors import ChexscoreError
 from chexscore.stopping import Stop
 from tests.networks import brightness_model, brightness_spec
 from tests.phantoms import draw
@@ -472,6 +474,34 @@ def test_nothing_heavy_is_imported_before_it_is_needed(statement: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr.splitlines() == ["LOADED"]
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        ("predict IMAGES -m MODEL", "chexscore.runs.run"),
+        ("predict IMAGES --dry-run", "chexscore.runs.plan"),
+        ("merge FOLDER", "chexscore.cluster.run.merge"),
+        ("eval IMAGES --labels LABELS -m MODEL", "chexscore.evaluation.points.are_predictions"),
+        ("info -m MODEL", "chexscore.display.info"),
+    ],
+)
+def test_garbage_is_collected_once_a_command_has_started(
+    model: Path, images: Path, monkeypatch: pytest.MonkeyPatch, command: str, function: str
+) -> None:
+    collects: list[bool] = []
+
+    def stand_in(*_: object, **__: object) -> None:
+        collects.append(gc.isenabled())
+        raise ChexscoreError("enough is seen")
+
+    monkeypatch.setattr(function, stand_in)
+    places = {"IMAGES": str(images), "MODEL": str(model)}
+    monkeypatch.setattr(sys, "argv", ["chexscore", *(places.get(word, word) for word in command.split())])
+    with pytest.raises(SystemExit):
+        main()
+    assert collects == [True]
+    assert gc.isenabled()
 
 
 def test_onnxruntime_reports_nothing_home(model: Path, images: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chexscore import Classifier, Prediction, Status, predict
 from chexscore.cores import has_vnni, usable_cores
 from chexscore.errors import ModelError, NetworkError
+from chexscore.options import Options
 from chexscore.scoring import Network, _Batch, _Scored, open_classifier, score_images
 
 Flat = Callable[[str, int], Path]
@@ -77,7 +78,8 @@ def test_a_score_that_is_no_number_is_a_failure(model: Path, flat: Flat) -> None
         scores[1, 0], scores[2, 1] = np.nan, 1.5
         return scores
 
-    results = list(score_images([str(flat(f"{i}.png", i)) for i in range(4)], Stub(model, fault)))
+    paths = [str(flat(f"{i}.png", i)) for i in range(4)]
+    results = list(score_images(paths, Stub(model, fault), batch_size=4))
     assert [r.status for r in results] == [Status.OK, Status.FAILED, Status.FAILED, Status.OK]
 
 
@@ -116,7 +118,21 @@ def test_the_network_only_sees_full_batches(model: Path, flat: Flat) -> None:
     assert seen == [4, 4]
 
 
-def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat) -> None:
+def test_a_cpu_scores_images_one_by_one_unless_asked(model: Path, flat: Flat) -> None:
+    seen: list[int] = []
+
+    def watch(images: NDArray[np.uint8]) -> None:
+        seen.append(len(images))
+
+    list(score_images([str(flat(f"{i}.png", i)) for i in range(3)], Stub(model, watch)))
+    assert seen == [1, 1, 1]
+    assert Options().in_force("cpu")["batch_size"] == 1
+    assert Options().in_force("cuda")["batch_size"] == 4
+    assert Options(batch_size=9).in_force("cuda")["batch_size"] == 9
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat, batch_size: int) -> None:
     path, taken = str(flat("a.png", 1)), 0
 
     def endless() -> Iterator[str]:
@@ -128,7 +144,7 @@ def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat) -> 
     def slow(_: NDArray[np.uint8]) -> None:
         time.sleep(0.01)
 
-    results = score_images(endless(), Stub(model, slow), batch_size=4, workers=2)
+    results = score_images(endless(), Stub(model, slow), batch_size=batch_size, workers=2)
     for _ in range(20):
         assert isinstance(next(results), Prediction)
     assert taken <= 20 + 4 * 4
@@ -182,10 +198,36 @@ def test_two_batches_at_once_go_through_buffers_of_a_device(
     assert not np.array_equal(classifier.score(images + 255), first)
     np.testing.assert_array_equal(classifier.score(images), first)
     assert places[2:] == [((3, 8, 8, 1), "cuda")], "one that fits is kept"
+    np.testing.assert_array_equal(classifier.score(images[:2] + 255), 1 - first[:2])
+    assert places[3:] == [((2, 8, 8, 1), "cuda")]
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 1), (6, 2), (16, 4)])
-def test_cores_are_dealt_out_to_at_most_four_batches(
+def test_a_device_that_is_short_of_memory_gets_smaller_batches(
+    model: Path, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again with the CPU in the place of a GPU, whose memory has room for two images of a batch."""
+    paths = [str(flat(f"{number}.png", 10 * number)) for number in range(15)]
+    classifier = Classifier(model, device="cpu")
+    classifier.device = "cuda"
+    make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+    asked: set[int] = set()
+    shrunk: list[int] = []
+
+    def on_cpu(shape: tuple[int, ...], dtype: type, _: str) -> object:
+        asked.add(shape[0])
+        if shape[0] > 2:
+            raise RuntimeError("Failed to allocate memory")
+        return make(shape, dtype, "cpu")
+
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", on_cpu)
+    results = list(score_images(paths, classifier, shrunk=shrunk.append))
+    expected = [number * 10 / 255 for number in range(15)]
+    assert [result.scores["Bright"] for result in results] == pytest.approx(expected, abs=1e-6)
+    assert (asked, shrunk) == ({4, 2}, [2])
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (16, 1), (24, 2), (64, 4)])
+def test_cores_are_dealt_out_to_at_most_sixteen_batches(
     model: Path, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
 ) -> None:
     monkeypatch.setattr("chexscore.scoring.usable_cores", lambda: cores)

@@ -23,7 +23,6 @@ from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.records import RunRecord, record_path
 from chexscore.runs import begin_record, columns_of, installed, now, settings_of
-from chexscore.scoring import BATCH_SIZE
 from chexscore.stopping import Stop, StoppedError
 from chexscore.store import check_settings
 
@@ -150,7 +149,8 @@ def on_ray(
                     raise StoppedError from error
                 raise
         held.enter_context(connected(address))
-        yield Ray(model, device, options.batch_size or BATCH_SIZE, options.workers, stop)
+        together = options.images_together("cuda" if device == "cuda" else "cpu")  # auto is the CPU there
+        yield Ray(model, device, together, options.workers, stop)
 
 
 def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
