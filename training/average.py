@@ -12,12 +12,10 @@ import keras
 import numpy as np
 
 from chexscore.errors import UsageError
+from chexscore.spec import ModelSpec
 from training import checkpoints, networks, outcome, splits
-from training.augment import with_augmentation
-from training.batches import Batches
 from training.config import TrainConfig
-from training.devices import Devices
-from training.examples import Examples, load
+from training.examples import load
 
 __all__ = ["average"]
 
@@ -32,9 +30,6 @@ def average(
     report: Callable[[str], None] = print,
 ) -> None:
     """Averages the networks of finished runs, and fills a run folder with the result, as `fit` does.
-
-    The statistics of batch norms are not averaged but taken anew, over one epoch of the training images with
-    the recipe's augmentation, because those of the mean are not the mean of those.
 
     Args:
         runs: folders of two or more finished runs of one recipe, which differ in the seed alone.
@@ -68,33 +63,20 @@ def average(
     data = load(config, root, cache or out / "cache", workers, report)
     for run in runs:
         splits.write(data.table, data.sides, run)
-    keras.utils.set_random_seed(config.seed)
-    shape = (config.image.spec, len(config.data.labels))
     bare = config.network.model_copy(update={"imagenet": ""})
-    mean = networks.build(bare, *shape)
-    found = [keras.saving.load_model(run / "network.keras", compile=False).get_weights() for run in runs]
-    mean.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
-    report("taking the statistics of batch norms")
-    _take_statistics(mean, config, data, workers)
+    shape = (config.image.spec, len(config.data.labels))
     network = networks.build(bare, *shape, mirrored=config.network.mirror)
-    network.set_weights(mean.get_weights())
+    found = [keras.saving.load_model(run / "network.keras", compile=False).get_weights() for run in runs]
+    network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
 
     splits.write(data.table, data.sides, out)
     checkpoints.replace(out / "config.json", Path.write_text, config.model_dump_json(indent=1))
-    outcome.write(out, config, network, data, {"commit": commit, "seeds": ", ".join(map(str, seeds))})
+    commits = sorted(
+        {ModelSpec.from_json((run / "spec.json").read_text()).provenance["commit"] for run in runs}
+    )
+    whence = {"commit": ", ".join(commits), "averaged_at": commit, "seeds": ", ".join(map(str, seeds))}
+    outcome.write(out, config, network, data, whence)
     report(f"finished: {out}")
-
-
-def _take_statistics(network: keras.Model, config: TrainConfig, data: Examples, workers: int) -> None:
-    """Gives batch norms the plain mean, over an epoch, of the statistics of each batch."""
-    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    order = np.random.default_rng(config.seed).permutation(data.rows["training"])
-    batches = Batches(data.pixels, data.targets, order, config.batch_size, workers, Devices(config))
-    trainer = with_augmentation(network, config.augment)
-    for step in range(len(batches)):
-        for norm in norms:
-            norm.momentum = step / (step + 1)
-        trainer(batches[step][0], training=True)
 
 
 def _recipe(run: Path) -> TrainConfig:
