@@ -32,14 +32,10 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
     "cpu": {},
-    "cuda": {
-        # By default cuDNN times its algorithms at the start and takes the fastest. In another run that may be
-        # another one, with other last digits: a resumed output would not be what it is without the stop.
-        "cudnn_conv_algo_search": "HEURISTIC",
-        # By default Ampere and later round what they multiply in 32 bits to 11 digits, and the scores are not
-        # those that the export has verified. Who wants that speed takes a model in fp16, measured as such.
-        "use_tf32": "0",
-    },
+    # Searching exhaustively, the default, may choose other algorithms in another run, with other last digits:
+    # https://github.com/microsoft/onnxruntime/issues/19822. A resumed output would not be what it is without
+    # the stop. What this costs has not been measured.
+    "cuda": {"cudnn_conv_algo_search": "HEURISTIC"},
 }
 """No CUDA graphs: a session that replays one may not run in two threads, which keep two batches in flight."""
 

@@ -170,6 +170,23 @@ def test_a_slow_disk_does_not_stop_the_network_from_scoring_what_is_there(model:
     assert len(list(score_images(slow(), Stub(model, tell), batch_size=4, workers=2))) == 12
 
 
+def test_each_core_has_a_batch_in_the_network(
+    model: Path, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, score = threading.Barrier(2, timeout=20), Network.score
+
+    def watch(network: Network, batch: _Batch) -> _Scored:
+        if batch.pixels:
+            both.wait()  # fails after its time if there is never a second one
+        return score(network, batch)
+
+    monkeypatch.setattr(Network, "score", watch)
+    monkeypatch.setattr("chexscore.scoring.usable_cores", lambda: 2)
+    paths = [str(flat(f"{number}.png", 10 * number)) for number in range(4)]
+    results = score_images(paths, Classifier(model, device="cpu", threads=1))
+    assert [each.status for each in results] == [Status.OK] * 4
+
+
 def test_two_batches_at_once_go_through_buffers_of_a_device(
     model: Path, flat: Flat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
