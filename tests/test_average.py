@@ -52,6 +52,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_weights_are_averaged_and_the_network_measured(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
+    spec_file = data / "1" / "spec.json"
+    trained = json.loads(spec_file.read_text())
+    trained["provenance"]["commit"] = "0123abc"
+    spec_file.write_text(json.dumps(trained))
     runs = [data / "0", data / "1"]
     for _ in range(2):
         average(runs, data, tmp_path / "mean", cache=data / "cache", report=said.append)
@@ -66,7 +70,8 @@ def test_weights_are_averaged_and_the_network_measured(data: Path, tmp_path: Pat
 
     spec = ModelSpec.from_json((tmp_path / "mean" / "spec.json").read_text())
     assert spec.provenance["seeds"] == "0, 1"
-    assert spec.provenance["commit"] == spec.provenance["averaged_at"]
+    assert spec.provenance["begun_with"] == "weights.h5"
+    assert set(spec.provenance["commit"].split(", ")) == {"0123abc", spec.provenance["averaged_at"]}
     measured = json.loads((tmp_path / "mean" / "metrics.json").read_text())
     assert spec.metrics["auc/macro"] == measured["validation"]["auc/macro"]["value"]
     assert (tmp_path / "mean" / "validation.csv").read_text() == (data / "0" / "validation.csv").read_text()
@@ -78,6 +83,11 @@ def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> No
             average(runs, data, tmp_path / "mean", report=lambda _: None)
         assert not (tmp_path / "mean").exists()
 
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "checkpoint.npz").touch()
+    for taken in (data / "0", tmp_path / "begun", data / "labels.csv"):
+        with pytest.raises(UsageError, match="holds something else"):
+            average([data / "0", data / "1"], data, taken, report=lambda _: None)
     refused("no finished run", data / "0", tmp_path)
     refused("seeds of the runs are 0; give two", data / "0")
     refused("seeds of the runs are 0, 0; give two", data / "0", data / "0")

@@ -124,6 +124,20 @@ def test_the_weights_of_a_package_reach_their_layers(package: Path, monkeypatch:
     assert sum(int(np.prod(weight.shape)) for weight in network.weights) == 3_412_448 + 1280 * 2 + 2
 
 
+def test_frozen_stages_are_the_first_ones_and_the_stem(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras import layers
+
+    from training import networks
+
+    monkeypatch.setattr(networks, "load_imagenet", lambda *_: None)
+    network = networks.build(CONFIG.model_copy(update={"frozen_stages": 2}), ImageSpec(64, 64), 1)
+    weighted = [layer for layer in network.layers if layer.weights]
+    # Of the stem 2, of the one block of the first stage 4, of each of the two of the second 6.
+    assert [layer.trainable for layer in weighted] == [False] * 18 + [True] * (len(weighted) - 18)
+    assert isinstance(weighted[17], layers.BatchNormalization)
+    assert not network.layers[-1].get_weights()[0].any(), "the last layer begins with zeros"
+
+
 def test_a_package_that_is_not_there_is_named() -> None:
     from training.networks import build
 

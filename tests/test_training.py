@@ -47,6 +47,10 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
         ('name = "x"\n[data]\nlabels = ["status"]', "cannot be called 'status'"),
         ('name = "x"\n[data]\nlabels = ["A"]\nblank = {B = "ignore"}', "a policy for 'B'"),
         ('name = "x"\n[data]\nlabels = ["A"]\n[network]\nname = "resnet"', "network.name"),
+        (
+            'name = "x"\n[data]\nlabels = ["A"]\n[network]\nfrozen_stages = 1',
+            "frozen_stages needs efficientnet",
+        ),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 1.5]}', "data.uncertain.A"),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 0.2]}', "ends before it begins"),
         ('name = "x"\nweight_decay = 0.1\n[data]\nlabels = ["A"]', "weight_decay is for optimizer"),
@@ -368,6 +372,18 @@ def test_a_disk_without_room_is_told_before_anything_is_decoded(
         prepare(tmp_path, paths, ImageSpec(16, 16), tmp_path / "cache", 2, print)
     assert f"{len(paths)} images need" in capsys.readouterr().out
     assert not (tmp_path / "cache" / "pixels.npy").exists()
+
+
+def test_the_command_takes_another_seed_than_the_recipe_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import fit as module
+
+    seeds: list[int] = []
+    monkeypatch.setattr(module, "fit", lambda config, *_, **__: seeds.append(config.seed))
+    command.fit(SMOKE, tmp_path, tmp_path / "run")
+    command.fit(SMOKE, tmp_path, tmp_path / "run", seed=7)
+    assert seeds == [0, 7]
 
 
 def test_the_split_command_writes_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,11 @@
 """One network out of several that were trained by one recipe from different seeds: the mean of their weights.
 
-Networks that begin with the same learned weights stay near enough to each other for that, and the mean does
-better on images unlike those of the training than each of them (Wortsman et al. 2022, arXiv:2203.05482), at
-the price of one. With random weights to begin with it means nothing.
+Networks that begin with the same learned weights stay near enough to each other for that. The mean costs as
+much to score with as one of them, and has been found to do better on images unlike those of the training
+(Wortsman et al. 2022, arXiv:2203.05482). With random weights to begin with it means nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -34,19 +34,16 @@ def average(
     Args:
         runs: folders of two or more finished runs of one recipe, which differ in the seed alone.
         root: folder of the data set.
-        out: folder to fill; created where it is missing.
+        out: folder to fill; created where it is missing, and left alone where it holds this average.
         cache: folder for the prepared pixels; None means one inside `out`.
         workers: threads that decode images and fill batches.
         report: called with lines for the user.
 
     Raises:
         UsageError: a run is not finished, they are of different recipes, began with random weights or have
-            the same seed.
+            the same seed; or `out` holds something else.
         TableError: the data set cannot be used, or is split in another way than the runs have split it.
     """
-    if (out / "spec.json").exists():
-        report(f"{out} is finished; give another --out to average again.")
-        return
     configs = [_recipe(run) for run in runs]
     config, seeds = configs[0], [each.seed for each in configs]
     if len(set(seeds)) < max(len(seeds), 2):
@@ -58,6 +55,14 @@ def average(
             raise UsageError(f"{run} was trained by another recipe than {runs[0]}; only seeds may differ.")
     if not config.network.imagenet:
         raise UsageError(f"{runs[0]} began with random weights, of which no average makes a network.")
+
+    whence = [_provenance(run) for run in runs]
+    named = ", ".join(map(str, seeds))
+    if (out / "spec.json").exists() and _provenance(out).get("seeds") == named:
+        report(f"{out} is finished; give another --out to average again.")
+        return
+    if out.exists() and not (out.is_dir() and {each.name for each in out.iterdir()} <= {"cache"}):
+        raise UsageError(f"{out} holds something else; give another --out.")
 
     commit = outcome.commit()
     data = load(config, root, cache or out / "cache", workers, report)
@@ -71,11 +76,13 @@ def average(
 
     splits.write(data.table, data.sides, out)
     checkpoints.replace(out / "config.json", Path.write_text, config.model_dump_json(indent=1))
-    commits = sorted(
-        {ModelSpec.from_json((run / "spec.json").read_text()).provenance["commit"] for run in runs}
-    )
-    whence = {"commit": ", ".join(commits), "averaged_at": commit, "seeds": ", ".join(map(str, seeds))}
-    outcome.write(out, config, network, data, whence)
+    provenance = {
+        "begun_with": whence[0]["begun_with"],
+        "commit": ", ".join(sorted({each["commit"] for each in whence})),
+        "averaged_at": commit,
+        "seeds": named,
+    }
+    outcome.write(out, config, network, data, provenance)
     report(f"finished: {out}")
 
 
@@ -86,3 +93,7 @@ def _recipe(run: Path) -> TrainConfig:
         return TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{run / 'config.json'}: not a recipe of this version: {error}.") from error
+
+
+def _provenance(run: Path) -> Mapping[str, str]:
+    return ModelSpec.from_json((run / "spec.json").read_text(encoding="utf-8")).provenance

@@ -150,6 +150,12 @@ class NetworkConfig(_Section):
     frozen_stages: int = Field(0, ge=0, le=7)
     """efficientnet-lite0: the stem and so many of seven stages keep the weights that they begin with."""
 
+    @model_validator(mode="after")
+    def _frozen_stages_have_learned(self) -> Self:
+        if self.frozen_stages and not (self.name == "efficientnet-lite0" and self.imagenet):
+            raise ValueError("frozen_stages needs efficientnet-lite0 with ImageNet weights")
+        return self
+
     def located(self, root: Path) -> "NetworkConfig":
         """The same, with its weights file, where it has one, found below the data folder."""
         file = self.imagenet and self.name == "efficientnet"

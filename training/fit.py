@@ -77,6 +77,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         return
 
     commit = outcome.commit()  # now: the checkout may move on while this trains
+    begun_with = networks.begun_with(config.network)
     devices = Devices(config, gpu=gpu)
     report(str(devices))
     logs = Logs(run / "tensorboard") if config.tensorboard and not devices.host else None
@@ -169,8 +170,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     network.set_weights(best_weights)
     plots.curves(run / "epochs.png", history)
     report(f"measuring the network of epoch {best} on all images")
-    outcome.write(
-        run, config, network, data, {"commit": commit, "epoch": str(best), "seed": str(config.seed)}
-    )
+    whence = {"begun_with": begun_with, "commit": commit, "epoch": str(best), "seed": str(config.seed)}
+    outcome.write(run, config, network, data, whence)
     report(f"finished: {run}")
     devices.wait("finished")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chexscore import metrics
 from chexscore.spec import ModelSpec
-from training import checkpoints, networks, plots
+from training import checkpoints, plots
 from training.config import TrainConfig
 from training.examples import Examples
 from training.measures import flat, measure
@@ -81,7 +81,6 @@ def write(
         provenance={
             "recipe": config.name,
             "network": config.network.name,
-            "begun_with": networks.begun_with(config.network),
             "keras": f"{keras.__version__} on {keras.backend.backend()}",
             "training_images": str(len(rows["training"])),
             **provenance,

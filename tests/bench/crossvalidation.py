@@ -41,7 +41,14 @@ STILL = {
     "noise": 0.0,
     "borders": 0.0,
 }
-COMPACT = {"name": "compact", "imagenet": "", "width": 16, "l2": 1e-4, "mirror": True}
+COMPACT = {
+    "name": "compact",
+    "imagenet": "",
+    "frozen_stages": 0,
+    "width": 16,
+    "l2": 1e-4,
+    "mirror": True,
+}
 SMALL = {"network": COMPACT, "epochs": 8, "learning_rate": 1e-3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -64,9 +71,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not standardized": {"network": {"standardize": False}},
     "mirrored": {"network": {"mirror": True}},
     "weights not averaged": {"average": 0.0},
-    "not pretrained": {"network": {"imagenet": ""}},
+    "not pretrained": {"network": {"imagenet": "", "frozen_stages": 0}},
     "not pretrained, three times the epochs": {
-        "network": {"imagenet": ""},
+        "network": {"imagenet": "", "frozen_stages": 0},
         "epochs": 15,
         "learning_rate": 1e-3,
     },
