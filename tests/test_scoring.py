@@ -147,7 +147,7 @@ def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat, bat
     results = score_images(endless(), Stub(model, slow), batch_size=batch_size, workers=2)
     for _ in range(20):
         assert isinstance(next(results), Prediction)
-    assert taken <= 20 + 4 * 4
+    assert taken <= 20 + 2 * batch_size + max(batch_size, 4) + 2 * 2
     results.close()  # type: ignore[attr-defined]
 
 
@@ -185,6 +185,25 @@ def test_each_core_has_a_batch_in_the_network(
     paths = [str(flat(f"{number}.png", 10 * number)) for number in range(4)]
     results = score_images(paths, Classifier(model, device="cpu", threads=1))
     assert [each.status for each in results] == [Status.OK] * 4
+
+
+def test_cores_do_not_wait_for_one_that_is_slow(
+    model: Path, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of five images takes until three others are scored."""
+    scored, score = threading.Semaphore(0), Network.score
+    paths = [str(flat(f"{number}.png", 10 * number)) for number in range(5)]
+
+    def watch(network: Network, batch: _Batch) -> _Scored:
+        if [each.path for each in batch.waiting] == paths[:1]:
+            assert all(scored.acquire(timeout=20) for _ in range(3))
+        scored.release()
+        return score(network, batch)
+
+    monkeypatch.setattr(Network, "score", watch)
+    monkeypatch.setattr("chexscore.scoring.usable_cores", lambda: 2)
+    results = score_images(paths, Classifier(model, device="cpu", threads=1))
+    assert [each.path for each in results] == paths
 
 
 def test_two_batches_at_once_go_through_buffers_of_a_device(
