@@ -2,7 +2,7 @@
 
     python -m tests.bench                         drawn X-rays of each kind; takes hours on two cores
     python -m tests.bench --quick                 few of them; minutes, and start-up weighs more
-    python -m tests.bench --images DIR            X-rays of your own instead
+    python -m tests.bench --images DIR            X-rays of your own instead, all that decode or --count
     python -m tests.bench --torch BIN/python      with torchxrayvision, which another Python has
 
 Everything is a process of its own, all run in turn; every figure is a median of the rounds, and every
@@ -58,7 +58,7 @@ def main() -> None:
         "--count", type=int, help="images of a kind, default 2,000; the reference gets 1 in 20"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all by default; torch where it is")
     parser.add_argument("--kinds", nargs="+", default=[""], help="only those whose name begins so")
     has_torch = sys.executable if find_spec("torchxrayvision") else None
     parser.add_argument(
@@ -66,18 +66,24 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
+    parts = set(arguments.parts or PARTS)
+    if "torch" in (arguments.parts or ()) and not arguments.torch:
+        parser.error("this Python has no torchxrayvision; --torch names one that has")
     count = arguments.count or (200 if arguments.quick else 2000)
+    few_count = max(24, count // 20)
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place), arguments.rounds, arguments.device, arguments.json)
         if arguments.images:
-            films = few = {arguments.images.name: arguments.images}
+            name = arguments.images.resolve().name
+            films = {name: bench.given(arguments.images, arguments.count or 0)}
+            few = {name: bench.given(arguments.images, few_count)}
         else:
             kinds = [kind for kind in KINDS if kind.startswith(tuple(arguments.kinds))]
             if not kinds:
                 parser.error(f"no kind's name begins so; they are {'; '.join(KINDS)}")
             films = {kind: bench.films(kind, count) for kind in kinds}
-            few = {CHEXPERT: bench.films(CHEXPERT, max(24, count // 20))}
-        bench.measure(set(arguments.parts), films, few, arguments.torch)
+            few = {CHEXPERT: bench.films(CHEXPERT, few_count)}
+        bench.measure(parts, films, few, arguments.torch)
         if arguments.json:
             print(json.dumps(bench.found, indent=1))
 
@@ -121,6 +127,12 @@ class Bench:
         """A folder of drawn films."""
         self.run(python("-m", "tests.bench.speed.films", self.place, kind, count))
         return films_folder(self.place, kind, count)
+
+    def given(self, images: Path, count: int) -> Path:
+        """A folder of links to X-rays of somebody's own, so many at most; 0 for all that can be decoded."""
+        folder = self.place / f"given-{count}"
+        self.run(python("-m", "tests.bench.speed.given", folder, images, count))
+        return folder
 
     def score(self, kind: str, folder: Path, *, peers: bool) -> None:
         """The bundled network: beside its limit, and beside what others do with the same files."""
@@ -207,13 +219,11 @@ class Bench:
     def memory(self) -> None:
         """The peak as the number of images grows."""
         counts = (200, 2000)
-        names = [f"{count:,} images" for count in counts]
-        taken: dict[str, list[Taken]] = {}
-        for name, count in zip(names, counts, strict=True):
-            films = self.films("JPEG, 224 px", count)
-            taken |= in_turn({name: self._predict(films, BUNDLED_MODEL)}, 1)
+        few, many = names = [f"{count:,} images" for count in counts]
+        films = [self.films("JPEG, 224 px", count) for count in counts]
+        commands = [self._predict(folder, BUNDLED_MODEL) for folder in films]
+        taken = in_turn(dict(zip(names, commands, strict=True)), self.rounds)
         self._tell("memory", counts[-1], taken)
-        few, many = names
         self._ratio(f"{many} / {few}, memory", taken[many], taken[few], "megabytes")
 
     def _predict(self, images: Path, model: object) -> list[str]:
@@ -264,10 +274,7 @@ class Bench:
         value = statistics.median(
             getattr(one, figure) / getattr(other, figure) for one, other in zip(ours, others, strict=True)
         )
-        ratios = self.found[-1]["ratios"]
-        ratios[f"{next(reversed(ratios))}{name.replace('  ', ', ')}" if name.startswith(" ") else name] = (
-            value
-        )
+        self.found[-1]["ratios"][name] = value
         if not self.quiet:
             print(f"  {name:56}{value:6.2f}", flush=True)
 

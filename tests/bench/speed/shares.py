@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chexscore import Classifier, cli, images, scoring
+from chexscore import Classifier, cli, find_images, images, scoring
 
 __all__: list[str] = []
 
@@ -66,7 +66,9 @@ def main(folder: str) -> None:
             "cpu",
         ]
         cli.main()
-    times, count = os.times(), len(os.listdir(folder))
+    times, count = os.times(), len(list(find_images(folder)))
+    if not count:
+        raise SystemExit(f"{folder}: no images are there.")
     whole = times.user + times.system
     parts = {part: taken[part] for part in ("start", "decoding", "resizing", "network")}
     parts["everything else"] = whole - sum(parts.values())
