@@ -26,12 +26,14 @@ VERSION = 1
 """Of the tables; goes up when they change."""
 
 SCHEMA = (
+    "BEGIN",  # each statement by itself would be waited for until the disk has it
     f"PRAGMA user_version = {VERSION}",
     "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT)",
     """CREATE TABLE IF NOT EXISTS rows (run INTEGER, position INTEGER, path BLOB, size INTEGER, mtime INTEGER,
     status TEXT, scores TEXT, tags TEXT, note TEXT, checksum INTEGER, PRIMARY KEY (run, position))
     WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
+    "COMMIT",
 )
 
 Row = tuple[int, int, bytes, int | None, int | None, str, str, str, str]
