@@ -173,7 +173,7 @@ def predict(
     limit = None if max_failures is None else parse_limit(max_failures)
     from chexscore.runs import Options, plan, run
 
-    _settle()
+    _freeze_imports()
     options = Options(
         batch_size=batch_size,
         workers=workers,
@@ -247,7 +247,7 @@ def merge(
     """
     from chexscore.cluster.run import merge as merge_parts
 
-    _settle()
+    _freeze_imports()
     merge_parts(source, output, overwrite=overwrite)
 
 
@@ -350,7 +350,7 @@ def evaluate(
     from chexscore.labels import read_policies
     from chexscore.outputs import STDOUT, replacing
 
-    _settle()
+    _freeze_imports()
     if 0 < resamples < FEWEST_RESAMPLES:
         raise UsageError(
             f"--resamples {resamples}: too few to tell how wide an interval is; give {FEWEST_RESAMPLES} or "
@@ -413,14 +413,14 @@ def info(model: ModelOption = None) -> None:
     from chexscore import display
     from chexscore.classifier import Classifier, usable_devices
 
-    _settle()
+    _freeze_imports()
     classifier = Classifier(model, device="cpu")
     display.info(classifier, usable_devices(classifier))
 
 
 def main() -> None:
     """Entry point of the `chexscore` command."""
-    gc.disable()  # until `_settle`: imports make hundreds of thousands of objects, and hardly any garbage
+    gc.disable()  # until `_freeze_imports`: imports make hundreds of thousands of objects, and hardly any garbage
     # NumPy's OpenBLAS would start a thread for each core, which spins for a while; there is no work for them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     open_streams()
@@ -442,10 +442,10 @@ def main() -> None:
         say(f"chexscore: error: {error.strerror}.", "error")
         sys.exit(1)
     finally:
-        _settle()  # or Python looks through all of it several times before it ends
+        _freeze_imports()  # or Python looks through all of it several times before it ends
 
 
-def _settle() -> None:
+def _freeze_imports() -> None:
     """Lets Python look for garbage from here on, but never among what is there already: mostly imports."""
     gc.freeze()
     gc.enable()
