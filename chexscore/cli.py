@@ -420,7 +420,7 @@ def info(model: ModelOption = None) -> None:
 
 def main() -> None:
     """Entry point of the `chexscore` command."""
-    gc.disable()  # until `_freeze_imports`: imports make hundreds of thousands of objects, and hardly any garbage
+    gc.disable()  # until `_freeze_imports`: imports make many thousands of objects, and hardly any garbage
     # NumPy's OpenBLAS would start a thread for each core, which spins for a while; there is no work for them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     open_streams()
