@@ -83,8 +83,8 @@ def predict(
 
     Args:
         paths: one path or several, as for `find_images`.
-        model: an ONNX file, None for the bundled model, or an open Classifier; of one thread, best, as by
-            default it gives all cores to one batch, which is slower for many images.
+        model: an ONNX file, None for the bundled model, or an open Classifier, which gives all cores to one
+            batch unless it was opened with threads=1: that is slower for many images.
         device: where the network runs, "auto", "cpu" or "cuda"; not used with an open Classifier.
         batch_size: images that go through the network together; None means that of BATCH_SIZES.
         workers: threads that decode; None means one for each core that this process may use.
@@ -126,10 +126,11 @@ def score_images(
 ) -> Iterator[Prediction]:
     """Scores single images, given by an iterable that may be endless; see `predict`.
 
-    On the CPU as many batches are in the network at once as its threads leave cores for, on a GPU two; as
-    many again may wait for it. Besides these at most two more batches of pixels, or one and DECODED_AHEAD
-    images, and two images for each worker are in memory. Every batch is filled up to `batch_size`, because
-    the last digits of a score can depend on the shape of its batch.
+    On the CPU as many batches are in the network at once as its threads leave cores for, at most
+    BATCHES_AT_ONCE, on a GPU two; each of these is in memory twice. As many again may wait for it. Besides
+    these at most three more batches of pixels, or two and DECODED_AHEAD images, and two images for each
+    worker are in memory. Every batch is filled up to `batch_size`, because the last digits of a score can
+    depend on the shape of its batch.
 
     Args:
         paths: images.
@@ -148,8 +149,10 @@ def score_images(
     if not 1 <= batch_size <= MAX_BATCH_SIZE or workers < 1:
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_SIZE}, workers at least 1")
     on_gpu = classifier.device == "cuda"
-    at_once = BATCHES_ON_GPU if on_gpu else math.ceil(usable_cores() / classifier.threads)
+    one_each = min(BATCHES_AT_ONCE, math.ceil(usable_cores() / classifier.threads))
+    at_once = BATCHES_ON_GPU if on_gpu else one_each
     decode = partial(load, image=classifier.spec.image, max_pixels=max_pixels, tags=tags)
+    # Twice the workers, for what is decoded waits, in order, behind an image that takes longer.
     ahead = max(batch_size, DECODED_AHEAD) + 2 * workers
     loading = work_ahead(paths, decode, workers=workers, ahead=ahead)
     return score_loaded(loading, Network(classifier, batch_size, shrunk, at_once))
@@ -167,7 +170,7 @@ def load(path: str, image: ImageSpec, *, max_pixels: int = MAX_PIXELS, tags: Seq
 def score_loaded(loading: Iterable[tuple[str, Loaded]], network: "Network") -> Iterator[Prediction]:
     """Scores what was decoded, in its order, in threads that wait for no path and for no row to be kept."""
     batches = _batches(loading, network.asked)
-    # What is done waits behind what is not, in order; the cores do not, while there is more to begin with.
+    # Twice what runs at once, for the same reason: cores go on behind a batch that takes longer.
     ahead = 2 * network.at_once
     for batch, result in work_ahead(batches, network.score, workers=network.at_once, ahead=ahead):
         network.tell(result.shape)

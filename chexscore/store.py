@@ -26,15 +26,15 @@ VERSION = 1
 """Of the tables; goes up when they change."""
 
 SCHEMA = (
-    "BEGIN",  # each statement by itself would be waited for until the disk has it
     f"PRAGMA user_version = {VERSION}",
     "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT)",
     """CREATE TABLE IF NOT EXISTS rows (run INTEGER, position INTEGER, path BLOB, size INTEGER, mtime INTEGER,
     status TEXT, scores TEXT, tags TEXT, note TEXT, checksum INTEGER, PRIMARY KEY (run, position))
     WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
-    "COMMIT",
 )
+MADE = ("settings", "rows", "rows_by_path")
+"""What the schema makes."""
 
 Row = tuple[int, int, bytes, int | None, int | None, str, str, str, str]
 """The columns of a row, without its checksum."""
@@ -269,9 +269,10 @@ def _open(path: str, *, discard_damaged: bool) -> sqlite3.Connection:
     """Opens a store, whose structure SQLite finds whole; its rows have checksums."""
     database = sqlite3.connect(path, isolation_level=None)
     try:
-        _check(database)
-        for statement in SCHEMA:
-            database.execute(statement)
+        if not _is_complete(database):
+            # Together, for what each commits by itself would be waited for until the disk has it.
+            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
+                database.execute(statement)
     except sqlite3.DatabaseError as error:
         database.close()
         if not discard_damaged or isinstance(error, sqlite3.OperationalError):
@@ -283,14 +284,16 @@ def _open(path: str, *, discard_damaged: bool) -> sqlite3.Connection:
     return database
 
 
-def _check(database: sqlite3.Connection) -> None:
+def _is_complete(database: sqlite3.Connection) -> bool:
+    """Whether all that the schema makes is there; a DatabaseError if what is there is damaged or no store."""
     found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(" ".join(found.split()))
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and version != VERSION:
+    made = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if made and version != VERSION:
         raise sqlite3.DatabaseError("or of another version of chexscore")
+    return made.issuperset(MADE)
 
 
 def _checksum(row: Row) -> int:

@@ -18,6 +18,7 @@ from chexscore.errors import NetworkError, NoImageError, OutputError
 from chexscore.records import RunRecord
 from chexscore.runs import Options, plan, run
 from chexscore.stopping import Stop
+from chexscore.store import SCHEMA, Store, _open, store_path
 from tests.networks import brightness_model, brightness_spec
 
 Flat = Callable[[str, int], Path]
@@ -325,3 +326,21 @@ def test_a_dry_run_says_what_a_resume_would_score(
     assert len(list(plan([str(images)], unborn, RESUME))) == 21
     assert not os.path.exists(f"{unborn}.state")
     assert run([str(images)], output, classifier, RESUME).scored == 2
+
+
+def test_a_store_is_made_whole_or_not_at_all_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out.csv")
+    state = Path(store_path(output))
+    with monkeypatch.context() as patched:
+        patched.setattr("chexscore.store.SCHEMA", (*SCHEMA[:-1], "no SQL"))
+        with pytest.raises(OutputError):
+            Store(output, ("A",), {})
+    assert not state.read_bytes()
+    with Store(output, ("A",), {}):
+        pass
+    made, then = state.read_bytes(), state.stat().st_mtime_ns
+    assert made
+    _open(str(state), discard_damaged=False).close()  # as --dry-run and --resume do
+    assert (state.read_bytes(), state.stat().st_mtime_ns) == (made, then)

@@ -12,7 +12,7 @@ from chexscore import Classifier, Prediction, Status, predict
 from chexscore.cores import has_vnni, usable_cores
 from chexscore.errors import ModelError, NetworkError
 from chexscore.options import Options
-from chexscore.scoring import Network, _Batch, _Scored, open_classifier, score_images
+from chexscore.scoring import DECODED_AHEAD, Network, _Batch, _Scored, open_classifier, score_images
 
 Flat = Callable[[str, int], Path]
 
@@ -131,8 +131,11 @@ def test_a_cpu_scores_images_one_by_one_unless_asked(model: Path, flat: Flat) ->
     assert Options(batch_size=9).in_force("cuda")["batch_size"] == 9
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat, batch_size: int) -> None:
+@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_input_is_taken_no_faster_than_it_is_scored(
+    model: Path, flat: Flat, monkeypatch: pytest.MonkeyPatch, batch_size: int, cores: int
+) -> None:
     path, taken = str(flat("a.png", 1)), 0
 
     def endless() -> Iterator[str]:
@@ -144,10 +147,13 @@ def test_input_is_taken_no_faster_than_it_is_scored(model: Path, flat: Flat, bat
     def slow(_: NDArray[np.uint8]) -> None:
         time.sleep(0.01)
 
-    results = score_images(endless(), Stub(model, slow), batch_size=batch_size, workers=2)
+    stub = Stub(model, slow)
+    stub.threads = 1
+    monkeypatch.setattr("chexscore.scoring.usable_cores", lambda: cores)
+    results = score_images(endless(), stub, batch_size=batch_size, workers=2)
     for _ in range(20):
         assert isinstance(next(results), Prediction)
-    assert taken <= 20 + 2 * batch_size + max(batch_size, 4) + 2 * 2
+    assert taken <= 20 + 2 * cores * batch_size + max(batch_size, DECODED_AHEAD) + 2 * 2
     results.close()  # type: ignore[attr-defined]
 
 
@@ -190,14 +196,14 @@ def test_each_core_has_a_batch_in_the_network(
 def test_cores_do_not_wait_for_one_that_is_slow(
     model: Path, flat: Flat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first of five images takes until three others are scored."""
-    scored, score = threading.Semaphore(0), Network.score
+    """The first of five images takes until all others are in the network."""
+    begun, score = threading.Semaphore(0), Network.score
     paths = [str(flat(f"{number}.png", 10 * number)) for number in range(5)]
 
     def watch(network: Network, batch: _Batch) -> _Scored:
         if [each.path for each in batch.waiting] == paths[:1]:
-            assert all(scored.acquire(timeout=20) for _ in range(3))
-        scored.release()
+            assert all(begun.acquire(timeout=20) for _ in range(4))
+        begun.release()
         return score(network, batch)
 
     monkeypatch.setattr(Network, "score", watch)

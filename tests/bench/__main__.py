@@ -15,6 +15,7 @@ processor time. Ratios carry over to other machines, seconds do not.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -28,6 +29,9 @@ from tests.bench.speed.films import KINDS, films_folder
 from tests.bench.speed.processes import Taken, in_turn, median, python
 
 BUNDLED_MODEL = str(Path(chexscore.__file__).parent / "models" / "kermany.onnx")
+
+DRAWN = 2000
+"""Images of a kind, unless asked for."""
 
 REFERENCE_SIDE = 512
 
@@ -53,13 +57,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--images", type=Path, metavar="DIR", help="X-rays instead of drawn ones")
-    parser.add_argument("--quick", action="store_true", help="200 images of a kind, 24 for the reference")
+    parser.add_argument("--quick", action="store_true", help="--count 200")
     parser.add_argument(
-        "--count", type=int, help="images of a kind, default 2,000; the reference gets 1 in 20"
+        "--count", type=int, help="images of a kind, 2,000 or all of DIR; 1 in 20 for the reference, or 24"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="all by default; torch where it is")
-    parser.add_argument("--kinds", nargs="+", default=[""], help="only those whose name begins so")
+    parser.add_argument("--kinds", nargs="+", default=[""], help="only drawn ones whose name begins so")
     has_torch = sys.executable if find_spec("torchxrayvision") else None
     parser.add_argument(
         "--torch", metavar="PYTHON", default=has_torch, help="one that has torchxrayvision and onnx"
@@ -69,19 +73,22 @@ def main() -> None:
     parts = set(arguments.parts or PARTS)
     if "torch" in (arguments.parts or ()) and not arguments.torch:
         parser.error("this Python has no torchxrayvision; --torch names one that has")
-    count = arguments.count or (200 if arguments.quick else 2000)
-    few_count = max(24, count // 20)
+    count = arguments.count or (200 if arguments.quick else 0)
+    few_count = max(24, (count or DRAWN) // 20)
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place), arguments.rounds, arguments.device, arguments.json)
+        films, few = {}, {}
         if arguments.images:
             name = arguments.images.resolve().name
-            films = {name: bench.given(arguments.images, arguments.count or 0)}
-            few = {name: bench.given(arguments.images, few_count)}
+            if {"whole", "peers", "torch"} & parts:
+                films = {name: bench.given("all", arguments.images, count)}
+            if "reference" in parts:
+                few = {name: bench.given("few", arguments.images, few_count)}
         else:
             kinds = [kind for kind in KINDS if kind.startswith(tuple(arguments.kinds))]
             if not kinds:
                 parser.error(f"no kind's name begins so; they are {'; '.join(KINDS)}")
-            films = {kind: bench.films(kind, count) for kind in kinds}
+            films = {kind: bench.films(kind, count or DRAWN) for kind in kinds}
             few = {CHEXPERT: bench.films(CHEXPERT, few_count)}
         bench.measure(parts, films, few, arguments.torch)
         if arguments.json:
@@ -101,8 +108,9 @@ class Bench:
         self.found: list[dict[str, Any]] = []
 
     def run(self, command: list[str]) -> None:
-        """Runs what prepares something."""
+        """Runs what prepares something; the disk has it then, so that nothing measured waits for that."""
         in_turn({"": command}, 1)
+        os.sync()
 
     def measure(
         self, parts: set[str], films: dict[str, Path], few: dict[str, Path], torch: str | None
@@ -128,9 +136,9 @@ class Bench:
         self.run(python("-m", "tests.bench.speed.films", self.place, kind, count))
         return films_folder(self.place, kind, count)
 
-    def given(self, images: Path, count: int) -> Path:
+    def given(self, name: str, images: Path, count: int) -> Path:
         """A folder of links to X-rays of somebody's own, so many at most; 0 for all that can be decoded."""
-        folder = self.place / f"given-{count}"
+        folder = self.place / name
         self.run(python("-m", "tests.bench.speed.given", folder, images, count))
         return folder
 
@@ -280,7 +288,13 @@ class Bench:
 
 
 def _all_read_by_tensorflow(folder: Path) -> bool:
-    return all(path.lower().endswith(READ_BY_TENSORFLOW) for path in chexscore.find_images([folder]))
+    read = all(path.lower().endswith(READ_BY_TENSORFLOW) for path in chexscore.find_images([folder]))
+    if not read:
+        print(
+            f"{folder.name}: not only JPEG, PNG and BMP, so Keras and torchxrayvision are left out",
+            file=sys.stderr,
+        )
+    return read
 
 
 if __name__ == "__main__":

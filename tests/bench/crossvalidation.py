@@ -71,6 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not standardized": {"network": {"standardize": False}},
     "mirrored": {"network": {"mirror": True}},
     "weights not averaged": {"average": 0.0},
+    "lower rate": {"learning_rate": 2e-4},
     "not pretrained": {"network": {"imagenet": "", "frozen_stages": 0}},
     "not pretrained, three times the epochs": {
         "network": {"imagenet": "", "frozen_stages": 0},

@@ -1,38 +1,54 @@
-"""X-rays of somebody's own: those that decode, linked under names that bare decoders understand.
+"""X-rays of somebody's own: those that decode, linked under names that tell bare decoders what they are.
 
     python -m tests.bench.speed.given FOLDER IMAGES COUNT
 
-COUNT at most, 0 for all. Says on standard error what is left out: a file that no decoder reads measures none.
+COUNT at most, spread over all; 0 for all. Says on standard error what is left out: a file that no decoder
+reads measures none.
 """
 
-import os
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from chexscore import find_images, load_image
+from chexscore.ahead import work_ahead
+from chexscore.cores import usable_cores
 from chexscore.errors import ImageError
 from chexscore.formats import is_dicom
+from chexscore.spec import ImageSpec
 
 __all__: list[str] = []
+
+SUFFIXES = {"JPEG": ".jpg"}
+"""Pillow's name of a format -> the suffix, where that is not the name itself."""
+
+
+def kind(path: str) -> str | ImageError:
+    """The suffix that an image should have, or why it cannot be decoded."""
+    try:
+        load_image(path, ImageSpec(224, 224))
+    except ImageError as error:
+        return error
+    with open(path, "rb") as file:
+        if is_dicom(file):
+            return ".dcm"
+        with Image.open(file) as picture:
+            return SUFFIXES.get(picture.format or "", f".{picture.format}".lower())
 
 
 def main(folder: Path, images: str, count: int) -> None:
     """Links the images, in the order of the walk."""
     folder.mkdir()
-    linked = 0
-    for image in find_images(images):
-        try:
-            load_image(image)
-        except ImageError as error:
-            print(f"left out: {error}", file=sys.stderr)
-            continue
-        with open(image, "rb") as file:
-            suffix = ".dcm" if is_dicom(file) else os.path.splitext(image)[1].lower()
-        (folder / f"{linked:06}{suffix}").symlink_to(os.path.abspath(image))
-        linked += 1
-        if linked == count:
-            break
-    if not linked:
+    found = list(find_images(images))
+    chosen = found[:: max(1, len(found) // count)][:count] if count else found
+    workers = usable_cores()
+    for number, (path, suffix) in enumerate(work_ahead(chosen, kind, workers=workers, ahead=2 * workers)):
+        if isinstance(suffix, ImageError):
+            print(f"left out: {suffix}", file=sys.stderr)
+        else:
+            (folder / f"{number:06}{suffix}").symlink_to(Path(path).absolute())
+    if not any(folder.iterdir()):
         raise SystemExit(f"{images}: none of the images there can be decoded.")
 
 
