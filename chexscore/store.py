@@ -78,8 +78,11 @@ class Store:
             raise UsageError(
                 f"{output} exists; --resume scores what is new or has changed, --overwrite begins anew."
             )
-        if os.path.exists(output) and resume and not os.path.exists(path):
-            raise UsageError(f"{path} is not there, so {output} cannot be resumed; --overwrite begins anew.")
+        # An empty one is what an --overwrite leaves that found no room on the disk.
+        if os.path.exists(output) and resume and not (os.path.exists(path) and os.path.getsize(path)):
+            raise UsageError(
+                f"{path} is not there, or empty, so {output} cannot be resumed; --overwrite begins anew."
+            )
         with self._guarded():
             self._database = _open(path, discard_damaged=overwrite)
         try:

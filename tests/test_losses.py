@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from chexscore import Classifier
-from chexscore.errors import NetworkError, NoImageError, OutputError
+from chexscore.errors import NetworkError, NoImageError, OutputError, UsageError
 from chexscore.records import RunRecord
 from chexscore.runs import Options, plan, run
 from chexscore.stopping import Stop
@@ -338,6 +338,10 @@ def test_a_store_is_made_whole_or_not_at_all_and_only_once(
         with pytest.raises(OutputError):
             Store(output, ("A",), {})
     assert not state.read_bytes()
+    Path(output).touch()
+    with pytest.raises(UsageError, match="is not there, or empty"):
+        Store(output, ("A",), {}, resume=True)
+    Path(output).unlink()
     with Store(output, ("A",), {}):
         pass
     made, then = state.read_bytes(), state.stat().st_mtime_ns
