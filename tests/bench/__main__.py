@@ -77,19 +77,17 @@ def main() -> None:
     few_count = max(24, (count or DRAWN) // 20)
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place), arguments.rounds, arguments.device, arguments.json)
-        films, few = {}, {}
+        scores, reference = bool({"whole", "peers", "torch"} & parts), "reference" in parts
         if arguments.images:
             name = arguments.images.resolve().name
-            if {"whole", "peers", "torch"} & parts:
-                films = {name: bench.given("all", arguments.images, count)}
-            if "reference" in parts:
-                few = {name: bench.given("few", arguments.images, few_count)}
+            films = {name: bench.given("all", arguments.images, count)} if scores else {}
+            few = {name: bench.given("few", arguments.images, few_count)} if reference else {}
         else:
             kinds = [kind for kind in KINDS if kind.startswith(tuple(arguments.kinds))]
             if not kinds:
                 parser.error(f"no kind's name begins so; they are {'; '.join(KINDS)}")
-            films = {kind: bench.films(kind, count or DRAWN) for kind in kinds}
-            few = {CHEXPERT: bench.films(CHEXPERT, few_count)}
+            films = {kind: bench.films(kind, count or DRAWN) for kind in kinds} if scores else {}
+            few = {CHEXPERT: bench.films(CHEXPERT, few_count)} if reference else {}
         bench.measure(parts, films, few, arguments.torch)
         if arguments.json:
             print(json.dumps(bench.found, indent=1))
