@@ -35,7 +35,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ModelError: onnxruntime cannot run it.
     """
-    model = _basic(model)
+    model = _basic(_fix_shapes(model))
     constants = {item.name: item for item in model.graph.initializer}
     for gemm in [node for node in model.graph.node if node.op_type == "Gemm"]:
         if constants.keys() >= set(gemm.input[1:]):
@@ -44,6 +44,31 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     used = {name for node in model.graph.node for name in node.input}
     del model.graph.initializer[:]
     model.graph.initializer.extend(item for name, item in constants.items() if name in used)
+    return model
+
+
+def _fix_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Makes the shape that a Reshape gives constant where nothing but the number of images is open.
+
+    A layer that flattens asks for the number of images and builds its shape anew for every batch. tf2onnx
+    sees through that for few networks, and not each time: it goes through nodes in the order of a set.
+    """
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    graph = model.graph
+    types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
+    for node in graph.node:
+        found = types.get(node.output[0])
+        if node.op_type == "Reshape" and found is not None and found.HasField("shape"):
+            shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in found.shape.dim]
+            if shape.count(-1) <= 1 and 0 not in shape:
+                node.input[1] = name = f"{node.name}/shape"
+                graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+    used = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):  # what built the shapes
+        if used.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            used.update(node.input)
     return model
 
 

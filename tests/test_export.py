@@ -514,36 +514,6 @@ def test_a_network_trained_in_mixed_precision_is_published_in_float32(tmp_path: 
     assert 0 < np.abs(precise - np.asarray(exact(films))).max() < 1e-5
 
 
-def test_a_flattening_whose_shape_is_worked_out_in_the_graph_is_written_out() -> None:
-    """tf2onnx writes it this way now and then."""
-    from export.fold import fold
-
-    nodes = [
-        helper.make_node("Shape", ["x"], ["shape"]),
-        helper.make_node("Slice", ["shape", "zero", "one", "zero"], ["count"]),
-        helper.make_node("Concat", ["count", "rest"], ["target"], axis=0),
-        helper.make_node("Reshape", ["x", "target"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["scores"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "flatten",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 2, 2])],
-        [helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["N", 5])],
-        [
-            numpy_helper.from_array(np.array([0]), "zero"),
-            numpy_helper.from_array(np.array([1]), "one"),
-            numpy_helper.from_array(np.array([12]), "rest"),
-            numpy_helper.from_array(np.ones((12, 5), np.float32), "weights"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    folded = fold(model).graph
-    assert [node.op_type for node in folded.node] == ["Reshape", "MatMul"]
-    shape = next(item for item in folded.initializer if item.name == folded.node[0].input[1])
-    assert numpy_helper.to_array(shape).tolist() == [-1, 12]
-
-
 def test_single_values_get_the_axes_of_the_images_that_they_meet() -> None:
     """onnxruntime takes images of one channel pixel by pixel else."""
     from export.fold import fold
@@ -651,6 +621,26 @@ def test_the_same_network_is_the_same_file() -> None:
         assert len({node.name for node in model.graph.node}) == len(model.graph.node)
         files.add(model.SerializeToString(deterministic=True))
     assert len(files) == 1
+
+
+def test_flattening_a_map_builds_no_shape_at_run_time(tmp_path: Path) -> None:
+    from keras import Input, Model, layers
+
+    from export.convert import convert
+    from export.verify import TOLERANCE, compare, draw
+
+    inputs = Input((32, 32, 1))
+    x = layers.Flatten()(layers.Conv2D(4, 3, strides=2)(layers.Rescaling(1 / 255)(inputs)))
+    network = Model(inputs, layers.Dense(1, activation="sigmoid")(x))
+    shake(network)
+    films = draw(ImageSpec(32, 32), 8)
+    model = convert(network, ModelSpec("flat", "1", ("A",), ImageSpec(32, 32), (0.5,)))
+    onnx.save(model, tmp_path / "model.onnx")
+    expected = np.asarray(network.predict_on_batch(films))
+    assert compare(expected, tmp_path / "model.onnx", films, "films").difference <= TOLERANCE
+    counted = Counter(node.op_type for node in model.graph.node)
+    once = ("Cast", "Mul", "Conv", "Transpose", "Gemm", "Sigmoid")
+    assert counted == {**dict.fromkeys(once, 1), "Reshape": 2}
 
 
 def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_path: Path) -> None:
