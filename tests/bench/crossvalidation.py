@@ -1,6 +1,6 @@
 """What the parts of the bundled model's recipe are worth: variants of it, cross-validated by patient.
 
-    python -m tests.bench.crossvalidation DIR --out runs/folds [--folds 3] [--by looks | number] [VARIANT ...]
+    python -m tests.bench.crossvalidation DIR --out runs/folds [--by looks] [--fold K] [VARIANT ...]
 
 DIR holds the X-rays that training/configs/kermany.toml is for. For each variant and fold a network is trained
 by that recipe, but for the size, the epochs and what the variant changes, and measured on the patients of
@@ -8,14 +8,16 @@ that fold, plain and with some changes of tests.bench.robustness. `--by looks` h
 look alike, so that those of a fold differ from all that were trained on, as those of another year may;
 `--by number` holds out patients whose numbers follow one another.
 Accuracy is that at thresholds where so many of the ill are found in the other folds. Each figure is the mean
-over the folds, with the standard deviation between them behind it. Finished trainings are not done again.
+over the folds, with the standard deviation between them behind it. `--fold` takes some of the folds alone.
+Finished trainings are not done again.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -26,6 +28,7 @@ from sklearn.cluster import KMeans
 
 from chexscore import metrics
 from tests.bench.robustness import CHANGES, sized
+from training import examples
 from training.config import TrainConfig
 from training.fit import fit
 
@@ -47,9 +50,8 @@ COMPACT = {
     "frozen_stages": 0,
     "width": 16,
     "l2": 1e-4,
-    "mirror": True,
 }
-SMALL = {"network": COMPACT, "epochs": 8, "learning_rate": 1e-3}
+SMALL = {"network": COMPACT, "learning_rate": 1e-3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
@@ -71,6 +73,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not standardized": {"network": {"standardize": False}},
     "mirrored": {"network": {"mirror": True}},
     "weights not averaged": {"average": 0.0},
+    "weights averaged for longer": {"average": 1.5},
+    "distilled": {},
     "lower rate": {"learning_rate": 2e-4},
     "not pretrained": {"network": {"imagenet": "", "frozen_stages": 0}},
     "not pretrained, three times the epochs": {
@@ -88,11 +92,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "compact, width 8": {**SMALL, "network": {**COMPACT, "width": 8}},
     "compact, width 24": {**SMALL, "network": {**COMPACT, "width": 24}},
+    "128 px": {"image": {"height": 128, "width": 128}},
     "160 px": {"image": {"height": 160, "width": 160}},
     "192 px": {"image": {"height": 192, "width": 192}},
     "224 px": {"image": {"height": 224, "width": 224}},
+    "256 px": {"image": {"height": 256, "width": 256}},
 }
 """Name -> section or field of the recipe -> what it is instead."""
+
+TEACHERS = {"distilled": ("recipe", "another seed")}
+"""Variant -> those whose networks, of the same fold, it learns from beside the labels."""
 
 SHOWN = (
     "none",
@@ -116,6 +125,7 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--fold", type=int, action="append", metavar="K", help="from 0; all if not given")
     parser.add_argument("--by", choices=("patient", "looks", "number"), default="patient")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=5)
@@ -133,16 +143,21 @@ def main() -> None:
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
 
+    def run_of(name: str, fold: int) -> Path:
+        run: Path = arguments.out / f"{arguments.by}-{fold}-{name.replace(' ', '-')}"
+        taught = [run_of(teacher, fold) for teacher in TEACHERS.get(name, ())]
+        config = _changed(told.model_copy(update=small), VARIANTS[name])
+        _train(config, table["path"][folds == fold], arguments.data, run, taught)
+        return run
+
     print("| variant | AUC Pneumonia | macro AUC | " + " | ".join(ACCURACIES + SHOWN[1:]) + " |")
     print("|" + " --- |" * (len(SHOWN) + 4))
     for name in arguments.variants or VARIANTS:
-        config = _changed(told.model_copy(update=small), VARIANTS[name])
         truths, scores = [], []
-        for fold in range(arguments.folds):
+        for fold in arguments.fold or range(arguments.folds):
             held_out = np.flatnonzero(folds == fold)
-            run = arguments.out / f"{arguments.by}-{fold}-{name.replace(' ', '-')}"
-            network = _train(config, table["path"][held_out], arguments.data, run)
-            truths.append(table[list(config.data.labels)].to_numpy(np.float64)[held_out])
+            network = keras.saving.load_model(run_of(name, fold) / "network.keras", compile=False)
+            truths.append(table[list(told.data.labels)].to_numpy(np.float64)[held_out])
             scores.append(_scores(network, [films[row] for row in held_out], truths[-1]))
         print(f"| {name} | " + " | ".join(_cells(truths, scores)) + " |", flush=True)
 
@@ -155,13 +170,25 @@ def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     return config.model_copy(update=sections)
 
 
-def _train(config: TrainConfig, held_out: "pd.Series[str]", root: Path, run: Path) -> keras.Model:
+def _train(
+    config: TrainConfig, held_out: "pd.Series[str]", root: Path, run: Path, teachers: Sequence[Path]
+) -> None:
     held_out_list = run.with_suffix(".txt").absolute()
     held_out_list.write_text("\n".join(held_out))
     data = config.data.model_copy(update={"validation_list": str(held_out_list)})
-    cache = run.parent / f"cache-{config.image.height}"
-    fit(config.model_copy(update={"data": data}), root, run, cache=cache, report=_tell)
-    return keras.saving.load_model(run / "network.keras", compile=False)
+    cache, load = run.parent / f"cache-{config.image.height}", examples.load
+
+    def taught(*arguments: Any) -> examples.Examples:
+        """Targets halfway between the labels and the mean of what the teachers say to the training images."""
+        known = load(*arguments)
+        rows, targets = known.rows["training"], known.targets.copy()
+        networks = [keras.saving.load_model(each / "network.keras", compile=False) for each in teachers]
+        said = np.mean([network.predict(known.pixels[rows], verbose=0) for network in networks], axis=0)
+        targets[rows] = (targets[rows] + said) / 2
+        return known._replace(targets=targets)
+
+    with mock.patch.object(examples, "load", taught if teachers else load):
+        fit(config.model_copy(update={"data": data}), root, run, cache=cache, report=_tell)
 
 
 def _tell(line: str) -> None:
@@ -189,14 +216,20 @@ def _cells(truths: list[NDArray[np.float64]], scores: list[dict[str, NDArray[np.
 
     macro = [metrics.auroc_macro(truth, each["none"]) for truth, each in zip(truths, scores, strict=True)]
     accuracy: dict[float, list[float]] = {found: [] for found in FOUND}
-    for fold, truth in enumerate(truths):
+    for fold, truth in enumerate(truths if len(truths) > 1 else ()):
         others = [other for other in range(len(truths)) if other != fold]
         ill = np.concatenate([scores[other]["none"][truths[other][:, 0] == 1, 0] for other in others])
         for found, values in accuracy.items():
             called = scores[fold]["none"][:, 0] >= np.quantile(ill, 1 - found)
             values.append(float((called == (truth[:, 0] == 1)).mean()))
     figures = [aucs("none"), macro, *accuracy.values(), *(aucs(change) for change in SHOWN[1:])]
-    return [f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f}" for each in figures]
+    return [_with_spread(each) for each in figures]
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    if len(values) > 1:
+        return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    return f"{values[0]:.3f}" if values else ""
 
 
 def _by_patient(_: list[Image.Image], table: pd.DataFrame, folds: int) -> NDArray[np.intp]:
