@@ -1,6 +1,6 @@
 """What the parts of the bundled model's recipe are worth: variants of it, cross-validated by patient.
 
-    python -m tests.bench.crossvalidation DIR --out runs/folds [--by looks] [--fold K] [VARIANT ...]
+    python -m tests.bench.crossvalidation DIR [VARIANT ...] --out runs/folds [--by looks] [--fold K]
 
 DIR holds the X-rays that training/configs/kermany.toml is for. For each variant and fold a network is trained
 by that recipe, but for the size, the epochs and what the variant changes, and measured on the patients of
