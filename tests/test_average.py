@@ -23,7 +23,7 @@ STILL = AugmentConfig(flip=False, rotation=0, brightness=0)
 CONFIG = TrainConfig(
     name="made",
     epochs=1,
-    batch_size=4,
+    batch_size=12,
     data=DataConfig(labels=("Opacity", "Device"), validation=0.25),
     image=ImageConfig(height=32, width=32),
     network=NetworkConfig(blocks=2, width=4, imagenet="weights.h5"),  # as if: the reference has no such file

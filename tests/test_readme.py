@@ -1,6 +1,7 @@
 """What the README says can be typed can be typed."""
 
 import contextlib
+import functools
 import io
 import os
 import pydoc
@@ -53,17 +54,22 @@ def test_there_are_commands_to_check() -> None:
 def test_each_command_has_the_options_that_the_readme_gives(command: str) -> None:
     words = shlex.split(command.removeprefix("python -m "))
     commands = ("adopt", "template", "weights")
-    program = ["export", "run"] if words[0] == "export" and words[1] not in commands else words[:2]
-    done = subprocess.run(
-        [sys.executable, "-m", *program, "--help"],
+    run = words[0] == "export" and words[1] not in commands
+    shown = _help(words[0], "run" if run else words[1])
+    for option in (word for word in words if word.startswith("-")):
+        assert re.search(rf"(?<![-\w]){option}(?![-\w])", shown), option
+
+
+@functools.cache
+def _help(module: str, command: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", module, command, "--help"],
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
-    )
-    for option in (word for word in words if word.startswith("-")):
-        assert re.search(rf"(?<![-\w]){option}(?![-\w])", done.stdout), option
+    ).stdout
 
 
 def test_files_that_the_readme_links_to_exist() -> None:

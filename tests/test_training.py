@@ -640,8 +640,8 @@ def test_adamw_decays_kernels_alone() -> None:
     assert decayed == [variable.name == "kernel" for variable in network.trainable_variables]
 
 
-class Cut(Exception):  # noqa: N818, a stop and no error
-    pass
+class Cut(BaseException):
+    """A stop that nothing on its way can catch."""
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -652,7 +652,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     from training import fit as module
 
     write_dataset(tmp_path, 36, size=64)
-    config = recipe(epochs=2, average=0.5, optimizer="adamw", weight_decay=0.01, clip_norm=1.0)
+    config = recipe(epochs=2, batch_size=16, average=0.5, optimizer="adamw", weight_decay=0.01, clip_norm=1.0)
     whole, run, said = tmp_path / "whole", tmp_path / "run", list[str]()
     module.fit(config, tmp_path, whole, report=said.append)
     assert "continuing" not in " ".join(said)
@@ -662,6 +662,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     def stop(target: Path, *arguments: object, **options: object) -> None:
         real(target, *arguments, **options)  # type: ignore[arg-type]
         if target.name == "checkpoint.npz":
+            target.with_name("partial-checkpoint.npz").write_bytes(b"PK")  # as of a kill, an epoch later
             raise Cut
 
     monkeypatch.setattr(checkpoints, "replace", stop)
@@ -671,6 +672,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     monkeypatch.setattr(checkpoints, "replace", real)
     module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
     assert "continuing after epoch 1" in said
+    assert not list(run.glob("partial-*"))
 
     first, second = (pd.read_csv(folder / "history.csv") for folder in (whole, run))
     assert second["epoch"].tolist() == [1, 2]
@@ -680,6 +682,15 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
         for name in set(ours) - {"history"}:
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4)
 
+    _assert_finished(run)
+    module.fit(config, tmp_path, run, report=said.append)
+    assert "is finished" in said[-1]
+    with pytest.raises(UsageError, match="another recipe"):
+        module.fit(recipe(epochs=4), tmp_path, run, report=said.append)
+
+
+def _assert_finished(run: Path) -> None:
+    """It holds what fit says, in the shapes that export and a reader need."""
     measured = json.loads((run / "metrics.json").read_text())
     validation = pd.read_csv(run / "validation.csv")
     with np.load(run / "validation.npz") as arrays:
@@ -707,11 +718,6 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
         "roc.png",
         "samples.png",
     ]
-
-    module.fit(config, tmp_path, run, report=said.append)
-    assert "is finished" in said[-1]
-    with pytest.raises(UsageError, match="another recipe"):
-        module.fit(recipe(epochs=4), tmp_path, run, report=said.append)
 
 
 @pytest.mark.usefixtures("eagerly")
