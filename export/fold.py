@@ -30,7 +30,8 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph without the waste; `export.verify` shows that nothing else is gone.
 
     Args:
-        model: a float32 graph of ONNX's own operators, its weights initializers.
+        model: a float32 graph of ONNX's own operators without subgraphs, its nodes in order, its weights
+            initializers.
 
     Raises:
         ModelError: onnxruntime cannot run it.
@@ -48,23 +49,25 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fix_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Makes the shape that a Reshape gives constant where nothing but the number of images is open.
+    """Makes the shapes constant that a Reshape is given by other nodes, where at most one axis is open.
 
     A layer that flattens asks for the number of images and builds its shape anew for every batch. tf2onnx
     sees through that for few networks, and not each time: it goes through nodes in the order of a set.
     """
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = model.graph
+    constants = {item.name for item in graph.initializer}
     types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
     for node in graph.node:
         found = types.get(node.output[0])
-        if node.op_type == "Reshape" and found is not None and found.HasField("shape"):
-            shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in found.shape.dim]
-            if shape.count(-1) <= 1 and 0 not in shape:
-                node.input[1] = name = f"{node.name}/shape"
-                graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+        if node.op_type != "Reshape" or node.input[1] in constants or not (found and found.HasField("shape")):
+            continue
+        shape = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in found.shape.dim]
+        if shape.count(-1) <= 1 and 0 not in shape:
+            node.input[1] = name = f"{node.output[0]}/shape"
+            graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
     used = {value.name for value in graph.output}
-    for node in reversed(list(graph.node)):  # what built the shapes
+    for node in reversed(list(graph.node)):  # onnxruntime leaves what has no user any more
         if used.isdisjoint(node.output):
             graph.node.remove(node)
         else:

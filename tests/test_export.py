@@ -514,6 +514,53 @@ def test_a_network_trained_in_mixed_precision_is_published_in_float32(tmp_path: 
     assert 0 < np.abs(precise - np.asarray(exact(films))).max() < 1e-5
 
 
+def test_a_shape_that_is_worked_out_in_the_graph_is_written_out_where_one_axis_is_open() -> None:
+    from export.fold import fold
+
+    nodes = [  # without names, as ONNX allows
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Slice", ["shape", "zero", "one", "zero"], ["count"]),
+        helper.make_node("Cast", ["count"], ["few"], to=onnx.TensorProto.INT32),  # onnxruntime stops here
+        helper.make_node("Cast", ["few"], ["many"], to=onnx.TensorProto.INT64),
+        helper.make_node("Concat", ["many", "pixels"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["flat"]),
+        helper.make_node("Concat", ["many", "map"], ["another"], axis=0),
+        helper.make_node("Reshape", ["flat", "another"], ["again"]),
+        helper.make_node("Relu", ["again"], ["scores"]),
+        helper.make_node("Shape", ["y"], ["open"]),
+        helper.make_node("Reshape", ["y", "open"], ["same"]),
+        helper.make_node("Relu", ["same"], ["rest"]),
+    ]
+    values = {"zero": [0], "one": [1], "pixels": [12], "map": [2, 6]}
+    graph = helper.make_graph(
+        nodes,
+        "reshapes",
+        [
+            helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 2, 2]),
+            helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", "M"]),
+        ],
+        [
+            helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["N", 2, 6]),
+            helper.make_tensor_value_info("rest", onnx.TensorProto.FLOAT, ["N", "M"]),
+        ],
+        [numpy_helper.from_array(np.array(value), name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    folded = fold(model)
+    shapes = {item.name: numpy_helper.to_array(item).tolist() for item in folded.graph.initializer}
+    given = {node.output[0]: shapes.get(node.input[1]) for node in folded.graph.node if len(node.input) > 1}
+    assert given == {"flat": [-1, 12], "again": [-1, 2, 6], "same": None}
+    assert not {"Cast", "Concat", "Slice"} & {node.op_type for node in folded.graph.node}
+    before, after = (onnx.reference.ReferenceEvaluator(each) for each in (model, folded))
+    for images in (1, 3):
+        feed = {
+            "x": np.random.default_rng(0).standard_normal((images, 3, 2, 2), np.float32),
+            "y": np.ones((images, 5), np.float32),
+        }
+        for mine, theirs in zip(after.run(None, feed), before.run(None, feed), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_single_values_get_the_axes_of_the_images_that_they_meet() -> None:
     """onnxruntime takes images of one channel pixel by pixel else."""
     from export.fold import fold

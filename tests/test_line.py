@@ -1,5 +1,7 @@
 """The whole line: drawn radiographs -> training -> export -> predict -> eval."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -16,7 +18,6 @@ from chexscore.evaluation.cases import Protocol
 from chexscore.evaluation.evaluate import evaluate
 from chexscore.evaluation.points import points_and_model
 from tests.phantoms import write_chexpert, write_dataset
-from training.config import TrainConfig
 
 SMOKE = Path(__file__).parents[1] / "training" / "configs" / "smoke.toml"
 ROOT = Path(__file__).parents[1]
@@ -91,15 +92,24 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(films: Path) -> Path:
-    """Prepared, and trained on it."""
+    """Prepared, and trained on it; interrupted after the first epoch and called again."""
     from training import __main__ as training
-    from training.fit import fit
+
+    def interrupt(line: str) -> None:
+        if line.startswith("epoch 1/"):
+            raise KeyboardInterrupt
 
     folder, recipe, cache = films / "run", films / "recipe.toml", films / "cache"
     training.prepare(recipe, films, cache)
-    said: list[str] = []
-    fit(TrainConfig.from_toml(recipe), films, folder, cache=cache, report=said.append)
-    assert any("unreadable and left out" in line for line in said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_report", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(recipe, films, folder, cache=cache)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        training.fit(recipe, films, folder, cache=cache)
+    assert "continuing after epoch 1" in said.getvalue()
+    assert "unreadable and left out" in said.getvalue()
+    assert not (folder / "cache").exists()
     return folder
 
 

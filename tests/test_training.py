@@ -641,7 +641,7 @@ def test_adamw_decays_kernels_alone() -> None:
 
 
 class Cut(BaseException):
-    """A stop that nothing on its way can catch."""
+    """A stop that nothing on its way catches."""
 
 
 @pytest.mark.usefixtures("eagerly")

@@ -8,8 +8,13 @@ that fold, plain and with some changes of tests.bench.robustness. `--by looks` h
 look alike, so that those of a fold differ from all that were trained on, as those of another year may;
 `--by number` holds out patients whose numbers follow one another.
 Accuracy is that at thresholds where so many of the ill are found in the other folds. Each figure is the mean
-over the folds, with the standard deviation between them behind it. `--fold` takes some of the folds alone.
-Finished trainings are not done again.
+over the folds, with the standard deviation between them behind it. The epoch that is kept is the best one for
+the patients of the fold. Finished trainings are not done again.
+
+`--fold`, once or more, takes some of the folds alone; a single one has no spread and no accuracy.
+
+`distilled` learns from the labels and, in equal parts, from what the networks of `recipe` and `another seed`
+of the same fold say to the same images without augmentation; they are trained first.
 """
 
 import argparse
@@ -125,11 +130,14 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--fold", type=int, action="append", metavar="K", help="from 0; all if not given")
+    parser.add_argument("--fold", type=int, action="append", metavar="K", help="from 0; else all of them")
     parser.add_argument("--by", choices=("patient", "looks", "number"), default="patient")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=5)
     arguments = parser.parse_args()
+    taken = arguments.fold or range(arguments.folds)
+    if not set(taken) <= set(range(arguments.folds)) or len(set(taken)) < len(taken):
+        parser.error(f"--fold takes different numbers from 0 to {arguments.folds - 1}")
 
     told = TrainConfig.from_toml(RECIPE)
     small = {
@@ -143,9 +151,9 @@ def main() -> None:
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    def run_of(name: str, fold: int) -> Path:
+    def trained(name: str, fold: int) -> Path:
         run: Path = arguments.out / f"{arguments.by}-{fold}-{name.replace(' ', '-')}"
-        taught = [run_of(teacher, fold) for teacher in TEACHERS.get(name, ())]
+        taught = [trained(teacher, fold) for teacher in TEACHERS.get(name, ())]
         config = _changed(told.model_copy(update=small), VARIANTS[name])
         _train(config, table["path"][folds == fold], arguments.data, run, taught)
         return run
@@ -154,12 +162,13 @@ def main() -> None:
     print("|" + " --- |" * (len(SHOWN) + 4))
     for name in arguments.variants or VARIANTS:
         truths, scores = [], []
-        for fold in arguments.fold or range(arguments.folds):
+        for fold in taken:
             held_out = np.flatnonzero(folds == fold)
-            network = keras.saving.load_model(run_of(name, fold) / "network.keras", compile=False)
+            network = keras.saving.load_model(trained(name, fold) / "network.keras", compile=False)
             truths.append(table[list(told.data.labels)].to_numpy(np.float64)[held_out])
             scores.append(_scores(network, [films[row] for row in held_out], truths[-1]))
-        print(f"| {name} | " + " | ".join(_cells(truths, scores)) + " |", flush=True)
+        only = f", fold {', '.join(map(str, taken))}" if arguments.fold else ""
+        print(f"| {name}{only} | " + " | ".join(_cells(truths, scores)) + " |", flush=True)
 
 
 def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
@@ -189,6 +198,8 @@ def _train(
 
     with mock.patch.object(examples, "load", taught if teachers else load):
         fit(config.model_copy(update={"data": data}), root, run, cache=cache, report=_tell)
+    if set(pd.read_csv(run / "validation.csv")["path"]) != set(held_out):
+        sys.exit(f"{run} was trained with other folds; give another --out")
 
 
 def _tell(line: str) -> None:
