@@ -670,22 +670,28 @@ def test_the_same_network_is_the_same_file() -> None:
     assert len(files) == 1
 
 
-def test_flattening_a_map_builds_no_shape_at_run_time(tmp_path: Path) -> None:
-    from keras import Input, Model, layers
-
+def converted_operators(network: Any, folder: Path) -> Counter[str]:
+    """How often each operator stands in the graph of a network for 32 x 32 pixels; checks its scores."""
     from export.convert import convert
     from export.verify import TOLERANCE, compare, draw
+
+    shake(network)
+    image = ImageSpec(32, 32)
+    films = draw(image, 16)
+    model = convert(network, ModelSpec("small", "1", ("A",), image, (0.5,)))
+    onnx.save(model, folder / "model.onnx")
+    expected = np.asarray(network.predict_on_batch(films))
+    assert compare(expected, folder / "model.onnx", films, "films").difference <= TOLERANCE
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def test_flattening_a_map_builds_no_shape_at_run_time(tmp_path: Path) -> None:
+    from keras import Input, Model, layers
 
     inputs = Input((32, 32, 1))
     x = layers.Flatten()(layers.Conv2D(4, 3, strides=2)(layers.Rescaling(1 / 255)(inputs)))
     network = Model(inputs, layers.Dense(1, activation="sigmoid")(x))
-    shake(network)
-    films = draw(ImageSpec(32, 32), 8)
-    model = convert(network, ModelSpec("flat", "1", ("A",), ImageSpec(32, 32), (0.5,)))
-    onnx.save(model, tmp_path / "model.onnx")
-    expected = np.asarray(network.predict_on_batch(films))
-    assert compare(expected, tmp_path / "model.onnx", films, "films").difference <= TOLERANCE
-    counted = Counter(node.op_type for node in model.graph.node)
+    counted = converted_operators(network, tmp_path)
     once = ("Cast", "Mul", "Conv", "Transpose", "Gemm", "Sigmoid")
     assert counted == {**dict.fromkeys(once, 1), "Reshape": 2}
 
@@ -693,9 +699,6 @@ def test_flattening_a_map_builds_no_shape_at_run_time(tmp_path: Path) -> None:
 def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_path: Path) -> None:
     import keras
     from keras import layers
-
-    from export.convert import convert
-    from export.verify import TOLERANCE, compare, draw
 
     inputs = keras.Input((32, 32, 1))
     x = layers.Conv2D(4, 3, activation="relu", padding="same")(layers.Rescaling(1 / 255)(inputs))
@@ -706,13 +709,7 @@ def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_p
     x = layers.Conv2D(4, 3)(x)
     out = layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
     network = keras.Model(inputs, out)
-    shake(network)
-    films = draw(ImageSpec(32, 32), 16)
-    model = convert(network, ModelSpec("attention", "1", ("A",), ImageSpec(32, 32), (0.5,)))
-    onnx.save(model, tmp_path / "model.onnx")
-    expected = np.asarray(network.predict_on_batch(films))
-    assert compare(expected, tmp_path / "model.onnx", films, "films").difference <= TOLERANCE
-    counted = Counter(node.op_type for node in model.graph.node)
+    counted = converted_operators(network, tmp_path)
     assert counted["Transpose"] == 0
     assert (counted["Mul"], counted["Add"]) == (3, 1)  # scaling, the padded one's batch norm, attention
 
