@@ -49,6 +49,15 @@ STILL = {
     "noise": 0.0,
     "borders": 0.0,
 }
+HALF = {
+    "gamma": 0.25,
+    "zoom": 0.12,
+    "zoom_width": 0.2,
+    "shift": 0.04,
+    "sharpness": 0.5,
+    "noise": 0.03,
+    "borders": 0.07,
+}
 COMPACT = {
     "name": "compact",
     "imagenet": "",
@@ -61,16 +70,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
     "no augmentation": {"augment": STILL},
-    "half the augmentation": {
-        "augment": {
-            "gamma": 0.25,
-            "zoom": 0.12,
-            "zoom_width": 0.2,
-            "shift": 0.04,
-            "sharpness": 0.5,
-            "noise": 0.03,
-            "borders": 0.07,
-        }
+    "half the augmentation": {"augment": HALF},
+    "half the augmentation, another seed": {"augment": HALF, "seed": 1},
+    "placement alone changed": {"augment": {"gamma": 0.0, "sharpness": 0.0, "noise": 0.0, "borders": 0.0}},
+    "placement not changed": {
+        "augment": {"flip": False, "rotation": 0.0, "zoom": 0.0, "zoom_width": 0.0, "shift": 0.0}
     },
     "no borders": {"augment": {"borders": 0.0}},
     "no noise": {"augment": {"noise": 0.0}},
