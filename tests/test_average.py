@@ -15,6 +15,7 @@ pytest.importorskip("keras")
 
 import keras
 
+from training import networks
 from training.average import average
 from training.config import AugmentConfig, DataConfig, ImageConfig, NetworkConfig, TrainConfig
 from training.fit import fit
@@ -33,9 +34,10 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def eagerly() -> Iterator[None]:
-    """Compiling takes longer than the few steps here."""
+    """Compiling takes longer than the few steps here; and the small network is taken to have learned."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "run_eagerly", property(lambda _: True, lambda *_: None))
+        patch.setattr(networks, "begun_with", lambda network: network.imagenet)
         yield
 
 
@@ -57,6 +59,10 @@ def test_weights_are_averaged_and_the_network_measured(data: Path, tmp_path: Pat
     trained["provenance"]["commit"] = "0123abc"
     spec_file.write_text(json.dumps(trained))
     runs = [data / "0", data / "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.outcome.measure", lambda *_: 1 / 0)  # stopped while it measures
+        with pytest.raises(ZeroDivisionError):
+            average(runs, data, tmp_path / "mean", cache=data / "cache", report=said.append)
     for _ in range(2):
         average(runs, data, tmp_path / "mean", cache=data / "cache", report=said.append)
     assert "is finished" in said[-1]
@@ -83,9 +89,14 @@ def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> No
             average(runs, data, tmp_path / "mean", report=lambda _: None)
         assert not (tmp_path / "mean").exists()
 
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "checkpoint.npz").touch()
-    for taken in (data / "0", tmp_path / "begun", data / "labels.csv"):
+    begun = tmp_path / "begun"  # a run of fit that is not finished
+    begun.mkdir()
+    (begun / "checkpoint.npz").touch()
+    (begun / "config.json").write_text(CONFIG.model_copy(update={"seed": 0}).model_dump_json(indent=1))
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "films.csv").touch()
+    for taken in (data / "0", begun, stranger, data / "labels.csv"):
         with pytest.raises(UsageError, match="holds something else"):
             average([data / "0", data / "1"], data, taken, report=lambda _: None)
     refused("no finished run", data / "0", tmp_path)
@@ -112,3 +123,4 @@ def test_a_data_set_that_is_split_otherwise_now_is_refused(data: Path, tmp_path:
     write_dataset(tmp_path, 20, size=64)
     with pytest.raises(TableError, match="another split now than this run has begun with"):
         average([data / "0", data / "1"], tmp_path, tmp_path / "mean", report=lambda _: None)
+    assert not (tmp_path / "mean").exists(), "no image is decoded for it"

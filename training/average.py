@@ -34,7 +34,8 @@ def average(
     Args:
         runs: folders of two or more finished runs of one recipe, which differ in the seed alone.
         root: folder of the data set.
-        out: folder to fill; created where it is missing, and left alone where it holds this average.
+        out: folder to fill; created where it is missing, filled again where a stop left a part, and left
+            alone where it holds this average.
         cache: folder for the prepared pixels; None means one inside `out`.
         workers: threads that decode images and fill batches.
         report: called with lines for the user.
@@ -61,21 +62,24 @@ def average(
     if (out / "spec.json").exists() and _provenance(out).get("seeds") == named:
         report(f"{out} is finished; give another --out to average again.")
         return
-    if out.exists() and not (out.is_dir() and {each.name for each in out.iterdir()} <= {"cache"}):
+    recipe, recipe_file = config.model_dump_json(indent=1), out / "config.json"
+    if out.exists() and not _ours_to_fill(out, recipe_file, recipe):
         raise UsageError(f"{out} holds something else; give another --out.")
 
     commit = outcome.commit()
-    data = load(config, root, cache or out / "cache", workers, report)
+    divided = splits.divide(root, config.data)
     for run in runs:
-        splits.write(data.table, data.sides, run)
+        splits.write(*divided, run)  # which refuses another split than the run's, before images are decoded
+    data = load(config, root, cache or out / "cache", workers, report)
     bare = config.network.model_copy(update={"imagenet": ""})
     shape = (config.image.spec, len(config.data.labels))
     network = networks.build(bare, *shape, mirrored=config.network.mirror)
     found = [keras.saving.load_model(run / "network.keras", compile=False).get_weights() for run in runs]
     network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
 
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoints.replace(recipe_file, Path.write_text, recipe)
     splits.write(data.table, data.sides, out)
-    checkpoints.replace(out / "config.json", Path.write_text, config.model_dump_json(indent=1))
     provenance = {
         "begun_with": whence[0]["begun_with"],
         "commit": ", ".join(sorted({each["commit"] for each in whence})),
@@ -93,6 +97,15 @@ def _recipe(run: Path) -> TrainConfig:
         return TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{run / 'config.json'}: not a recipe of this version: {error}.") from error
+
+
+def _ours_to_fill(out: Path, recipe_file: Path, recipe: str) -> bool:
+    """Whether `out` is a folder with nothing but pixels, or what a stopped average of this recipe left."""
+    if not out.is_dir():
+        return False
+    if recipe_file.exists():
+        return recipe_file.read_text(encoding="utf-8") == recipe and not (out / "checkpoint.npz").exists()
+    return {each.name for each in out.iterdir()} <= {"cache"}
 
 
 def _provenance(run: Path) -> Mapping[str, str]:
