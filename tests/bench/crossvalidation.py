@@ -49,14 +49,14 @@ STILL = {
     "noise": 0.0,
     "borders": 0.0,
 }
-HALF = {
-    "gamma": 0.25,
-    "zoom": 0.12,
-    "zoom_width": 0.2,
-    "shift": 0.04,
-    "sharpness": 0.5,
-    "noise": 0.03,
-    "borders": 0.07,
+TWICE = {
+    "gamma": 0.5,
+    "zoom": 0.25,
+    "zoom_width": 0.4,
+    "shift": 0.08,
+    "sharpness": 1.0,
+    "noise": 0.06,
+    "borders": 0.15,
 }
 COMPACT = {
     "name": "compact",
@@ -70,8 +70,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
     "no augmentation": {"augment": STILL},
-    "half the augmentation": {"augment": HALF},
-    "half the augmentation, another seed": {"augment": HALF, "seed": 1},
+    "twice the augmentation": {"augment": TWICE},
+    "twice the augmentation, another seed": {"augment": TWICE, "seed": 1},
     "placement alone changed": {"augment": {"gamma": 0.0, "sharpness": 0.0, "noise": 0.0, "borders": 0.0}},
     "placement not changed": {
         "augment": {"flip": False, "rotation": 0.0, "zoom": 0.0, "zoom_width": 0.0, "shift": 0.0}
