@@ -1,6 +1,7 @@
 """The mean of the weights of runs that differ in the seed."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,6 @@ pytest.importorskip("keras")
 
 import keras
 
-from training import networks
 from training.average import average
 from training.config import AugmentConfig, DataConfig, ImageConfig, NetworkConfig, TrainConfig
 from training.fit import fit
@@ -27,17 +27,25 @@ CONFIG = TrainConfig(
     batch_size=12,
     data=DataConfig(labels=("Opacity", "Device"), validation=0.25),
     image=ImageConfig(height=32, width=32),
-    network=NetworkConfig(blocks=2, width=4, imagenet="weights.h5"),  # as if: the reference has no such file
     augment=STILL,
+).model_copy(
+    update={"network": NetworkConfig(blocks=2, width=4).model_copy(update={"imagenet": "weights.h5"})}
 )
 
 
 @pytest.fixture(scope="module", autouse=True)
 def eagerly() -> Iterator[None]:
-    """Compiling takes longer than the few steps here; and the small network is taken to have learned."""
+    """Compiling takes longer than the few steps here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "run_eagerly", property(lambda _: True, lambda *_: None))
-        patch.setattr(networks, "begun_with", lambda network: network.imagenet)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_small_network_with_weights() -> Iterator[None]:
+    """As if weights of the reference were published: it is smaller than the networks that have some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.config.PUBLISHED", ("reference",))
         yield
 
 
@@ -52,6 +60,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def contents(path: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in (path, *path.rglob("*")) if each.is_file()}
+
+
 def test_weights_are_averaged_and_the_network_measured(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
     spec_file = data / "1" / "spec.json"
@@ -59,13 +71,22 @@ def test_weights_are_averaged_and_the_network_measured(data: Path, tmp_path: Pat
     trained["provenance"]["commit"] = "0123abc"
     spec_file.write_text(json.dumps(trained))
     runs = [data / "0", data / "1"]
+    (tmp_path / "mean").mkdir()  # an empty folder is in nobody's way
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.outcome.measure", lambda *_: 1 / 0)  # stopped while it measures
         with pytest.raises(ZeroDivisionError):
-            average(runs, data, tmp_path / "mean", cache=data / "cache", report=said.append)
+            average(runs, data, tmp_path / "mean", report=said.append)
+    assert [each.name for each in tmp_path.iterdir()] == ["partial-mean"]
+    (tmp_path / "partial-mean" / "training.csv").write_text("path,pat")  # as a kill may leave it
+    (tmp_path / "partial-mean" / "partial-spec.json").touch()
     for _ in range(2):
-        average(runs, data, tmp_path / "mean", cache=data / "cache", report=said.append)
+        average(runs, data, tmp_path / "mean", report=said.append)
     assert "is finished" in said[-1]
+    assert sum(line.startswith("prepared before") for line in said) == 1, said
+    assert {each.name for each in (data / "0").iterdir()} - {
+        each.name for each in (tmp_path / "mean").iterdir()
+    } == {"checkpoint.npz", "history.csv", "epochs.png"}
+    assert [each.name for each in tmp_path.iterdir()] == ["mean"]
 
     first, second, mean = (
         keras.saving.load_model(run / "network.keras", compile=False) for run in (*runs, tmp_path / "mean")
@@ -89,16 +110,19 @@ def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> No
             average(runs, data, tmp_path / "mean", report=lambda _: None)
         assert not (tmp_path / "mean").exists()
 
-    begun = tmp_path / "begun"  # a run of fit that is not finished
+    begun = tmp_path / "begun"  # a run of fit that is not finished, nor at its first checkpoint
     begun.mkdir()
-    (begun / "checkpoint.npz").touch()
     (begun / "config.json").write_text(CONFIG.model_copy(update={"seed": 0}).model_dump_json(indent=1))
-    stranger = tmp_path / "stranger"
-    stranger.mkdir()
-    (stranger / "films.csv").touch()
-    for taken in (data / "0", begun, stranger, data / "labels.csv"):
+    other = tmp_path / "other average"
+    shutil.copytree(data / "0", other)
+    trained = json.loads((other / "spec.json").read_text())
+    trained["provenance"]["seeds"] = "0, 2"
+    (other / "spec.json").write_text(json.dumps(trained))
+    for taken in (data / "0", begun, other, data / "labels.csv"):
+        before = contents(taken)
         with pytest.raises(UsageError, match="holds something else"):
             average([data / "0", data / "1"], data, taken, report=lambda _: None)
+        assert contents(taken) == before
     refused("no finished run", data / "0", tmp_path)
     refused("seeds of the runs are 0; give two", data / "0")
     refused("seeds of the runs are 0, 0; give two", data / "0", data / "0")
@@ -123,4 +147,4 @@ def test_a_data_set_that_is_split_otherwise_now_is_refused(data: Path, tmp_path:
     write_dataset(tmp_path, 20, size=64)
     with pytest.raises(TableError, match="another split now than this run has begun with"):
         average([data / "0", data / "1"], tmp_path, tmp_path / "mean", report=lambda _: None)
-    assert not (tmp_path / "mean").exists(), "no image is decoded for it"
+    assert not list(tmp_path.glob("*mean")), "no image is decoded for it"

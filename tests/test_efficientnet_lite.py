@@ -146,14 +146,6 @@ def test_a_package_that_is_not_there_is_named() -> None:
         build(missing, ImageSpec(64, 64), 1)
 
 
-def test_a_network_that_no_weights_are_published_for_is_refused() -> None:
-    from training.networks import begun_with
-
-    assert begun_with(NetworkConfig(name="compact")) == "random weights"
-    with pytest.raises(UsageError, match="compact has no ImageNet weights to begin with; take"):
-        begun_with(NetworkConfig(name="compact", imagenet="fake_weights"))
-
-
 def test_a_file_that_would_run_code_is_refused(package: Path) -> None:
     from training.networks import build
 

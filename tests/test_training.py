@@ -51,6 +51,10 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
             'name = "x"\n[data]\nlabels = ["A"]\n[network]\nfrozen_stages = 1',
             "frozen_stages needs efficientnet",
         ),
+        (
+            'name = "x"\n[data]\nlabels = ["A"]\n[network]\nname = "compact"\nimagenet = "y"',
+            "compact has no such weights, only efficientnet",
+        ),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 1.5]}', "data.uncertain.A"),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 0.2]}', "ends before it begins"),
         ('name = "x"\nweight_decay = 0.1\n[data]\nlabels = ["A"]', "weight_decay is for optimizer"),

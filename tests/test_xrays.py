@@ -52,7 +52,7 @@ def test_labels_with_shorter_paths_join(xrays: Path, scored: Path) -> None:
     assert (len(found.cases.labels), found.cases.left_over) == (100, {})
     assert (found.everyone.known["Pneumonia"], found.everyone.positives["Pneumonia"]) == (100, 51)
     assert found.everyone.get("auc", "Pneumonia").value > 0.95
-    # Five of the films are of adults, whom the bundled network calls ill: it is for the children's.
+    # Five of the films are of adults, of whom the bundled network calls too many ill.
     (children,) = (each.group for each in found.splits[0].subgroups if each.value == "Kermany")
     assert children.get("auc", "Pneumonia").value > 0.99
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from chexscore.errors import UsageError
 from chexscore.spec import ModelSpec
-from training import checkpoints, networks, outcome, splits
+from training import networks, outcome, splits
 from training.config import TrainConfig
 from training.examples import load
 
@@ -29,13 +29,14 @@ def average(
     workers: int = 2,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Averages the networks of finished runs, and fills a run folder with the result, as `fit` does.
+    """Averages the networks of finished runs into a run folder such as `fit` fills.
+
+    Called again after a stop it begins anew, but for images that are decoded already.
 
     Args:
         runs: folders of two or more finished runs of one recipe, which differ in the seed alone.
         root: folder of the data set.
-        out: folder to fill; created where it is missing, filled again where a stop left a part, and left
-            alone where it holds this average.
+        out: folder that the result is moved to when it is complete; left alone where it holds this average.
         cache: folder for the prepared pixels; None means one inside `out`.
         workers: threads that decode images and fill batches.
         report: called with lines for the user.
@@ -62,32 +63,49 @@ def average(
     if (out / "spec.json").exists() and _provenance(out).get("seeds") == named:
         report(f"{out} is finished; give another --out to average again.")
         return
-    recipe, recipe_file = config.model_dump_json(indent=1), out / "config.json"
-    if out.exists() and not _ours_to_fill(out, recipe_file, recipe):
-        raise UsageError(f"{out} holds something else; give another --out.")
-
+    _make_way(out)
     commit = outcome.commit()
     divided = splits.divide(root, config.data)
     for run in runs:
-        splits.write(*divided, run)  # which refuses another split than the run's, before images are decoded
-    data = load(config, root, cache or out / "cache", workers, report)
-    bare = config.network.model_copy(update={"imagenet": ""})
-    shape = (config.image.spec, len(config.data.labels))
-    network = networks.build(bare, *shape, mirrored=config.network.mirror)
-    found = [keras.saving.load_model(run / "network.keras", compile=False).get_weights() for run in runs]
-    network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
-
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoints.replace(recipe_file, Path.write_text, recipe)
-    splits.write(data.table, data.sides, out)
+        splits.check(*divided, run)
+    partial = out.with_name(f"partial-{out.name}")
+    data = load(config, root, cache or partial / "cache", workers, report)
+    # What a stop left is written anew but for the pixels, and the folder gets its name when it is complete.
+    partial.mkdir(parents=True, exist_ok=True)
+    for left in partial.iterdir():
+        if left.name != "cache":
+            left.unlink()
+    splits.write(data.table, data.sides, partial)
+    (partial / "config.json").write_text(config.model_dump_json(indent=1), encoding="utf-8")
     provenance = {
         "begun_with": whence[0]["begun_with"],
         "commit": ", ".join(sorted({each["commit"] for each in whence})),
         "averaged_at": commit,
         "seeds": named,
     }
-    outcome.write(out, config, network, data, provenance)
+    outcome.write(partial, config, _mean(config, runs), data, provenance)
+    del data  # its pixels are a file in there, and Windows moves no open one
+    partial.rename(out)
     report(f"finished: {out}")
+
+
+def _make_way(out: Path) -> None:
+    """Removes an empty folder; a UsageError where anything else is."""
+    try:
+        out.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(f"{out} holds something else; give another --out.") from error
+
+
+def _mean(config: TrainConfig, runs: Sequence[Path]) -> keras.Model:
+    bare = config.network.model_copy(update={"imagenet": ""})
+    shape = (config.image.spec, len(config.data.labels))
+    network = networks.build(bare, *shape, mirrored=config.network.mirror)
+    found = [keras.saving.load_model(run / "network.keras", compile=False).get_weights() for run in runs]
+    network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
+    return network
 
 
 def _recipe(run: Path) -> TrainConfig:
@@ -97,15 +115,6 @@ def _recipe(run: Path) -> TrainConfig:
         return TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{run / 'config.json'}: not a recipe of this version: {error}.") from error
-
-
-def _ours_to_fill(out: Path, recipe_file: Path, recipe: str) -> bool:
-    """Whether `out` is a folder with nothing but pixels, or what a stopped average of this recipe left."""
-    if not out.is_dir():
-        return False
-    if recipe_file.exists():
-        return recipe_file.read_text(encoding="utf-8") == recipe and not (out / "checkpoint.npz").exists()
-    return {each.name for each in out.iterdir()} <= {"cache"}
 
 
 def _provenance(run: Path) -> Mapping[str, str]:

@@ -126,6 +126,10 @@ class ImageConfig(_Section):
         return ImageSpec(self.height, self.width, self.resize)
 
 
+PUBLISHED = ("efficientnet", "efficientnet-lite0")
+"""The networks that ImageNet weights are published for."""
+
+
 class NetworkConfig(_Section):
     """Which network, and what can be varied in it."""
 
@@ -151,7 +155,9 @@ class NetworkConfig(_Section):
     """efficientnet-lite0: the stem and so many of seven stages keep the weights that they begin with."""
 
     @model_validator(mode="after")
-    def _frozen_stages_have_learned(self) -> Self:
+    def _what_has_learned(self) -> Self:
+        if self.imagenet and self.name not in PUBLISHED:
+            raise ValueError(f"imagenet: {self.name} has no such weights, only {' and '.join(PUBLISHED)}")
         if self.frozen_stages and not (self.name == "efficientnet-lite0" and self.imagenet):
             raise ValueError("frozen_stages needs efficientnet-lite0 with ImageNet weights")
         return self

@@ -69,16 +69,7 @@ def build(
 
 
 def begun_with(config: NetworkConfig) -> str:
-    """The name of the file whose weights the recipe begins with; "random weights" if there is none.
-
-    Raises:
-        UsageError: it names one for a network that none are published for.
-    """
-    if config.imagenet and not config.name.startswith("efficientnet"):
-        raise UsageError(
-            f"{config.name} has no ImageNet weights to begin with; take imagenet = {config.imagenet!r} "
-            "out of the recipe, or choose efficientnet or efficientnet-lite0."
-        )
+    """The name of the file whose weights the recipe begins with; "random weights" if there is none."""
     if config.name == "efficientnet-lite0" and config.imagenet:
         return weights_file(config.imagenet).name
     return os.path.basename(config.imagenet) or "random weights"

@@ -12,7 +12,7 @@ from chexscore.errors import TableError
 from training.config import DataConfig
 from training.datasets import PATH_COLUMNS, read_table, without_prefix
 
-__all__ = ["SIDES", "Side", "by_patient", "divide", "write"]
+__all__ = ["SIDES", "Side", "by_patient", "check", "divide", "write"]
 
 Side = Literal["training", "validation", "test"]
 SIDES: tuple[Side, ...] = ("training", "validation", "test")
@@ -55,22 +55,34 @@ def write(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
     """Writes training.csv, validation.csv and, if there is such a side, test.csv; labels as they were.
 
     Raises:
+        TableError: as `check`.
+    """
+    check(table, sides, run)
+    run.mkdir(parents=True, exist_ok=True)
+    for file, text in _texts(table, sides, run).items():
+        file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def check(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
+    """Sees to it that a run folder holds this split, or none.
+
+    Raises:
         TableError: the folder holds another split, by which its run has begun.
     """
-    texts = {
-        run / f"{side}.csv": table[sides == side].to_csv(index=False)
-        for side in SIDES
-        if side != "test" or (sides == side).any()
-    }
-    for file, text in texts.items():
+    for file, text in _texts(table, sides, run).items():
         if file.exists() and file.read_text(encoding="utf-8", errors="surrogateescape") != text:
             raise TableError(
                 f"{file}: the data set gives another split now than this run has begun with; give another "
                 "--out, or bring the table back."
             )
-    run.mkdir(parents=True, exist_ok=True)
-    for file, text in texts.items():
-        file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _texts(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> dict[Path, str]:
+    return {
+        run / f"{side}.csv": table[sides == side].to_csv(index=False)
+        for side in SIDES
+        if side != "test" or (sides == side).any()
+    }
 
 
 def by_patient(patients: NDArray[np.str_], share: float, seed: int) -> NDArray[np.bool_]:
