@@ -65,11 +65,8 @@ def average(
         return
     _make_way(out)
     commit = outcome.commit()
-    divided = splits.divide(root, config.data)
-    for run in runs:
-        splits.check(*divided, run)
     partial = out.with_name(f"partial-{out.name}")
-    data = load(config, root, cache or partial / "cache", workers, report)
+    data = load(config, root, cache or partial / "cache", workers, report, runs)
     # What a stop left is written anew but for the pixels, and the folder gets its name when it is complete.
     partial.mkdir(parents=True, exist_ok=True)
     for left in partial.iterdir():

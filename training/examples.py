@@ -1,6 +1,6 @@
 """What a recipe learns from and is measured on: its table, labels, split and pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from chexscore.errors import TableError
 from training import labels
 from training.config import TrainConfig
 from training.prepare import prepare
-from training.splits import SIDES, Side, divide
+from training.splits import SIDES, Side, check, divide
 
 __all__ = ["Examples", "load"]
 
@@ -38,7 +38,12 @@ class Examples(NamedTuple):
 
 
 def load(
-    config: TrainConfig, root: Path, cache: Path, workers: int, report: Callable[[str], None]
+    config: TrainConfig,
+    root: Path,
+    cache: Path,
+    workers: int,
+    report: Callable[[str], None],
+    runs: Sequence[Path] = (),
 ) -> Examples:
     """Reads the data set of a recipe, and decodes its images where that is not done yet.
 
@@ -48,12 +53,16 @@ def load(
         cache: folder of the prepared pixels.
         workers: threads that decode images.
         report: called with lines for the user.
+        runs: run folders that must hold the same split, or none, which is seen to before images are decoded.
 
     Raises:
         UsageError: another process prepares the images.
-        TableError: the data set cannot be used, or no image is left for training or validation.
+        TableError: the data set cannot be used, a run has another split, or no image is left for training or
+            validation.
     """
     table, sides = divide(root, config.data)
+    for run in runs:
+        check(table, sides, run)
     targets, truth = labels.learned(table, config.data, config.seed), labels.measured(table, config.data)
     pixels, usable = prepare(root, list(table["path"]), config.image.spec, cache, workers, report)
     rows = {side: np.flatnonzero((sides == side) & usable) for side in SIDES}

@@ -57,9 +57,10 @@ def write(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
     Raises:
         TableError: as `check`.
     """
-    check(table, sides, run)
+    texts = _texts(table, sides, run)
+    _refuse_another(texts)
     run.mkdir(parents=True, exist_ok=True)
-    for file, text in _texts(table, sides, run).items():
+    for file, text in texts.items():
         file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
@@ -69,12 +70,7 @@ def check(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
     Raises:
         TableError: the folder holds another split, by which its run has begun.
     """
-    for file, text in _texts(table, sides, run).items():
-        if file.exists() and file.read_text(encoding="utf-8", errors="surrogateescape") != text:
-            raise TableError(
-                f"{file}: the data set gives another split now than this run has begun with; give another "
-                "--out, or bring the table back."
-            )
+    _refuse_another(_texts(table, sides, run))
 
 
 def _texts(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> dict[Path, str]:
@@ -83,6 +79,15 @@ def _texts(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> dict[Path
         for side in SIDES
         if side != "test" or (sides == side).any()
     }
+
+
+def _refuse_another(texts: dict[Path, str]) -> None:
+    for file, text in texts.items():
+        if file.exists() and file.read_text(encoding="utf-8", errors="surrogateescape") != text:
+            raise TableError(
+                f"{file}: the data set gives another split now than this run has begun with; give another "
+                "--out, or bring the table back."
+            )
 
 
 def by_patient(patients: NDArray[np.str_], share: float, seed: int) -> NDArray[np.bool_]:
