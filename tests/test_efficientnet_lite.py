@@ -84,7 +84,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "models" / "lite0.pth"
 
 
-def test_the_weights_of_a_package_reach_their_layers(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stages", "weighted", "features", "weights"), [(7, 98, 1280, 3_412_448), (5, 68, 672, 794_304)]
+)
+def test_the_weights_of_a_package_reach_their_layers(
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stages: int,
+    weighted: int,
+    features: int,
+    weights: int,
+) -> None:
     from keras import layers
 
     from training.networks import begun_with, build
@@ -113,15 +123,15 @@ def test_the_weights_of_a_package_reach_their_layers(package: Path, monkeypatch:
     saved |= {"_fc.weight": np.ones((1000, 1280), np.float32), "_fc.bias": np.ones(1000, np.float32)}
     write(package, saved, monkeypatch)
 
-    network = build(CONFIG, ImageSpec(64, 96), 2)
+    network = build(CONFIG.model_copy(update={"stages": stages}), ImageSpec(64, 96), 2)
     found = [layer.get_weights() for layer in network.layers if layer.weights and layer.name != "scores"]
-    assert len(found) == len(expected) == 98
-    for ours, theirs in zip(found, expected, strict=True):
+    assert (len(found), len(expected)) == (weighted, 98)
+    for ours, theirs in zip(found, expected[:weighted], strict=True):
         for mine, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-6)
     assert network.output_shape == (None, 2)
     assert begun_with(CONFIG) == "lite0.pth"
-    assert sum(int(np.prod(weight.shape)) for weight in network.weights) == 3_412_448 + 1280 * 2 + 2
+    assert sum(int(np.prod(weight.shape)) for weight in network.weights) == weights + features * 2 + 2
 
 
 def test_frozen_stages_are_the_first_ones_and_the_stem(monkeypatch: pytest.MonkeyPatch) -> None:

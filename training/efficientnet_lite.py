@@ -33,17 +33,20 @@ STAGES = (
 """Blocks, kernel, stride of the first block, expansion, channels; Google's efficientnet_lite_builder.py."""
 
 
-def efficientnet_lite0(x: keras.KerasTensor, frozen_stages: int = 0) -> keras.KerasTensor:
+def efficientnet_lite0(
+    x: keras.KerasTensor, frozen_stages: int = 0, stages: int = len(STAGES)
+) -> keras.KerasTensor:
     """EfficientNet-Lite0 (Liu 2020, after Tan and Le 2019, arXiv:1905.11946) on one grey channel.
 
     EfficientNet-B0 without what is slow or loses in int8: ReLU6 for swish, no squeeze-and-excitation.
 
     Args:
         x: float32 [N, H, W, 1], grey levels of about -1 to 1.
-        frozen_stages: how many of the seven stages keep their weights and statistics, with the stem.
+        frozen_stages: how many of the stages keep their weights and statistics, with the stem.
+        stages: how many of the seven stages it has; with fewer it ends where the next widens its input.
 
     Returns:
-        features, float32 [N, H / 32, W / 32, 1280].
+        features, float32 [N, H / 32, W / 32, 1280]; with five stages [N, H / 16, W / 16, 672].
     """
 
     def convolve(x: keras.KerasTensor, count: int, kernel: int = 1, strides: int = 1) -> keras.KerasTensor:
@@ -55,7 +58,7 @@ def efficientnet_lite0(x: keras.KerasTensor, frozen_stages: int = 0) -> keras.Ke
 
     trainable = not frozen_stages
     x = layers.ReLU(6)(convolve(x, 32, 3, 2))
-    for stage, (blocks, kernel, first_strides, expansion, count) in enumerate(STAGES):
+    for stage, (blocks, kernel, first_strides, expansion, count) in enumerate(STAGES[:stages]):
         trainable = stage >= frozen_stages
         for block in range(blocks):
             y, strides = x, 1 if block else first_strides
@@ -66,7 +69,9 @@ def efficientnet_lite0(x: keras.KerasTensor, frozen_stages: int = 0) -> keras.Ke
             )
             y = convolve(layers.ReLU(6)(normalized(y)), count)
             x = layers.Add()([x, y]) if block else y
-    return layers.ReLU(6)(convolve(x, 1280))
+    trainable = True
+    wide = 1280 if stages == len(STAGES) else STAGES[stages][3] * x.shape[-1]
+    return layers.ReLU(6)(convolve(x, wide))
 
 
 def weights_file(package: str) -> Traversable:
@@ -80,7 +85,7 @@ def weights_file(package: str) -> Traversable:
 
 
 def load_imagenet(network: keras.Model, package: str) -> None:
-    """Puts the weights of the package into the layers of `efficientnet_lite0`.
+    """Puts the weights of the package into the layers of `efficientnet_lite0`, as far as it goes.
 
     Raises:
         UsageError: no such package is installed, or it holds something else.
@@ -111,8 +116,6 @@ def _fill(network: keras.Model, found: dict[str, NDArray[Any]]) -> None:
             layer.set_weights(
                 [found[name + each] for each in ("weight", "bias", "running_mean", "running_var")]
             )
-    if kernels or norms:
-        raise ValueError("it has more layers")
 
 
 def read_pytorch(stream: IO[bytes]) -> dict[str, NDArray[Any]]:

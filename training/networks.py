@@ -149,7 +149,7 @@ def _efficientnet_lite0(image: keras.KerasTensor, config: NetworkConfig) -> kera
     x = layers.Rescaling(1 / 128, -127 / 128, dtype="float32")(image)
     if config.standardize:
         x = PHOTOGRAPH * _standardized(x)
-    x = efficientnet_lite0(x, config.frozen_stages)
+    x = efficientnet_lite0(x, config.frozen_stages, config.stages)
     if config.imagenet:
         load_imagenet(keras.Model(image, x), config.imagenet)
     return layers.Dropout(config.dropout)(layers.GlobalAveragePooling2D()(x))

@@ -89,6 +89,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "no stage frozen": {"network": {"frozen_stages": 0}},
     "five stages frozen": {"network": {"frozen_stages": 5}},
+    "six stages": {"network": {"stages": 6}},
+    "five stages": {"network": {"stages": 5}},
     "compact": SMALL,
     "compact, no borders": {**SMALL, "augment": {"borders": 0.0}},
     "compact, no augmentation": {
