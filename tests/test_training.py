@@ -266,6 +266,8 @@ def test_a_list_adds_what_the_table_lacks_and_may_have_chexperts_prefix(tmp_path
 
 
 def test_a_run_keeps_to_the_split_that_it_began_with(tmp_path: Path) -> None:
+    from training.fit import fit
+
     write_dataset(tmp_path, 12, size=8)
     data = DataConfig(labels=("Opacity",), validation=0.5)
     for _ in range(2):
@@ -274,6 +276,9 @@ def test_a_run_keeps_to_the_split_that_it_began_with(tmp_path: Path) -> None:
     csv.write_text(csv.read_text().replace("p0003,", "p0100,"))
     with pytest.raises(TableError, match="gives another split now than this run has begun with"):
         write(*divide(tmp_path, data), tmp_path / "run")
+    with pytest.raises(TableError, match="gives another split now than this run has begun with"):
+        fit(recipe(data=data), tmp_path, tmp_path / "run", report=list[str]().append)
+    assert not (tmp_path / "run" / "cache").exists(), "it is refused before images are decoded"
 
 
 def test_layouts_bring_their_findings_and_tables() -> None:

@@ -95,7 +95,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     # Data: who is held out, targets, pixels.
     if devices.host:
         devices.wait("prepared")
-    data = examples.load(config, root, cache or run / "cache", workers, report)
+    data = examples.load(config, root, cache or run / "cache", workers, report, [run])
     if not devices.host:
         devices.wait("prepared")
     train_rows, held_out = data.rows["training"], data.rows["validation"]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from chexscore import labels
 from chexscore.errors import TableError
+from chexscore.outputs import replacing
 from training.config import DataConfig
 from training.datasets import PATH_COLUMNS, read_table, without_prefix
 
@@ -54,14 +55,18 @@ def divide(root: Path, data: DataConfig) -> tuple[pd.DataFrame, NDArray[np.str_]
 def write(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
     """Writes training.csv, validation.csv and, if there is such a side, test.csv; labels as they were.
 
+    Each is whole, or not there, whenever this is stopped.
+
     Raises:
         TableError: as `check`.
+        OutputError: the disk is full, or the folder is not ours.
     """
     texts = _texts(table, sides, run)
     _refuse_another(texts)
     run.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
-        file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+        with replacing(str(file)) as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))
 
 
 def check(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
