@@ -89,7 +89,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "no stage frozen": {"network": {"frozen_stages": 0}},
     "five stages frozen": {"network": {"frozen_stages": 5}},
-    "six stages": {"network": {"stages": 6}},
+    "seven stages": {"network": {"stages": 7}},
     "five stages": {"network": {"stages": 5}},
     "compact": SMALL,
     "compact, no borders": {**SMALL, "augment": {"borders": 0.0}},

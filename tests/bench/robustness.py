@@ -15,9 +15,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
 from chexscore import Classifier, load_image, metrics
+
+MARK = 13
+"""Pixels, odd: what is narrower can be a stroke of a letter."""
+
+BRIGHTER = 50
+"""Grey levels that a mark stands out by."""
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -67,6 +73,20 @@ def hide(margin: float = 0, corners: float = 0, *, grey: bool = False) -> Change
             hidden |= outer(at_rows[:, None], at_columns[None])
         pixels[hidden] = pixels[~hidden].mean() if grey else 0
         return Image.fromarray(pixels)
+
+    return change
+
+
+def unmark(share: float) -> Change:
+    """Thin bright marks near the edges, such as letters, give way to what is around them; so do ribs."""
+
+    def change(film: Image.Image) -> Image.Image:
+        without = film.filter(ImageFilter.MinFilter(MARK)).filter(ImageFilter.MaxFilter(MARK))
+        marks = ImageChops.subtract(film, without).point(lambda level: 255 * (level > BRIGHTER))
+        hidden = np.array(marks.filter(ImageFilter.MaxFilter(5)))
+        down, across = round(film.height * share), round(film.width * share)
+        hidden[down : film.height - down, across : film.width - across] = 0
+        return Image.composite(without, film, Image.fromarray(hidden))
 
     return change
 
@@ -127,6 +147,7 @@ CHANGES: dict[str, tuple[Change, Change]] = {
     "margin of 10 % hidden, grey": (hide(margin=0.1, grey=True),) * 2,
     "corners of 20 % hidden, black": (hide(corners=0.2),) * 2,
     "corners of 20 % hidden, grey": (hide(corners=0.2, grey=True),) * 2,
+    "letters and other marks of the outer 20 % removed": (unmark(0.2),) * 2,
     "all but the middle 40 % hidden, grey": (hide(margin=0.3, grey=True),) * 2,
     "from 64 pixels": (shrink(64),) * 2,
     "inverted": (levels(lambda grey: 1 - grey),) * 2,
