@@ -161,8 +161,11 @@ def _standardized(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _mean(x: keras.KerasTensor) -> keras.KerasTensor:
-    """[N, 1, 1, C], row by row first: one long sum of float32 would cost onnxruntime two digits."""
-    return ops.mean(ops.mean(x, axis=2, keepdims=True), axis=1, keepdims=True)
+    """[N, 1, 1, 1] of one channel, row by row: one long sum of float32 would cost onnxruntime two digits.
+
+    The channel is taken with the row, because onnxruntime is slow where numbers of a sum lie apart.
+    """
+    return ops.mean(ops.mean(x, axis=(2, 3), keepdims=True), axis=1, keepdims=True)
 
 
 def _efficientnet(image: keras.KerasTensor, config: NetworkConfig) -> keras.KerasTensor:
