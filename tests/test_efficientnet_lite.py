@@ -85,7 +85,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("stages", "weighted", "features", "weights"), [(7, 98, 1280, 3_412_448), (5, 68, 672, 794_304)]
+    ("stages", "weighted", "features", "weights"),
+    [(7, 98, 1280, 3_412_448), (6, 92, 1152, 2_612_832), (5, 68, 672, 794_304)],
 )
 def test_the_weights_of_a_package_reach_their_layers(
     package: Path,
@@ -146,6 +147,18 @@ def test_frozen_stages_are_the_first_ones_and_the_stem(monkeypatch: pytest.Monke
     assert [layer.trainable for layer in weighted] == [False] * 18 + [True] * (len(weighted) - 18)
     assert isinstance(weighted[17], layers.BatchNormalization)
     assert not network.layers[-1].get_weights()[0].any(), "the last layer begins with zeros"
+    all_frozen = CONFIG.model_copy(update={"stages": 2, "frozen_stages": 2})
+    network = networks.build(all_frozen, ImageSpec(64, 64), 1)
+    learning = [layer for layer in network.layers if layer.trainable and layer.weights]
+    assert [type(layer) for layer in learning] == [layers.Conv2D, layers.BatchNormalization, layers.Dense]
+
+
+def test_weights_of_a_larger_network_are_refused(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.networks import build
+
+    write(package, {f"{norm}.running_mean": np.ones(1, np.float32) for norm in range(50)}, monkeypatch)
+    with pytest.raises(UsageError, match="it has 50 batch norms, not 49"):
+        build(CONFIG.model_copy(update={"stages": 1}), ImageSpec(64, 64), 1)
 
 
 def test_a_package_that_is_not_there_is_named() -> None:

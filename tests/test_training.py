@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexscore.errors import ChexscoreError, TableError, UsageError, exit_on_error
+from chexscore.errors import ChexscoreError, OutputError, TableError, UsageError, exit_on_error
 from chexscore.images import load_image
 from chexscore.labels import Policy, to_targets
 from chexscore.lock import locked
@@ -68,7 +68,7 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
                 'name = "x"\n[data]\nlabels = ["A"]\n'
                 '[network]\nname = "efficientnet-lite0"\nimagenet = "y"\nstages = 2\nfrozen_stages = 3'
             ),
-            "frozen_stages is above stages",
+            "frozen_stages = 3 is above stages = 2",
         ),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 1.5]}', "data.uncertain.A"),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 0.2]}', "ends before it begins"),
@@ -279,6 +279,19 @@ def test_a_run_keeps_to_the_split_that_it_began_with(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="gives another split now than this run has begun with"):
         fit(recipe(data=data), tmp_path, tmp_path / "run", report=list[str]().append)
     assert not (tmp_path / "run" / "cache").exists(), "it is refused before images are decoded"
+
+
+def test_a_split_that_cannot_be_written_leaves_no_part_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_dataset(tmp_path, 12, size=8)
+    monkeypatch.setattr("chexscore.outputs.os.fsync", full)
+    with pytest.raises(OutputError, match=r"training\.csv.*No space left"):
+        write(*divide(tmp_path, DataConfig(labels=("Opacity",))), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_layouts_bring_their_findings_and_tables() -> None:

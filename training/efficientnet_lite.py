@@ -32,6 +32,9 @@ STAGES = (
 )
 """Blocks, kernel, stride of the first block, expansion, channels; Google's efficientnet_lite_builder.py."""
 
+NORMS = 2 + sum(blocks * (3 if expansion > 1 else 2) for blocks, _, _, expansion, _ in STAGES)
+"""Batch norms of all seven stages, the stem and the last convolution."""
+
 
 def efficientnet_lite0(
     x: keras.KerasTensor, frozen_stages: int = 0, stages: int = len(STAGES)
@@ -46,7 +49,8 @@ def efficientnet_lite0(
         stages: how many of the seven stages it has; with fewer it ends where the next widens its input.
 
     Returns:
-        features, float32 [N, H / 32, W / 32, 1280]; with five stages [N, H / 16, W / 16, 672].
+        features, float32 [N, h, w, C]: C is 1280, or with fewer stages six times the channels of the last of
+        them, 1152 for six; h and w are a 32nd of H and W for six and seven stages, a 16th for four and five.
     """
 
     def convolve(x: keras.KerasTensor, count: int, kernel: int = 1, strides: int = 1) -> keras.KerasTensor:
@@ -69,7 +73,7 @@ def efficientnet_lite0(
             )
             y = convolve(layers.ReLU(6)(normalized(y)), count)
             x = layers.Add()([x, y]) if block else y
-    trainable = True
+    trainable = True  # as what comes after it: frozen stages are stages
     wide = 1280 if stages == len(STAGES) else STAGES[stages][3] * x.shape[-1]
     return layers.ReLU(6)(convolve(x, wide))
 
@@ -103,6 +107,8 @@ def load_imagenet(network: keras.Model, package: str) -> None:
 def _fill(network: keras.Model, found: dict[str, NDArray[Any]]) -> None:
     kernels = [each.transpose(2, 3, 1, 0) for each in found.values() if each.ndim == KERNEL_AXES]
     norms = [name.removesuffix("running_mean") for name in found if name.endswith("running_mean")]
+    if len(norms) != NORMS:  # a larger network's first layers may have the same shapes
+        raise ValueError(f"it has {len(norms)} batch norms, not {NORMS}")
     for layer in network.layers:
         if isinstance(layer, layers.DepthwiseConv2D):
             layer.set_weights([kernels.pop(0).swapaxes(2, 3)])

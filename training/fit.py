@@ -63,7 +63,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
 
     Raises:
         UsageError: the run folder belongs to another recipe, or the recipe asks for what is not here.
-        TableError: the data set cannot be used.
+        TableError: the data set cannot be used, or is split in another way than the run has begun with.
+        OutputError: the disk is full, or the folder is not ours.
         ChexscoreError: the loss stopped being a number.
     """
     if run.exists() and not run.is_dir():

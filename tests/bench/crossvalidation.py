@@ -61,6 +61,7 @@ TWICE = {
 COMPACT = {
     "name": "compact",
     "imagenet": "",
+    "stages": 7,
     "frozen_stages": 0,
     "width": 16,
     "l2": 1e-4,
@@ -156,7 +157,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     def trained(name: str, fold: int) -> Path:
-        run: Path = arguments.out / f"{arguments.by}-{fold}-{name.replace(' ', '-')}"
+        settings = (arguments.by, fold, *name.split(), arguments.size, arguments.epochs)
+        run: Path = arguments.out / "-".join(map(str, settings))
         taught = [trained(teacher, fold) for teacher in TEACHERS.get(name, ())]
         config = _changed(told.model_copy(update=small), VARIANTS[name])
         _train(config, table["path"][folds == fold], arguments.data, run, taught)
@@ -180,7 +182,7 @@ def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         key: getattr(config, key).model_copy(update=value) if isinstance(value, dict) else value
         for key, value in changes.items()
     }
-    return config.model_copy(update=sections)
+    return TrainConfig.model_validate(config.model_copy(update=sections).model_dump())
 
 
 def _train(

@@ -19,8 +19,8 @@ from PIL import Image, ImageChops, ImageFilter
 
 from chexscore import Classifier, load_image, metrics
 
-MARK = 13
-"""Pixels, odd: what is narrower can be a stroke of a letter."""
+MARK, RIM = 13, 5
+"""Odd, pixels of 224: what is narrower can be a stroke of a letter; and how far around one is hidden."""
 
 BRIGHTER = 50
 """Grey levels that a mark stands out by."""
@@ -83,7 +83,7 @@ def unmark(share: float) -> Change:
     def change(film: Image.Image) -> Image.Image:
         without = film.filter(ImageFilter.MinFilter(MARK)).filter(ImageFilter.MaxFilter(MARK))
         marks = ImageChops.subtract(film, without).point(lambda level: 255 * (level > BRIGHTER))
-        hidden = np.array(marks.filter(ImageFilter.MaxFilter(5)))
+        hidden = np.array(marks.filter(ImageFilter.MaxFilter(RIM)))
         down, across = round(film.height * share), round(film.width * share)
         hidden[down : film.height - down, across : film.width - across] = 0
         return Image.composite(without, film, Image.fromarray(hidden))
@@ -125,6 +125,11 @@ def jpeg(quality: int) -> Change:
     return change
 
 
+def as_stored(film: Image.Image) -> Image.Image:
+    """A film at full size as the data set at 224 x 224 pixels has it, for the most part."""
+    return jpeg(75)(film.resize((224, 224), Image.Resampling.BICUBIC))
+
+
 CHANGES: dict[str, tuple[Change, Change]] = {
     "none": (same, same),
     "frame: normal films lose 9 % of height": (crop(0.09, 0), same),
@@ -150,6 +155,7 @@ CHANGES: dict[str, tuple[Change, Change]] = {
     "letters and other marks of the outer 20 % removed": (unmark(0.2),) * 2,
     "all but the middle 40 % hidden, grey": (hide(margin=0.3, grey=True),) * 2,
     "from 64 pixels": (shrink(64),) * 2,
+    "reduced to 224 pixels, JPEG of quality 75": (as_stored,) * 2,
     "inverted": (levels(lambda grey: 1 - grey),) * 2,
 }
 """Name -> what is done to normal films, and to those with pneumonia."""
