@@ -1,6 +1,6 @@
 """How a model of pneumonia scores X-rays that were changed: AUC, and what its thresholds make of them.
 
-    python -m tests.bench.robustness DIR VALIDATION.csv [--model MODEL.onnx] [--adults NIH]
+    python -m tests.bench.robustness DIR VALIDATION.csv [--model MODEL] [--adults NIH] [--only CHANGE ...]
 
 DIR holds the X-rays, VALIDATION.csv names those to score (path, Pneumonia, Bacterial, Viral), as a run folder
 or `training split` has it. Changes named "frame" are made to films with and without pneumonia in opposite
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("table", type=Path, metavar="VALIDATION.csv")
     parser.add_argument("--model", help="default: the bundled one")
     parser.add_argument("--adults", type=Path, metavar="NIH")
+    parser.add_argument("--only", nargs="+", choices=CHANGES, default=list(CHANGES), metavar="CHANGE")
     arguments = parser.parse_args()
 
     classifier = Classifier(arguments.model, device="cpu")
@@ -179,8 +180,8 @@ def main() -> None:
 
     print("| change | " + " | ".join(f"AUC {label}" for label in labels), end="")
     print(f" | {labels[0]}: accuracy | sensitivity | specificity |\n|" + " --- |" * (len(labels) + 4))
-    for name, changes in CHANGES.items():
-        changed = (changes[int(row[0])](film) for row, film in zip(truth, films, strict=True))
+    for name in arguments.only:
+        changed = (CHANGES[name][int(row[0])](film) for row, film in zip(truth, films, strict=True))
         scores = score(classifier, changed)
         called, ill = scores[:, 0] >= thresholds[0], truth[:, 0] == 1
         figures = [metrics.auroc(truth[:, column], scores[:, column]) for column in range(len(labels))]
