@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from chexscore.errors import ChexscoreError, OutputError, TableError, UsageError, exit_on_error
 from chexscore.images import load_image
@@ -17,7 +19,7 @@ from chexscore.labels import Policy, to_targets
 from chexscore.lock import locked
 from chexscore.spec import ImageSpec, ModelSpec
 from chexscore.stopping import Stop
-from tests.phantoms import write_chexpert, write_dataset
+from tests.phantoms import draw, write_chexpert, write_dataset
 from training import __main__ as command
 from training import labels
 from training import prepare as prepare_module
@@ -502,9 +504,11 @@ def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:
 
     network = build(NetworkConfig(name="compact", width=4), ImageSpec(32, 32), 1)
     full = with_augmentation(
-        network, AugmentConfig(contrast=0.2, gamma=0.5, sharpness=1.0, borders=0.1, noise=0.1)
+        network,
+        AugmentConfig(contrast=0.2, gamma=0.5, sharpness=1.0, borders=0.1, noise=0.1, jpeg_quality=30),
     )
     assert [type(layer).__name__ for layer in full.layers[1:-1]] == [
+        "RandomCompression",
         "RandomPlacement",
         "RandomSharpness",
         "RandomGamma",
@@ -517,6 +521,26 @@ def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:
     assert len(bare.layers) == 2
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)
     np.testing.assert_array_equal(full.predict_on_batch(images), network.predict_on_batch(images))
+
+
+@pytest.mark.parametrize("lowest", [20, 75])
+def test_compression_loses_what_jpeg_loses_down_to_the_quality_that_the_recipe_says(lowest: int) -> None:
+    from training.augment import RandomCompression
+
+    film = Image.fromarray(draw(3, size=90)).crop((0, 0, 90, 76))
+    pixels = np.asarray(film, np.float32)
+    file = io.BytesIO()
+    film.save(file, "JPEG", quality=lowest)
+    lost = np.asarray(Image.open(file), np.float32) - pixels
+    copies = np.repeat(pixels[None, ..., None], 256, axis=0)
+    changed = np.asarray(RandomCompression(lowest)(copies, training=True))[..., 0] - pixels
+    amounts = changed.std((1, 2))
+    assert 0.4 < (np.abs(changed).max((1, 2)) == 0).mean() < 0.6
+    assert amounts.max() == pytest.approx(lost.std(), rel=0.05)
+    most = changed[amounts.argmax()]
+    assert np.corrcoef(most.ravel(), lost.ravel())[0, 1] > 0.85
+    spread = np.quantile(amounts[amounts > 0] / amounts.max(), [0.25, 0.75])
+    assert spread[0] < 0.7 < spread[1]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,76 @@
 import math
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from training.config import AugmentConfig
 
-__all__ = ["RandomBorders", "RandomGamma", "RandomNoise", "RandomPlacement", "with_augmentation"]
+__all__ = [
+    "RandomBorders",
+    "RandomCompression",
+    "RandomGamma",
+    "RandomNoise",
+    "RandomPlacement",
+    "with_augmentation",
+]
 
 GREY = 128.0
-"""The brightest border."""
+"""The brightest border, and what JPEG counts grey levels from."""
+
+BLOCK = 8
+"""Side of the squares that JPEG transforms."""
+
+STEPS = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ],
+    dtype=np.float32,
+)
+"""What the amplitudes of a square are rounded to multiples of: ITU-T T.81, table K.1."""
+
+AS_PUBLISHED = 50
+"""The quality at which they are."""
+
+
+class RandomCompression(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """What JPEG loses of each image, at a quality of its own; float32 [N, H, W, 1] in 0..255.
+
+    Half of the images stay as they are, the others lose any amount up to that of the lowest quality. Files
+    cannot be written within a training step; of what is done there, this alone changes pixels.
+    """
+
+    def __init__(self, lowest: int) -> None:
+        super().__init__(dtype="float32", name="random_compression")
+        # How libjpeg, and so everybody, takes a quality for a scale of the steps.
+        self.largest = AS_PUBLISHED / lowest if lowest < AS_PUBLISHED else 2 - lowest / AS_PUBLISHED
+        frequency, place = np.indices((BLOCK, BLOCK))
+        wave = np.cos(np.pi * (2 * place + 1) * frequency / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
+        wave[0] /= np.sqrt(2)
+        squares = np.einsum("uy,vx->yxuv", wave, wave).reshape(BLOCK, BLOCK, 1, BLOCK * BLOCK)
+        self.waves = squares.astype(np.float32)
+        self.seeds = keras.random.SeedGenerator()
+
+    def call(self, images: keras.KerasTensor, *, training: bool = False) -> keras.KerasTensor:
+        """Loses nothing where the network only scores."""
+        if not training:
+            return images
+        count, height, width, _ = ops.shape(images)
+        scales = keras.random.uniform((count, 1, 1, 1), -self.largest, self.largest, seed=self.seeds)
+        steps = ops.maximum(ops.relu(scales) * STEPS.ravel(), 1)
+        sides = [(0, 0), (0, -height % BLOCK), (0, -width % BLOCK), (0, 0)]
+        whole = ops.pad(images - GREY, sides, mode="symmetric")
+        amplitudes = ops.conv(whole, self.waves, strides=BLOCK, padding="valid")
+        rounded = ops.round(amplitudes / steps) * steps
+        back = ops.conv_transpose(rounded, self.waves, strides=BLOCK, padding="valid")[:, :height, :width]
+        return ops.where(scales > 0, ops.clip(back + GREY, 0, 255), images)
 
 
 class RandomPlacement(layers.Layer):  # type: ignore[misc]  # Keras has no types
@@ -124,6 +186,8 @@ def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mod
     They compute in float32 whatever the network does, and change nothing when it only scores.
     """
     random: list[layers.Layer] = []
+    if augment.jpeg_quality:
+        random.append(RandomCompression(augment.jpeg_quality))
     if augment.flip or augment.rotation or augment.zoom or augment.zoom_width or augment.shift:
         random.append(RandomPlacement(augment))
     if augment.sharpness:

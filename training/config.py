@@ -203,6 +203,8 @@ class AugmentConfig(_Section):
     """Largest part of each side that is covered with black or grey, as by a collimator."""
     shift: float = Field(0.0, ge=0, lt=1)
     """Largest move to each side, as a share of the image's side."""
+    jpeg_quality: int = Field(0, ge=0, lt=100)
+    """Lowest quality of the JPEG files that images may have been stored as."""
 
 
 class TrainConfig(_Section):

@@ -75,6 +75,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "placement alone changed": {"augment": {"gamma": 0.0, "sharpness": 0.0, "noise": 0.0, "borders": 0.0}},
     "no borders": {"augment": {"borders": 0.0}},
     "no noise": {"augment": {"noise": 0.0}},
+    "JPEG of 30 and more": {"augment": {"jpeg_quality": 30}},
+    "JPEG of 10 and more, all of the sharpness": {"augment": {"jpeg_quality": 10, "sharpness": 1.0}},
     "wider borders": {"augment": {"borders": 0.3}},
     "not standardized": {"network": {"standardize": False}},
     "mirrored": {"network": {"mirror": True}},
