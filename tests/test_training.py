@@ -731,6 +731,9 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
         module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
     assert not (run / "spec.json").exists()
     monkeypatch.setattr(checkpoints, "replace", real)
+    earlier = json.loads((run / "config.json").read_text())  # of a version that had no such field yet
+    del earlier["augment"]["jpeg_quality"]
+    (run / "config.json").write_text(json.dumps(earlier))
     module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
     assert "continuing after epoch 1" in said
     assert not list(run.glob("partial-*"))
@@ -748,6 +751,11 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     assert "is finished" in said[-1]
     with pytest.raises(UsageError, match="another recipe"):
         module.fit(recipe(epochs=4), tmp_path, run, report=said.append)
+    (run / "config.json").write_text('{"name": "cut')
+    with pytest.raises(
+        UsageError, match=r"config\.json: not a recipe of this version: Invalid JSON[^\n]*\.$"
+    ):
+        module.fit(config, tmp_path, run, report=said.append)
 
 
 def _assert_finished(run: Path) -> None:

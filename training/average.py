@@ -108,10 +108,7 @@ def _mean(config: TrainConfig, runs: Sequence[Path]) -> keras.Model:
 def _recipe(run: Path) -> TrainConfig:
     if not (run / "spec.json").exists():
         raise UsageError(f"{run}: no finished run of training is there; let its fit end first.")
-    try:
-        return TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{run / 'config.json'}: not a recipe of this version: {error}.") from error
+    return TrainConfig.of_run(run)
 
 
 def _provenance(run: Path) -> Mapping[str, str]:

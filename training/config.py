@@ -268,6 +268,21 @@ class TrainConfig(_Section):
         return self
 
     @classmethod
+    def of_run(cls, run: Path) -> "TrainConfig":
+        """Reads the recipe of a run folder; fields that came after it have the values that change nothing.
+
+        Raises:
+            UsageError: no recipe is there, or one with fields or values that are not known (any more).
+        """
+        file = run / "config.json"
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise UsageError(f"{file}: not a recipe of this version: {_faults(error)}.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: the recipe cannot be read: {error}.") from error
+
+    @classmethod
     def from_toml(cls, path: Path) -> "TrainConfig":
         """Reads a recipe.
 
@@ -281,5 +296,9 @@ class TrainConfig(_Section):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not a TOML file: {error}.") from error
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise UsageError(f"{path}: {faults}.") from error
+            raise UsageError(f"{path}: {_faults(error)}.") from error
+
+
+def _faults(error: ValidationError) -> str:
+    each = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
+    return "; ".join(": ".join(filter(None, named)) for named in each)

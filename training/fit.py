@@ -70,8 +70,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run} is a file; give --out a folder.")
     # A run folder belongs to one recipe, and a finished one is left alone.
-    recipe, recipe_file, spec_file = config.model_dump_json(indent=1), run / "config.json", run / "spec.json"
-    if recipe_file.exists() and recipe_file.read_text() != recipe:
+    recipe_file, spec_file = run / "config.json", run / "spec.json"
+    if recipe_file.exists() and TrainConfig.of_run(run) != config:
         raise UsageError(f"{run} holds a run of another recipe; give another --out.")
     if spec_file.exists():
         report(f"{run} is finished; give another --out to train again.")
@@ -115,6 +115,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     history, best_weights = done
     if devices.host == 0:
         splits.write(data.table, data.sides, run)
+        recipe = config.model_dump_json(indent=1)
         checkpoints.replace(recipe_file, Path.write_text, recipe)  # all is well: the folder is this recipe's
 
     for epoch in range(len(history), config.epochs):
