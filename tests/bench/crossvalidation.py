@@ -48,6 +48,7 @@ STILL = {
     "sharpness": 0.0,
     "noise": 0.0,
     "borders": 0.0,
+    "jpeg_quality": 0,
 }
 TWICE = {
     "gamma": 0.5,
@@ -57,6 +58,7 @@ TWICE = {
     "sharpness": 1.0,
     "noise": 0.06,
     "borders": 0.15,
+    "jpeg_quality": 0,
 }
 COMPACT = {
     "name": "compact",
@@ -72,12 +74,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "another seed": {"seed": 1},
     "no augmentation": {"augment": STILL},
     "twice the augmentation": {"augment": TWICE},
-    "placement alone changed": {"augment": {"gamma": 0.0, "sharpness": 0.0, "noise": 0.0, "borders": 0.0}},
+    "placement alone changed": {
+        "augment": {"gamma": 0.0, "sharpness": 0.0, "noise": 0.0, "borders": 0.0, "jpeg_quality": 0}
+    },
+    "twice all but placement": {"augment": {"gamma": 0.5, "noise": 0.06, "borders": 0.15}},
+    "no JPEG, half the sharpness": {"augment": {"jpeg_quality": 0, "sharpness": 0.5}},
+    "JPEG of 30, half the sharpness": {"augment": {"jpeg_quality": 30, "sharpness": 0.5}},
     "no borders": {"augment": {"borders": 0.0}},
     "no noise": {"augment": {"noise": 0.0}},
-    "JPEG of 30 and more": {"augment": {"jpeg_quality": 30}},
-    "JPEG of 10 and more, all of the sharpness": {"augment": {"jpeg_quality": 10, "sharpness": 1.0}},
-    "wider borders": {"augment": {"borders": 0.3}},
+    "twice the borders": {"augment": {"borders": 0.15}},
     "not standardized": {"network": {"standardize": False}},
     "mirrored": {"network": {"mirror": True}},
     "weights not averaged": {"average": 0.0},
