@@ -133,7 +133,7 @@ def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> No
     (run / "config.json").write_text(CONFIG.model_copy(update=other).model_dump_json())
     refused("other was trained by another recipe than", data / "0", run)
     (run / "config.json").write_text("{}")
-    refused(r"config\.json: not a recipe of this version", data / "0", run)
+    refused(r"config\.json: no recipe that this version knows", data / "0", run)
     bare = CONFIG.network.model_copy(update={"imagenet": ""})
     for seed, each in enumerate((tmp_path / "first", tmp_path / "second")):
         each.mkdir()

@@ -10,20 +10,20 @@ from training.config import AugmentConfig
 
 __all__ = [
     "RandomBorders",
-    "RandomCompression",
     "RandomGamma",
+    "RandomJpegQuality",
     "RandomNoise",
     "RandomPlacement",
     "with_augmentation",
 ]
 
 GREY = 128.0
-"""The brightest border, and what JPEG counts grey levels from."""
+"""The brightest border."""
 
-BLOCK = 8
-"""Side of the squares that JPEG transforms."""
+BLOCK, LEVEL_SHIFT = 8, 128.0
+"""JPEG transforms blocks of this side, of grey levels counted from there: ITU-T T.81, A.3."""
 
-STEPS = np.array(
+LUMINANCE_TABLE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
         [12, 12, 14, 19, 26, 58, 60, 55],
@@ -33,31 +33,33 @@ STEPS = np.array(
         [24, 35, 55, 64, 81, 104, 113, 92],
         [49, 64, 78, 87, 103, 121, 120, 101],
         [72, 92, 95, 98, 112, 100, 103, 99],
-    ],
-    dtype=np.float32,
+    ]
 )
-"""What the amplitudes of a square are rounded to multiples of: ITU-T T.81, table K.1."""
+"""Quantization steps, rows by vertical frequency: those of ITU-T T.81, table K.1, which libjpeg takes."""
 
-AS_PUBLISHED = 50
-"""The quality at which they are."""
+UNSCALED, LARGEST_STEP = 50, 255
+"""The quality at which libjpeg takes that table as it is, and the largest step of its baseline files."""
 
 
-class RandomCompression(layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """What JPEG loses of each image, at a quality of its own; float32 [N, H, W, 1] in 0..255.
+class RandomJpegQuality(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Each image as a JPEG file of a quality of its own gives it back; float32 [N, H, W, 1] in 0..255.
 
-    Half of the images stay as they are, the others lose any amount up to that of the lowest quality. Files
-    cannot be written within a training step; of what is done there, this alone changes pixels.
+    Half of the images stay as they are. For the others the scale of the quantization table, not the quality,
+    is drawn evenly, up to that of the lowest: with 10, half of these have a quality below 20. TensorFlow has
+    such a function, Keras none.
+
+    Args:
+        lowest: 1 to 99, by libjpeg's scaling.
     """
 
     def __init__(self, lowest: int) -> None:
-        super().__init__(dtype="float32", name="random_compression")
-        # How libjpeg, and so everybody, takes a quality for a scale of the steps.
-        self.largest = AS_PUBLISHED / lowest if lowest < AS_PUBLISHED else 2 - lowest / AS_PUBLISHED
+        super().__init__(dtype="float32", name="random_jpeg_quality")
+        self.largest = UNSCALED / lowest if lowest < UNSCALED else 2 - lowest / UNSCALED
         frequency, place = np.indices((BLOCK, BLOCK))
-        wave = np.cos(np.pi * (2 * place + 1) * frequency / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
-        wave[0] /= np.sqrt(2)
-        squares = np.einsum("uy,vx->yxuv", wave, wave).reshape(BLOCK, BLOCK, 1, BLOCK * BLOCK)
-        self.waves = squares.astype(np.float32)
+        cosines = np.cos(np.pi * (2 * place + 1) * frequency / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
+        cosines[0] /= np.sqrt(2)
+        basis = np.einsum("vy,ux->yxvu", cosines, cosines).reshape(BLOCK, BLOCK, 1, BLOCK * BLOCK)
+        self.basis = basis.astype(np.float32)
         self.seeds = keras.random.SeedGenerator()
 
     def call(self, images: keras.KerasTensor, *, training: bool = False) -> keras.KerasTensor:
@@ -66,13 +68,15 @@ class RandomCompression(layers.Layer):  # type: ignore[misc]  # Keras has no typ
             return images
         count, height, width, _ = ops.shape(images)
         scales = keras.random.uniform((count, 1, 1, 1), -self.largest, self.largest, seed=self.seeds)
-        steps = ops.maximum(ops.relu(scales) * STEPS.ravel(), 1)
-        sides = [(0, 0), (0, -height % BLOCK), (0, -width % BLOCK), (0, 0)]
-        whole = ops.pad(images - GREY, sides, mode="symmetric")
-        amplitudes = ops.conv(whole, self.waves, strides=BLOCK, padding="valid")
-        rounded = ops.round(amplitudes / steps) * steps
-        back = ops.conv_transpose(rounded, self.waves, strides=BLOCK, padding="valid")[:, :height, :width]
-        return ops.where(scales > 0, ops.clip(back + GREY, 0, 255), images)
+        steps = ops.clip(ops.floor(scales * LUMINANCE_TABLE.ravel() + 0.5), 1, LARGEST_STEP)
+        # Blocks at the lower and right edges are filled up with the last row and column, as libjpeg does.
+        rows, columns = (np.minimum(np.arange(side + -side % BLOCK), side - 1) for side in (height, width))
+        filled = ops.take(ops.take(images - LEVEL_SHIFT, rows, axis=1), columns, axis=2)
+        coefficients = ops.conv(filled, self.basis, strides=BLOCK, padding="valid")
+        quantized = ops.round(coefficients / steps) * steps
+        decoded = ops.conv_transpose(quantized, self.basis, strides=BLOCK, padding="valid")
+        pixels = ops.clip(ops.round(decoded[:, :height, :width] + LEVEL_SHIFT), 0, 255)
+        return ops.where(scales > 0, pixels, images)
 
 
 class RandomPlacement(layers.Layer):  # type: ignore[misc]  # Keras has no types
@@ -187,7 +191,7 @@ def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mod
     """
     random: list[layers.Layer] = []
     if augment.jpeg_quality:
-        random.append(RandomCompression(augment.jpeg_quality))
+        random.append(RandomJpegQuality(augment.jpeg_quality))
     if augment.flip or augment.rotation or augment.zoom or augment.zoom_width or augment.shift:
         random.append(RandomPlacement(augment))
     if augment.sharpness:

@@ -14,7 +14,7 @@ __all__ = ["AugmentConfig", "DataConfig", "NetworkConfig", "TrainConfig"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 CHEXPERT_FINDINGS = (
@@ -204,7 +204,9 @@ class AugmentConfig(_Section):
     shift: float = Field(0.0, ge=0, lt=1)
     """Largest move to each side, as a share of the image's side."""
     jpeg_quality: int = Field(0, ge=0, lt=100)
-    """Lowest quality of the JPEG files that images may have been stored as."""
+    """Lowest quality of a JPEG file that an image is stored in, at the network's size. Half of the images are
+    not; for the others the scale of the quantization table is drawn evenly up to that of this quality. Lower
+    loses more, 0 nothing."""
 
 
 class TrainConfig(_Section):
@@ -269,18 +271,20 @@ class TrainConfig(_Section):
 
     @classmethod
     def of_run(cls, run: Path) -> "TrainConfig":
-        """Reads the recipe of a run folder; fields that came after it have the values that change nothing.
+        """Reads the recipe of a run folder.
+
+        A field that it lacks, because it came later, has its default; that of a new field changes nothing.
 
         Raises:
-            UsageError: no recipe is there, or one with fields or values that are not known (any more).
+            UsageError: no recipe is there, or one that is damaged or has unknown fields or values.
         """
         file = run / "config.json"
         try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+            return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
-            raise UsageError(f"{file}: not a recipe of this version: {_faults(error)}.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{file}: the recipe cannot be read: {error}.") from error
+            raise UsageError(f"{file}: no recipe that this version knows: {_faults(error)}.") from error
+        except OSError as error:
+            raise UsageError(f"{file}: the recipe cannot be read: {error.strerror}.") from error
 
     @classmethod
     def from_toml(cls, path: Path) -> "TrainConfig":
@@ -300,5 +304,5 @@ class TrainConfig(_Section):
 
 
 def _faults(error: ValidationError) -> str:
-    each = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
-    return "; ".join(": ".join(filter(None, named)) for named in each)
+    each = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    return "; ".join(fault.removeprefix(": ") for fault in each)

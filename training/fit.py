@@ -62,7 +62,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         report: called with lines for the user.
 
     Raises:
-        UsageError: the run folder belongs to another recipe, or the recipe asks for what is not here.
+        UsageError: the run folder belongs to another recipe or to one that cannot be read, or this one asks
+            for what is not here.
         TableError: the data set cannot be used, or is split in another way than the run has begun with.
         OutputError: the disk is full, or the folder is not ours.
         ChexscoreError: the loss stopped being a number.
@@ -115,8 +116,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     history, best_weights = done
     if devices.host == 0:
         splits.write(data.table, data.sides, run)
-        recipe = config.model_dump_json(indent=1)
-        checkpoints.replace(recipe_file, Path.write_text, recipe)  # all is well: the folder is this recipe's
+        recipe = config.model_dump_json(indent=1).encode()
+        checkpoints.replace(recipe_file, Path.write_bytes, recipe)  # all is well: the folder is this recipe's
 
     for epoch in range(len(history), config.epochs):
         if optimizers.out_of_patience(history, config.patience):

@@ -77,7 +77,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "placement alone changed": {
         "augment": {"gamma": 0.0, "sharpness": 0.0, "noise": 0.0, "borders": 0.0, "jpeg_quality": 0}
     },
-    "twice all but placement": {"augment": {"gamma": 0.5, "noise": 0.06, "borders": 0.15}},
+    "twice gamma, noise and borders": {"augment": {"gamma": 0.5, "noise": 0.06, "borders": 0.15}},
     "no JPEG, half the sharpness": {"augment": {"jpeg_quality": 0, "sharpness": 0.5}},
     "JPEG of 30, half the sharpness": {"augment": {"jpeg_quality": 30, "sharpness": 0.5}},
     "no borders": {"augment": {"borders": 0.0}},
