@@ -47,6 +47,9 @@ name = "compact"
 width = 8
 l2 = 1e-5
 standardize = true
+
+[augment]
+jpeg_quality = 50
 """
 
 
@@ -58,8 +61,9 @@ from training.fit import fit
 
 recipe, films, out = map(Path, sys.argv[1:])
 for devices in ("one", "all"):
-    small = NetworkConfig(name="reference", blocks=2, width=4)  # quick to compile, as is a flip
-    changes = {"devices": devices, "network": small, "augment": AugmentConfig(rotation=0, brightness=0)}
+    small = NetworkConfig(name="reference", blocks=2, width=4)  # quick to compile, as are these changes
+    augment = AugmentConfig(rotation=0, brightness=0, jpeg_quality=50)
+    changes = {"devices": devices, "network": small, "augment": augment}
     config = TrainConfig.from_toml(recipe).model_copy(update=changes)
     fit(config, films, out / devices, cache=out / "cache", report=lambda line: print(line))
 """

@@ -76,6 +76,7 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 1.5]}', "data.uncertain.A"),
         ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = [0.5, 0.2]}', "ends before it begins"),
         ('name = "x"\nweight_decay = 0.1\n[data]\nlabels = ["A"]', "weight_decay is for optimizer"),
+        ('name = "x"\nclip_norm = inf\n[data]\nlabels = ["A"]', "clip_norm: .*finite"),
         ('name = "x"\nepochs = 2\nwarmup_epochs = 2\n[data]\nlabels = ["A"]', "leaves no epoch"),
         ('name = "x"\nlearning_rate = 1e-6\n[data]\nlabels = ["A"]', "final_learning_rate is above"),
     ],

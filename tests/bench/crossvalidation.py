@@ -50,7 +50,7 @@ STILL = {
     "borders": 0.0,
     "jpeg_quality": 0,
 }
-TWICE = {
+AS_IN_0_5_0 = {
     "gamma": 0.5,
     "zoom": 0.25,
     "zoom_width": 0.4,
@@ -73,12 +73,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
     "no augmentation": {"augment": STILL},
-    "twice the augmentation": {"augment": TWICE},
+    "0.5.0's augmentation": {"augment": AS_IN_0_5_0},
     "placement alone changed": {
         "augment": {"gamma": 0.0, "sharpness": 0.0, "noise": 0.0, "borders": 0.0, "jpeg_quality": 0}
     },
     "twice gamma, noise and borders": {"augment": {"gamma": 0.5, "noise": 0.06, "borders": 0.15}},
-    "no JPEG, half the sharpness": {"augment": {"jpeg_quality": 0, "sharpness": 0.5}},
+    "no JPEG": {"augment": {"jpeg_quality": 0}},
+    "half the sharpness": {"augment": {"sharpness": 0.5}},
+    "0.7.0's augmentation": {"augment": {"jpeg_quality": 0, "sharpness": 0.5}},
     "JPEG of 30, half the sharpness": {"augment": {"jpeg_quality": 30, "sharpness": 0.5}},
     "no borders": {"augment": {"borders": 0.0}},
     "no noise": {"augment": {"noise": 0.0}},
