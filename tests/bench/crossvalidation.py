@@ -197,7 +197,7 @@ def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 def _train(
     config: TrainConfig, held_out: "pd.Series[str]", root: Path, run: Path, teachers: Sequence[Path]
 ) -> None:
-    held_out_list = run.with_suffix(".txt").absolute()
+    held_out_list = run.with_name(f"{run.name}.txt").absolute()
     held_out_list.write_text("\n".join(held_out))
     data = config.data.model_copy(update={"validation_list": str(held_out_list)})
     cache, load = run.parent / f"cache-{config.image.height}", examples.load
