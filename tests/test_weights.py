@@ -9,7 +9,8 @@ import pytest
 from chexscore import Classifier
 from chexscore.errors import ChexscoreError
 from tests.trained import shake
-from training.config import CHEXPERT_FINDINGS, NetworkConfig
+from training.config import NetworkConfig
+from training.findings import CHEXPERT_FINDINGS
 
 NAMES = {
     "Conv2D": ("kernel", "bias"),

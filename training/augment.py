@@ -70,8 +70,10 @@ class RandomJpegQuality(layers.Layer):  # type: ignore[misc]  # Keras has no typ
         scales = keras.random.uniform((count, 1, 1, 1), -self.largest, self.largest, seed=self.seeds)
         steps = ops.clip(ops.floor(scales * LUMINANCE_TABLE.ravel() + 0.5), 1, LARGEST_STEP)
         # Blocks at the lower and right edges are filled up with the last row and column, as libjpeg does.
-        rows, columns = (np.minimum(np.arange(side + -side % BLOCK), side - 1) for side in (height, width))
-        filled = ops.take(ops.take(images - LEVEL_SHIFT, rows, axis=1), columns, axis=2)
+        filled = images - LEVEL_SHIFT
+        for axis, side in ((1, height), (2, width)):
+            if missing := -side % BLOCK:
+                filled = ops.take(filled, np.minimum(np.arange(side + missing), side - 1), axis=axis)
         coefficients = ops.conv(filled, self.basis, strides=BLOCK, padding="valid")
         quantized = ops.round(coefficients / steps) * steps
         decoded = ops.conv_transpose(quantized, self.basis, strides=BLOCK, padding="valid")

@@ -73,7 +73,7 @@ def average(
         if left.name != "cache":
             left.unlink()
     splits.write(data.table, data.sides, partial)
-    (partial / "config.json").write_text(config.model_dump_json(indent=1), encoding="utf-8")
+    config.keep(partial)
     provenance = {
         "begun_with": whence[0]["begun_with"],
         "commit": ", ".join(sorted({each["commit"] for each in whence})),

@@ -8,52 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from chexscore.errors import ModelError, UsageError
 from chexscore.labels import Policy
+from chexscore.outputs import replacing
 from chexscore.spec import ImageSpec, Resize, check_labels
+from training.findings import FINDINGS
 
-__all__ = ["AugmentConfig", "DataConfig", "NetworkConfig", "TrainConfig"]
+__all__ = ["RECIPE_FILE", "AugmentConfig", "DataConfig", "NetworkConfig", "TrainConfig"]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-CHEXPERT_FINDINGS = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-"""The columns of CheXpert's CSV but for No Finding: Irvin et al. 2019, arXiv:1901.07031."""
-
-NIH_FINDINGS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
-"""The findings of ChestX-ray14: Wang et al. 2017, arXiv:1705.02315."""
-
-FINDINGS = {"chexpert": CHEXPERT_FINDINGS, "nih": NIH_FINDINGS}
 TABLES = {"plain": "labels.csv", "chexpert": "train.csv", "nih": "Data_Entry_2017*.csv"}
+
+RECIPE_FILE = "config.json"
+"""In a run folder."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 SmoothedPolicy = Policy | tuple[Share, Share]
@@ -269,6 +238,15 @@ class TrainConfig(_Section):
             raise ValueError("warmup_epochs leaves no epoch to train")
         return self
 
+    def keep(self, run: Path) -> None:
+        """Writes the recipe into a run folder, for `of_run`; whole, or not at all.
+
+        Raises:
+            OutputError: the disk is full, or the folder is not ours.
+        """
+        with replacing(str(run / RECIPE_FILE)) as stream:
+            stream.write(self.model_dump_json(indent=1).encode())
+
     @classmethod
     def of_run(cls, run: Path) -> "TrainConfig":
         """Reads the recipe of a run folder.
@@ -278,7 +256,7 @@ class TrainConfig(_Section):
         Raises:
             UsageError: no recipe is there, or one that is damaged or has unknown fields or values.
         """
-        file = run / "config.json"
+        file = run / RECIPE_FILE
         try:
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:

@@ -27,7 +27,7 @@ from chexscore.errors import UsageError
 from training import checkpoints, examples, networks, optimizers, outcome, plots, splits
 from training.augment import with_augmentation
 from training.batches import Batches, steps_per_epoch
-from training.config import TrainConfig
+from training.config import RECIPE_FILE, TrainConfig
 from training.devices import Devices
 from training.loss import MaskedCrossentropy, positive_weights
 from training.progress import bar
@@ -71,10 +71,9 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run} is a file; give --out a folder.")
     # A run folder belongs to one recipe, and a finished one is left alone.
-    recipe_file, spec_file = run / "config.json", run / "spec.json"
-    if recipe_file.exists() and TrainConfig.of_run(run) != config:
+    if (run / RECIPE_FILE).exists() and TrainConfig.of_run(run) != config:
         raise UsageError(f"{run} holds a run of another recipe; give another --out.")
-    if spec_file.exists():
+    if (run / "spec.json").exists():
         report(f"{run} is finished; give another --out to train again.")
         return
 
@@ -116,8 +115,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     history, best_weights = done
     if devices.host == 0:
         splits.write(data.table, data.sides, run)
-        recipe = config.model_dump_json(indent=1).encode()
-        checkpoints.replace(recipe_file, Path.write_bytes, recipe)  # all is well: the folder is this recipe's
+        config.keep(run)  # all is well: the folder is this recipe's
 
     for epoch in range(len(history), config.epochs):
         if optimizers.out_of_patience(history, config.patience):

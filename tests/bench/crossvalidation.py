@@ -38,18 +38,15 @@ from training.config import TrainConfig
 from training.fit import fit
 
 RECIPE = Path(__file__).parents[2] / "training" / "configs" / "kermany.toml"
-STILL = {
-    "flip": False,
-    "rotation": 0.0,
+IN_PLACE = {"flip": False, "rotation": 0.0, "zoom": 0.0, "zoom_width": 0.0, "shift": 0.0}
+UNTOUCHED = {
     "gamma": 0.0,
-    "zoom": 0.0,
-    "zoom_width": 0.0,
-    "shift": 0.0,
     "sharpness": 0.0,
     "noise": 0.0,
     "borders": 0.0,
     "jpeg_quality": 0,
 }
+STILL = {**IN_PLACE, **UNTOUCHED}
 AS_IN_0_5_0 = {
     "gamma": 0.5,
     "zoom": 0.25,
@@ -74,9 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "another seed": {"seed": 1},
     "no augmentation": {"augment": STILL},
     "0.5.0's augmentation": {"augment": AS_IN_0_5_0},
-    "placement alone changed": {
-        "augment": {"gamma": 0.0, "sharpness": 0.0, "noise": 0.0, "borders": 0.0, "jpeg_quality": 0}
-    },
+    "placement alone changed": {"augment": UNTOUCHED},
     "twice gamma, noise and borders": {"augment": {"gamma": 0.5, "noise": 0.06, "borders": 0.15}},
     "no JPEG": {"augment": {"jpeg_quality": 0}},
     "half the sharpness": {"augment": {"sharpness": 0.5}},
