@@ -57,6 +57,14 @@ AS_IN_0_5_0 = {
     "borders": 0.15,
     "jpeg_quality": 0,
 }
+HALF = {
+    "gamma": 0.125,
+    "zoom": 0.06,
+    "zoom_width": 0.1,
+    "shift": 0.02,
+    "noise": 0.015,
+    "borders": 0.035,
+}
 COMPACT = {
     "name": "compact",
     "imagenet": "",
@@ -72,6 +80,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no augmentation": {"augment": STILL},
     "0.5.0's augmentation": {"augment": AS_IN_0_5_0},
     "placement alone changed": {"augment": UNTOUCHED},
+    "half of all but sharpness and JPEG": {"augment": HALF},
     "twice gamma, noise and borders": {"augment": {"gamma": 0.5, "noise": 0.06, "borders": 0.15}},
     "no JPEG": {"augment": {"jpeg_quality": 0}},
     "half the sharpness": {"augment": {"sharpness": 0.5}},
