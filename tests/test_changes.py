@@ -1,0 +1,61 @@
+"""The changes of films by which the bench measures robustness change what they say, and nothing else."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from tests.bench.robustness import CHANGES, hide, shrink, unmark
+from tests.phantoms import draw
+
+FILM = draw(3, size=224)
+DARK = np.full((224, 224), 40, dtype=np.uint8)
+
+
+def changed(pixels: NDArray[np.uint8], name: str, ill: int = 0) -> NDArray[np.uint8]:
+    return np.asarray(CHANGES[name][ill](Image.fromarray(pixels)))
+
+
+def test_letters_near_the_edges_are_removed_and_what_is_broad_or_further_in_stays() -> None:
+    film = Image.fromarray(DARK)
+    pen = ImageDraw.Draw(film)
+    pen.line([(20, 15), (20, 35)], fill=230, width=4)  # a stroke of a letter
+    pen.line([(112, 100), (112, 124)], fill=230, width=4)  # as thin, in the middle
+    pen.rectangle([(180, 180), (210, 210)], fill=230)  # as bright, but broad: bone
+    before, after = np.asarray(film), np.asarray(unmark(0.2)(film))
+    np.testing.assert_array_equal(after[:60, :60], DARK[:60, :60])
+    np.testing.assert_array_equal(after[60:], before[60:])
+    np.testing.assert_array_equal(np.asarray(unmark(0.2)(Image.fromarray(DARK))), DARK)
+
+
+def test_what_is_hidden_is_black_or_the_mean_of_the_rest() -> None:
+    white = Image.new("L", (224, 224), 255)
+    for margin, corners in ((0.1, 0.0), (0.0, 0.2)):
+        hidden = np.asarray(hide(margin, corners)(white)) == 0
+        assert hidden[:20, :20].all()
+        assert hidden[:20, 112].any() == bool(margin)
+        assert not hidden[60:164, 60:164].any()
+        for grey in (False, True):
+            found = np.asarray(hide(margin, corners, grey=grey)(Image.fromarray(FILM)))
+            np.testing.assert_array_equal(found[~hidden], FILM[~hidden])
+            assert np.all(found[hidden] == (int(FILM[~hidden].mean()) if grey else 0))
+
+
+def test_detail_is_lost_and_grey_levels_move_as_the_names_say() -> None:
+    fine = np.indices((224, 224)).sum(0) % 2 * np.uint8(200)
+    assert np.asarray(shrink(112)(Image.fromarray(fine.astype(np.uint8)))).std() < 10
+    assert changed(FILM, "brighter by 15 %").mean() > FILM.mean() > changed(FILM, "darker by 15 %").mean()
+    np.testing.assert_array_equal(changed(FILM, "inverted"), 255 - FILM)
+    np.testing.assert_array_equal(changed(FILM, "none"), FILM)
+
+
+def test_frames_of_films_with_and_without_disease_are_changed_in_opposite_ways() -> None:
+    bar = np.zeros((224, 224), dtype=np.uint8)
+    bar[100:124, 92:132] = 255  # 24 high, 40 wide
+    name = "frame: the same, and others 9 % of width"
+
+    def sides(ill: int) -> tuple[int, int]:
+        seen = changed(bar, name, ill) > 127
+        return int(seen.any(1).sum()), int(seen.any(0).sum())
+
+    assert sides(0) == (26, 40)  # without 9 % of the height it is 224/204 as high
+    assert sides(1) == (24, 44)
