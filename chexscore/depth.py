@@ -27,7 +27,7 @@ def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def to_levels(values: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The same before rounding: float32 in 0..255, in an array of its own."""
+    """What `to_uint8` rounds: float32 in 0..255, of the same shape, in an array of its own."""
     if values.dtype == np.uint8:
         return values.astype(np.float32)
     exact = np.issubdtype(values.dtype, np.integer)

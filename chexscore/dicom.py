@@ -183,7 +183,8 @@ def _screen(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
         pixels = pixel_array(dataset)
         low, high = int(pixels.min()), int(pixels.max())
     if pixels.itemsize > 2:  # noqa: PLR2004, more values than a table should have
-        shown = np.rint(_levels(pixels, dataset)).astype(np.uint8)
+        levels = _levels(pixels, dataset)
+        shown = np.rint(levels, out=levels).astype(np.uint8)
     else:  # what a value is shown as is worked out once, and not for each of the pixels that have it
         ordered = not any(keyword in dataset for keyword in UNORDERED)
         values = np.arange(low, high + 1).astype(pixels.dtype) if ordered else present(pixels)

@@ -14,10 +14,10 @@ PIXELS_AT_ONCE = 2**16
 
 
 def present(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Each value that a pixel of 8 or 16 bits has, once."""
+    """Each value that a pixel of 8 or 16 bits has, once, ascending."""
     there = np.zeros(256**pixels.itemsize, dtype=np.bool_)
     there[_keys(pixels)] = True
-    return np.flatnonzero(there).astype(f"u{pixels.itemsize}").view(pixels.dtype)
+    return np.sort(np.flatnonzero(there).astype(f"u{pixels.itemsize}").view(pixels.dtype))
 
 
 def look_up(pixels: NDArray[Any], values: NDArray[Any], levels: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -25,16 +25,17 @@ def look_up(pixels: NDArray[Any], values: NDArray[Any], levels: NDArray[np.float
 
     Args:
         pixels: integers of 8 or 16 bits, any shape.
-        values: the same dtype, [V]; all that a pixel has, each once.
+        values: the same dtype, [V]; all that a pixel has, each once, ascending.
         levels: 0..255, [V]; what each of the values is shown as.
 
     Returns:
         uint8 of the shape of the pixels.
     """
     shown = np.rint(levels).astype(np.uint8)
-    # Most windows are a line from black to white, and to compute that takes half as long as to look it up.
-    if (ramp := _ramp(values, levels)) and np.array_equal(_in_parts(ramp, values), shown):
-        return _in_parts(ramp, pixels)
+    # Most windows are a line from black to white: computed, it takes half as long as looked up. Near ties the
+    # last digits of float32 decide, so the line is taken only if it gives every value what the table would.
+    if (line := _line(values, levels)) and np.array_equal(_in_parts(line, values), shown):
+        return _in_parts(line, pixels)
     table = np.zeros(256**pixels.itemsize, dtype=np.uint8)
     table[_keys(values)] = shown
     # No key is out of the table: "raise" would need a buffer, and "clip" takes a third longer.
@@ -46,15 +47,18 @@ def _keys(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels.view(f"u{pixels.itemsize}")
 
 
-def _ramp(values: NDArray[Any], levels: NDArray[np.float32]) -> Callable[..., object] | None:
-    """Computes levels that are on a line between the darkest and the brightest; others come out wrong."""
+def _line(values: NDArray[Any], levels: NDArray[np.float32]) -> Callable[..., object] | None:
+    """Computes levels as if they were on a line between the darkest and the brightest."""
     between = np.flatnonzero((levels > levels.min()) & (levels < levels.max()))
     if between.size < 2:  # noqa: PLR2004, a line has two points
         return None
     first, last = between[0], between[-1]
     slope = (float(levels[last]) - float(levels[first])) / (float(values[last]) - float(values[first]))
-    start = float(levels[first]) - slope * float(values[first]) + 0.5  # the half rounds what is cut off below
+    start = float(levels[first]) - slope * float(values[first])
+    # The last of the darkest and the first of the brightest stand for all that are as dark or as bright.
     ends = values[max(first - 1, 0)], values[min(last + 1, len(values) - 1)]
+    if not all(-0.5 < start + slope * float(end) < 255.5 for end in ends):  # noqa: PLR2004, 0 to 255 when rounded
+        return None
     within = np.empty(PIXELS_AT_ONCE, dtype=values.dtype)
     computed = np.empty(PIXELS_AT_ONCE, dtype=np.float32)
 
@@ -64,6 +68,7 @@ def _ramp(values: NDArray[Any], levels: NDArray[np.float32]) -> Callable[..., ob
         np.copyto(level, inside)
         level *= slope
         level += start
+        np.rint(level, out=level)
         np.copyto(out, level, casting="unsafe")
 
     return compute

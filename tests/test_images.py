@@ -236,13 +236,24 @@ def test_each_value_of_a_dicom_is_shown_as_if_each_pixel_were_looked_at(
     assert dicom_difference(path, 255 - each if _is_inverted(dataset) else each) == 0
 
 
-def test_dicom_padding_is_black_and_does_not_flatten_the_rest(tmp_path: Path) -> None:
-    pixels = DEEP.copy()
+@pytest.mark.parametrize("tags", [{}, NEGATIVE, {"PresentationLUTShape": "INVERSE"}])
+def test_dicom_padding_is_black_and_does_not_flatten_the_rest(tmp_path: Path, tags: dict[str, str]) -> None:
+    pixels = 4080 - DEEP if tags else DEEP.copy()
     pixels[:8] = 65535
-    path = save_dicom(tmp_path / "p.dcm", pixels, PixelPaddingValue=65535)
+    path = save_dicom(tmp_path / "p.dcm", pixels, PixelPaddingValue=65535, **tags)
     expected = FILM.copy()
     expected[:8] = 0
-    assert dicom_difference(path, expected) <= 1
+    assert dicom_difference(path, expected) <= 2
+    assert not load_image(path)[:8].any()
+
+
+@pytest.mark.parametrize("tags", [{}, NEGATIVE])
+def test_dicom_of_32_bits_looks_as_one_of_16(tmp_path: Path, tags: dict[str, str]) -> None:
+    window = {"WindowCenter": "2000", "WindowWidth": "3000", **tags}
+    narrow = load_image(save_dicom(tmp_path / "16.dcm", DEEP, **window))
+    wide = load_image(save_dicom(tmp_path / "32.dcm", DEEP.astype(np.uint32), **window))
+    assert len(np.unique(narrow)) > 100
+    np.testing.assert_array_equal(wide, narrow)
 
 
 def test_dicom_of_few_bits_uses_the_whole_range(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def average(
         UsageError: a run is not finished, they are of different recipes, began with random weights or have
             the same seed; or `out` holds something else.
         TableError: the data set cannot be used, or is split in another way than the runs have split it.
+        OutputError: the disk is full, or the folder is not ours.
     """
     configs = [_recipe(run) for run in runs]
     config, seeds = configs[0], [each.seed for each in configs]

@@ -1,4 +1,4 @@
-"""The findings that public sets of chest X-rays are labelled with, in the order of their tables."""
+"""The findings that public sets of chest X-rays are labelled with."""
 
 __all__ = ["CHEXPERT_FINDINGS", "FINDINGS", "NIH_FINDINGS"]
 

@@ -38,15 +38,15 @@ from training.config import TrainConfig
 from training.fit import fit
 
 RECIPE = Path(__file__).parents[2] / "training" / "configs" / "kermany.toml"
-IN_PLACE = {"flip": False, "rotation": 0.0, "zoom": 0.0, "zoom_width": 0.0, "shift": 0.0}
-UNTOUCHED = {
+NOT_MOVED = {"flip": False, "rotation": 0.0, "zoom": 0.0, "zoom_width": 0.0, "shift": 0.0}
+MOVED_ONLY = {
     "gamma": 0.0,
     "sharpness": 0.0,
     "noise": 0.0,
     "borders": 0.0,
     "jpeg_quality": 0,
 }
-STILL = {**IN_PLACE, **UNTOUCHED}
+STILL = {**NOT_MOVED, **MOVED_ONLY}
 AS_IN_0_5_0 = {
     "gamma": 0.5,
     "zoom": 0.25,
@@ -65,6 +65,7 @@ HALF = {
     "noise": 0.015,
     "borders": 0.035,
 }
+"""Rotation and mirroring stay as they are, as they did in 0.6.0, which halved 0.5.0's."""
 COMPACT = {
     "name": "compact",
     "imagenet": "",
@@ -79,7 +80,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "another seed": {"seed": 1},
     "no augmentation": {"augment": STILL},
     "0.5.0's augmentation": {"augment": AS_IN_0_5_0},
-    "placement alone changed": {"augment": UNTOUCHED},
+    "placement alone changed": {"augment": MOVED_ONLY},
     "half of all but sharpness and JPEG": {"augment": HALF},
     "twice gamma, noise and borders": {"augment": {"gamma": 0.5, "noise": 0.06, "borders": 0.15}},
     "no JPEG": {"augment": {"jpeg_quality": 0}},
