@@ -57,15 +57,7 @@ AS_IN_0_5_0 = {
     "borders": 0.15,
     "jpeg_quality": 0,
 }
-HALF = {
-    "gamma": 0.125,
-    "zoom": 0.06,
-    "zoom_width": 0.1,
-    "shift": 0.02,
-    "noise": 0.015,
-    "borders": 0.035,
-}
-"""Rotation and mirroring stay as they are, as they did in 0.6.0, which halved 0.5.0's."""
+AS_IN_0_8_0 = {"gamma": 0.25, "zoom": 0.12, "zoom_width": 0.2, "shift": 0.04}
 COMPACT = {
     "name": "compact",
     "imagenet": "",
@@ -81,11 +73,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no augmentation": {"augment": STILL},
     "0.5.0's augmentation": {"augment": AS_IN_0_5_0},
     "placement alone changed": {"augment": MOVED_ONLY},
-    "half of all but sharpness and JPEG": {"augment": HALF},
-    "twice gamma, noise and borders": {"augment": {"gamma": 0.5, "noise": 0.06, "borders": 0.15}},
+    "0.8.0's augmentation": {"augment": AS_IN_0_8_0},
+    "half the noise and borders": {"augment": {"noise": 0.015, "borders": 0.035}},
+    "twice gamma, noise and borders": {"augment": {"gamma": 0.25, "noise": 0.06, "borders": 0.15}},
     "no JPEG": {"augment": {"jpeg_quality": 0}},
     "half the sharpness": {"augment": {"sharpness": 0.5}},
-    "0.7.0's augmentation": {"augment": {"jpeg_quality": 0, "sharpness": 0.5}},
+    "0.7.0's augmentation": {"augment": {**AS_IN_0_8_0, "jpeg_quality": 0, "sharpness": 0.5}},
     "JPEG of 30, half the sharpness": {"augment": {"jpeg_quality": 30, "sharpness": 0.5}},
     "no borders": {"augment": {"borders": 0.0}},
     "no noise": {"augment": {"noise": 0.0}},
