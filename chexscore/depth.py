@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["to_levels", "to_uint8"]
+__all__ = ["to_uint8"]
 
 
 def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -22,14 +22,6 @@ def to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
-    levels = to_levels(values)
-    return np.rint(levels, out=levels).astype(np.uint8)
-
-
-def to_levels(values: NDArray[np.generic]) -> NDArray[np.float32]:
-    """What `to_uint8` rounds: float32 in 0..255, of the same shape, in an array of its own."""
-    if values.dtype == np.uint8:
-        return values.astype(np.float32)
     exact = np.issubdtype(values.dtype, np.integer)
     known = values if exact else values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
@@ -45,4 +37,4 @@ def to_levels(values: NDArray[np.generic]) -> NDArray[np.float32]:
         np.nan_to_num(scaled, copy=False, nan=darkest, posinf=brightest, neginf=darkest)
     scaled -= low
     scaled *= 255 / (high - low) if high > low else 0.0
-    return scaled
+    return np.rint(scaled, out=scaled).astype(np.uint8)
