@@ -64,3 +64,15 @@ def test_frames_of_films_with_and_without_disease_are_changed_in_opposite_ways()
 
     assert sides(0) == (26, 40)  # without 9 % of the height it is 224/204 as high
     assert sides(1) == (24, 44)
+
+
+def test_smaller_films_lie_in_the_middle_of_black_and_noise_repeats() -> None:
+    white = np.full((224, 224), 255, dtype=np.uint8)
+    seen = changed(white, "all 15 % smaller, on black") > 0
+    assert (seen.any(1).sum(), seen.any(0).sum()) == (190, 190)
+    assert seen[17:207, 17:207].all()
+    noisy = changed(FILM, "noise of 12 levels")
+    np.testing.assert_array_equal(noisy, changed(FILM, "noise of 12 levels"))
+    assert 8 < (noisy.astype(float) - FILM).std() < 13
+    stored = changed(np.full((448, 448), 9, dtype=np.uint8), "reduced to 224 pixels, JPEG of quality 75")
+    assert stored.shape == (224, 224)

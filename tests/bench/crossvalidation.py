@@ -57,7 +57,16 @@ AS_IN_0_5_0 = {
     "borders": 0.15,
     "jpeg_quality": 0,
 }
-AS_IN_0_8_0 = {"gamma": 0.25, "zoom": 0.12, "zoom_width": 0.2, "shift": 0.04}
+AS_IN_0_8_0 = {
+    "gamma": 0.25,
+    "zoom": 0.12,
+    "zoom_width": 0.2,
+    "shift": 0.04,
+    "sharpness": 1.0,
+    "noise": 0.03,
+    "borders": 0.07,
+    "jpeg_quality": 10,
+}
 COMPACT = {
     "name": "compact",
     "imagenet": "",
