@@ -242,7 +242,7 @@ def test_dicom_padding_is_black_and_does_not_flatten_the_rest(tmp_path: Path, ta
     path = save_dicom(tmp_path / "p.dcm", pixels, PixelPaddingValue=65535, **tags)
     expected = FILM.copy()
     expected[:8] = 0
-    assert dicom_difference(path, expected) <= 2
+    assert dicom_difference(path, expected) <= (2 if tags else 1)
     assert not load_image(path)[:8].any()
 
 
