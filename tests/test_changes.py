@@ -50,6 +50,10 @@ def test_detail_is_lost_and_grey_levels_move_as_the_names_say() -> None:
     assert np.asarray(shrink(112)(Image.fromarray(fine.astype(np.uint8)))).std() < 10
     assert changed(FILM, "brighter by 15 %").mean() > FILM.mean() > changed(FILM, "darker by 15 %").mean()
     np.testing.assert_array_equal(changed(FILM, "inverted"), 255 - FILM)
+    ramp = np.arange(256, dtype=np.uint8)[None]
+    for name, expected in (("gamma 0.6", 169), ("gamma 1.6", 85)):  # 255 * (128 / 255) ** gamma
+        np.testing.assert_array_equal(changed(ramp, name)[0, [0, 128, 255]], [0, expected, 255])
+    np.testing.assert_array_equal(changed(ramp, "contrast 0.6")[0, [0, 128, 255]], [51, 128, 204])
     np.testing.assert_array_equal(changed(FILM, "none"), FILM)
 
 

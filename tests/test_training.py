@@ -1,6 +1,7 @@
 import errno
 import io
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from tests.phantoms import draw, write_chexpert, write_dataset
 from training import __main__ as command
 from training import labels
 from training import prepare as prepare_module
-from training.config import DataConfig, ImageConfig, NetworkConfig, TrainConfig
+from training.config import RECIPE_FILE, DataConfig, ImageConfig, NetworkConfig, TrainConfig
 from training.datasets import read_table
 from training.prepare import prepare
 from training.splits import by_patient, divide, write
@@ -85,6 +86,23 @@ def test_a_recipe_that_is_wrong_is_refused_by_field(tmp_path: Path, text: str, s
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(UsageError, match=said):
         TrainConfig.from_toml(tmp_path / "recipe.toml")
+
+
+def test_a_recipe_keeps_its_letters_whatever_the_locale(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "Köln"\n[data]\nlabels = ["Ödem"]', encoding="utf-8")
+    script = (
+        "import locale; from pathlib import Path; from training.config import TrainConfig;"
+        "assert locale.getpreferredencoding(False) != 'UTF-8';"
+        f"config, run = TrainConfig.from_toml(Path({str(recipe)!r})), Path({str(tmp_path)!r});"
+        "config.keep(run); assert TrainConfig.of_run(run) == config; print(ascii(config.name))"
+    )
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    told = subprocess.run(
+        [sys.executable, "-c", script], check=False, env=environment, capture_output=True, text=True
+    )
+    assert (told.stdout, told.stderr) == ("'K\\xf6ln'\n", "")
+    assert json.loads((tmp_path / RECIPE_FILE).read_text(encoding="utf-8"))["name"] == "Köln"
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
