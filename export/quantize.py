@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from chexscore.errors import ModelError
 from chexscore.spec import INPUT_NAME, Precision
+from export.fold import fold_shifts
 
 __all__ = ["reduce", "set_apart"]
 
@@ -85,8 +86,8 @@ def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
     """Static quantization: convolutions and inner matrices; the layer that gives the logits stays float32.
 
     A ReLU behind a convolution becomes the lower end of that one's range, which is half as wide then; adding
-    and pooling in 8 bits brought no speed. Activations are unsigned: x86 has fast instructions for unsigned
-    times signed 8 bits alone.
+    in 8 bits brought no speed. Activations are unsigned: x86 has fast instructions for unsigned times signed
+    8 bits alone.
     """
     from onnxruntime import quantization as ort  # noqa: PLC0415, as above
 
@@ -100,7 +101,7 @@ def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
 
     logging.disable(logging.WARNING)  # it advises to fold constants first, which export.fold has done
     try:
-        return _quantize(model, Reader())
+        return _quantize(fold_shifts(model), Reader())
     finally:
         logging.disable(logging.NOTSET)
 

@@ -590,6 +590,91 @@ def test_single_values_get_the_axes_of_the_images_that_they_meet() -> None:
     np.testing.assert_allclose(np.asarray(y), (3 - 0.5 * x) * np.array([1, 2], np.float32), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("scale", "pads", "given", "folded_to", "with_shifts"),
+    [
+        (0.5, 0, "Mul Add MaxPool", "MaxPool Add", "MaxPool"),
+        (0.5, 1, "Mul Add MaxPool", "MaxPool Add", "MaxPool Add"),  # the zeros around it are not shifted
+        (-0.5, 0, "Mul Add MaxPool", "Mul MaxPool Add", "Mul MaxPool"),  # the largest would be another
+        (0.5, 0, "Mul Add", "Add", ""),
+        (-0.5, 0, "Add Mul", "Add Mul", "Add Mul"),
+    ],
+)
+def test_a_batch_norm_between_convolutions_goes_where_it_costs_least(
+    scale: float, pads: int, given: str, folded_to: str, with_shifts: str
+) -> None:
+    from export.fold import fold, fold_shifts
+
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "first", "bias"], ["map"]),
+        helper.make_node("Relu", ["map"], ["0"]),
+    ]
+    for name in given.split():
+        constant = {"Mul": ["scale"], "Add": ["shift"], "MaxPool": []}[name]
+        sides: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]} if name == "MaxPool" else {}
+        last = nodes[-1].output[0]
+        nodes.append(helper.make_node(name, [last, *constant], [f"{last}{name}"], **sides))
+    last = nodes[-1].output[0]
+    nodes.append(helper.make_node("Conv", [last, "second", "offset"], ["y"], pads=[pads] * 4))
+    values = {
+        "first": random.standard_normal((3, 1, 3, 3)),
+        "bias": random.standard_normal(3),
+        "scale": np.array([2, scale, 1]).reshape(1, 3, 1, 1),
+        "shift": random.standard_normal((1, 3, 1, 1)),
+        "second": random.standard_normal((2, 3, 2, 2)),
+        "offset": random.standard_normal(2),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "norm",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 2, None, None])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    folded = fold(model)
+    shifted = fold_shifts(folded)
+    x = random.standard_normal((2, 1, 8, 8), np.float32)
+    (expected,) = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})
+    for each, operators in ((folded, folded_to), (shifted, with_shifts)):
+        onnx.checker.check_model(each, full_check=True)
+        assert [node.op_type for node in each.graph.node] == ["Conv", "Relu", *operators.split(), "Conv"]
+        used = {name for node in each.graph.node for name in node.input}
+        assert {item.name for item in each.graph.initializer} <= used
+        (found,) = onnx.reference.ReferenceEvaluator(each).run(None, {"x": x})
+        np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_what_others_take_too_is_not_scaled() -> None:
+    """The ReLU's own values are wanted as well as their scaled ones."""
+    from export.fold import fold
+
+    nodes = [
+        helper.make_node("Conv", ["x", "weights"], ["map"]),
+        helper.make_node("Relu", ["map"], ["lit"]),
+        helper.make_node("Mul", ["lit", "scale"], ["scaled"]),
+        helper.make_node("MaxPool", ["scaled"], ["pooled"], kernel_shape=[6, 6]),
+        helper.make_node("MaxPool", ["lit"], ["bare"], kernel_shape=[6, 6]),
+        helper.make_node("Concat", ["pooled", "bare"], ["y"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "fork",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 4, 1, 1])],
+        [
+            numpy_helper.from_array(np.ones((2, 1, 3, 3), np.float32), "weights"),
+            numpy_helper.from_array(np.array([2, 3], np.float32).reshape(1, 2, 1, 1), "scale"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    x = np.random.default_rng(0).random((1, 1, 8, 8), np.float32)
+    (before,) = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})
+    (after,) = onnx.reference.ReferenceEvaluator(fold(model)).run(None, {"x": x})
+    np.testing.assert_allclose(np.asarray(after), np.asarray(before), rtol=1e-6)
+
+
 def test_networks_that_are_none_of_ours_are_refused() -> None:
     import keras
 
@@ -612,6 +697,7 @@ def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
 
     from export.calibrate import Platt, sigmoid
     from export.convert import convert, predict_logits
+    from export.quantize import reduce
     from export.run import in_precision
     from export.verify import LOGIT_TOLERANCE, TOLERANCE, compare, compare_logits, draw
     from training.networks import build
@@ -628,11 +714,11 @@ def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "narrow.onnx")
     assert compare(sigmoid(logits), tmp_path / "narrow.onnx", films, "films").difference <= TOLERANCE
     assert compare_logits(logits, model, films) <= LOGIT_TOLERANCE
-    scaling, norms = 1, 7  # a ReLU stands between a convolution and its batch norm
+    shifts = 7  # of the batch norms; their scales are in the weights of the convolutions ahead of them
     assert Counter(node.op_type for node in model.graph.node) == {
         "Cast": 1,
-        "Mul": scaling + norms,
-        "Add": norms,
+        "Mul": 1,
+        "Add": shifts,
         "Reshape": 2,
         "Conv": 7,
         "Relu": 9,
@@ -640,6 +726,12 @@ def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
         "Gemm": 3,
         "Sigmoid": 1,
     }
+    small = Counter(node.op_type for node in reduce(model, "int8", films).graph.node)
+    assert (small["Relu"], small["Mul"], small["Add"]) == (
+        0,
+        1,
+        1,
+    )  # that ahead of what flattens the last map
     assert [item.version for item in model.opset_import if not item.domain] == [18]
     for value, name, kind in (
         (model.graph.input[0], "image", onnx.TensorProto.UINT8),
@@ -696,7 +788,9 @@ def test_flattening_a_map_builds_no_shape_at_run_time(tmp_path: Path) -> None:
     assert counted == {**dict.fromkeys(once, 1), "Reshape": 2}
 
 
-def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_path: Path) -> None:
+def test_channel_attention_keeps_no_transposes_and_padding_the_shift_of_its_batch_norm(
+    tmp_path: Path,
+) -> None:
     import keras
     from keras import layers
 
@@ -711,7 +805,7 @@ def test_channel_attention_keeps_no_transposes_and_padding_its_batch_norms(tmp_p
     network = keras.Model(inputs, out)
     counted = converted_operators(network, tmp_path)
     assert counted["Transpose"] == 0
-    assert (counted["Mul"], counted["Add"]) == (3, 1)  # scaling, the padded one's batch norm, attention
+    assert (counted["Mul"], counted["Add"]) == (2, 1)  # scaling, attention; the padded one's shift
 
 
 def test_a_label_with_one_class_alone_has_no_operating_point(run: Path, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
     python -m tests.bench.speed.networks FOLDER
 
-Weights are random: no arithmetic here is faster for other ones. Run as a process of its own, so that
-TensorFlow's threads are not there when something else is measured.
+Weights are random, and batch norms shift and scale as trained ones do, for export leaves out what does
+nothing: no arithmetic here is faster for other ones. Run as a process of its own, so that TensorFlow keeps no
+threads while something else is measured.
 """
 
 import sys
@@ -24,20 +25,24 @@ FILMS = 8
 
 def main(folder: Path) -> None:
     """Writes NAME.keras for both, and reference.onnx and reference-int8.onnx."""
+    import keras
     import onnx
 
     from chexscore import ModelSpec
     from export.convert import convert
     from export.quantize import reduce
     from export.verify import draw_samples
+    from tests.trained import shake
     from training.config import TrainConfig
     from training.networks import build
 
+    keras.utils.set_random_seed(0)
     for name, recipe in RECIPES.items():
         config = TrainConfig.from_toml(Path(recipe))
         image = config.image.spec
         plan = config.network.model_copy(update={"imagenet": ""})  # speed does not depend on weights
         network = build(plan, image, len(LABELS), mirrored=config.network.mirror)
+        shake(network)
         network.save(folder / f"{name}.keras")
         if name == "reference":
             exact = convert(network, ModelSpec(name, "0", LABELS, image, (0.5,) * len(LABELS)))
