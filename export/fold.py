@@ -13,7 +13,7 @@ for each channel:
 The shift d of a batch norm ahead of a convolution stays, though the order of the layers would allow it to go
 where no zeros are laid around x: it keeps the sums over many pixels and channels small, and without it the
 reference lost two thirds of the digits that the tolerance leaves. Sums of whole numbers lose none: see
-`fold_shifts`.
+`fold_for_int8`.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ from onnx import GraphProto, NodeProto, numpy_helper
 from chexscore.classifier import SILENT  # which switches off onnxruntime's telemetry before it is loaded
 from chexscore.errors import ModelError
 
-__all__ = ["fold", "fold_shifts"]
+__all__ = ["fold", "fold_for_int8"]
 
 Constants = dict[str, onnx.TensorProto]
 
@@ -60,24 +60,30 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def fold_shifts(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A folded graph without additions ahead of convolutions, for arithmetic in which long sums are exact.
+def fold_for_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """A folded graph in the form that is fastest in 8 bits, and the names of nodes that stay in floats.
 
-    What they add goes into the biases, where no zeros are laid around the images.
+    Additions ahead of convolutions go into the biases, where no zeros are laid around images. Convolutions of
+    one channel stay in floats: in 8 bits onnxruntime takes longer to gather their few products than to
+    multiply them. Their ReLU goes behind the pooling, or else onnxruntime would pool bytes in the order of
+    floats, which takes it seven times as long as pooling floats.
     """
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
-    graph = folded.graph
+    graph, floats = folded.graph, []
     constants = {item.name: item for item in graph.initializer}
     for convolution in [node for node in graph.node if node.op_type == "Conv"]:
         settings = {item.name: onnx.helper.get_attribute_value(item) for item in convolution.attribute}
-        padded = any(settings.get("pads", [])) or settings.get("auto_pad", b"NOTSET") not in UNPADDED
-        if padded or settings.get("group", 1) > 1 or len(convolution.input) < 3:  # noqa: PLR2004, no bias
+        if settings.get("group", 1) > 1 or not constants.keys() >= set(convolution.input[1:]):
             continue
-        if constants.keys() >= set(convolution.input[1:]):
+        if constants[convolution.input[1]].dims[1] == 1:
+            floats.append(convolution.name)
+            _relu_last(convolution, graph)
+        padded = any(settings.get("pads", [])) or settings.get("auto_pad", b"NOTSET") not in UNPADDED
+        if not padded and len(convolution.input) > 2:  # noqa: PLR2004, it has a bias
             _take_shift(convolution, graph, constants)
     _keep_used(graph, constants)
-    return folded
+    return folded, floats
 
 
 def _fix_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -179,6 +185,19 @@ def _pool_first(pool: NodeProto, graph: GraphProto, constants: Constants) -> Non
         node.input[list(node.input).index(before)] = pool.output[0] = between
         pool.input[0], node.output[0] = before, behind
         graph.node.insert(list(graph.node).index(pool) + 1, node)
+
+
+def _relu_last(convolution: NodeProto, graph: GraphProto) -> None:
+    """Lets the ReLU behind a convolution change places with a MaxPool: the largest stays the largest."""
+    relu = _only_taker(graph, convolution.output[0])
+    pool = None if relu is None else _only_taker(graph, relu.output[0])
+    if relu is None or pool is None or (relu.op_type, pool.op_type) != ("Relu", "MaxPool"):
+        return
+    behind = pool.output[0]
+    graph.node.remove(relu)
+    pool.input[0], relu.output[0] = convolution.output[0], behind
+    pool.output[0] = relu.input[0] = f"{behind}/pooled"
+    graph.node.insert(list(graph.node).index(pool) + 1, relu)
 
 
 def _take_shift(convolution: NodeProto, graph: GraphProto, constants: Constants) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chexscore.errors import ModelError
 from chexscore.spec import INPUT_NAME, Precision
-from export.fold import fold_shifts
+from export.fold import fold_for_int8
 
 __all__ = ["reduce", "set_apart"]
 
@@ -83,11 +83,11 @@ def _halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Static quantization: convolutions and inner matrices; the layer that gives the logits stays float32.
+    """Static quantization of convolutions and inner matrices.
 
-    A ReLU behind a convolution becomes the lower end of that one's range, which is half as wide then; adding
-    in 8 bits brought no speed. Activations are unsigned: x86 has fast instructions for unsigned times signed
-    8 bits alone.
+    The layer that gives the logits stays float32, and so do convolutions of one channel. A ReLU behind
+    another becomes the lower end of that one's range, which is half as wide then; adding in 8 bits brought no
+    speed. Activations are unsigned: x86 has fast instructions for unsigned times signed 8 bits alone.
     """
     from onnxruntime import quantization as ort  # noqa: PLC0415, as above
 
@@ -101,12 +101,12 @@ def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
 
     logging.disable(logging.WARNING)  # it advises to fold constants first, which export.fold has done
     try:
-        return _quantize(fold_shifts(model), Reader())
+        return _quantize(*fold_for_int8(model), Reader())
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _quantize(model: onnx.ModelProto, images: Any) -> onnx.ModelProto:
+def _quantize(model: onnx.ModelProto, floats: list[str], images: Any) -> onnx.ModelProto:
     from onnxruntime import quantization as ort  # noqa: PLC0415, as above
 
     matrices = [node.name for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
@@ -118,7 +118,7 @@ def _quantize(model: onnx.ModelProto, images: Any) -> onnx.ModelProto:
             images,
             quant_format=ort.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Gemm", "MatMul", "Relu"],
-            nodes_to_exclude=matrices[-1:],
+            nodes_to_exclude=[*floats, *matrices[-1:]],
             per_channel=True,
             activation_type=ort.QuantType.QUInt8,
             weight_type=ort.QuantType.QInt8,

@@ -591,34 +591,33 @@ def test_single_values_get_the_axes_of_the_images_that_they_meet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "pads", "given", "folded_to", "with_shifts"),
+    ("channels", "scale", "pads", "given", "folded_to", "for_int8"),
     [
-        (0.5, 0, "Mul Add MaxPool", "MaxPool Add", "MaxPool"),
-        (0.5, 1, "Mul Add MaxPool", "MaxPool Add", "MaxPool Add"),  # the zeros around it are not shifted
-        (-0.5, 0, "Mul Add MaxPool", "Mul MaxPool Add", "Mul MaxPool"),  # the largest would be another
-        (0.5, 0, "Mul Add", "Add", ""),
-        (-0.5, 0, "Add Mul", "Add Mul", "Add Mul"),
+        (2, 0.5, 0, "Relu Mul Add MaxPool", "Relu MaxPool Add", "Relu MaxPool"),
+        (2, 0.5, 1, "Relu Mul Add MaxPool", "Relu MaxPool Add", "Relu MaxPool Add"),  # zeros are not shifted
+        (2, -0.5, 0, "Relu Mul Add MaxPool", "Relu Mul MaxPool Add", "Relu Mul MaxPool"),  # nor turned round
+        (2, 0.5, 0, "Relu Mul Add", "Relu Add", "Relu"),
+        (2, -0.5, 0, "Relu Add Mul", "Relu Add Mul", "Relu Add Mul"),
+        (1, 0.5, 0, "Relu Mul Add MaxPool", "Relu MaxPool Add", "MaxPool Relu"),
+        (1, 0.5, 1, "Relu Mul Add", "Relu Add", "Relu Add"),
     ],
 )
 def test_a_batch_norm_between_convolutions_goes_where_it_costs_least(
-    scale: float, pads: int, given: str, folded_to: str, with_shifts: str
+    channels: int, scale: float, pads: int, given: str, folded_to: str, for_int8: str
 ) -> None:
-    from export.fold import fold, fold_shifts
+    from export.fold import fold, fold_for_int8
 
     random = np.random.default_rng(0)
-    nodes = [
-        helper.make_node("Conv", ["x", "first", "bias"], ["map"]),
-        helper.make_node("Relu", ["map"], ["0"]),
-    ]
+    nodes = [helper.make_node("Conv", ["x", "first", "bias"], ["map"], name="stem")]
     for name in given.split():
-        constant = {"Mul": ["scale"], "Add": ["shift"], "MaxPool": []}[name]
+        constant = {"Mul": ["scale"], "Add": ["shift"]}.get(name, [])
         sides: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]} if name == "MaxPool" else {}
         last = nodes[-1].output[0]
         nodes.append(helper.make_node(name, [last, *constant], [f"{last}{name}"], **sides))
     last = nodes[-1].output[0]
     nodes.append(helper.make_node("Conv", [last, "second", "offset"], ["y"], pads=[pads] * 4))
     values = {
-        "first": random.standard_normal((3, 1, 3, 3)),
+        "first": random.standard_normal((3, channels, 3, 3)),
         "bias": random.standard_normal(3),
         "scale": np.array([2, scale, 1]).reshape(1, 3, 1, 1),
         "shift": random.standard_normal((1, 3, 1, 1)),
@@ -628,18 +627,19 @@ def test_a_batch_norm_between_convolutions_goes_where_it_costs_least(
     graph = helper.make_graph(
         nodes,
         "norm",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 1, 8, 8])],
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", channels, 8, 8])],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 2, None, None])],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     folded = fold(model)
-    shifted = fold_shifts(folded)
-    x = random.standard_normal((2, 1, 8, 8), np.float32)
+    small, floats = fold_for_int8(folded)
+    assert floats == ["stem"] * (channels == 1)
+    x = random.standard_normal((2, channels, 8, 8), np.float32)
     (expected,) = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})
-    for each, operators in ((folded, folded_to), (shifted, with_shifts)):
+    for each, operators in ((folded, folded_to), (small, for_int8)):
         onnx.checker.check_model(each, full_check=True)
-        assert [node.op_type for node in each.graph.node] == ["Conv", "Relu", *operators.split(), "Conv"]
+        assert [node.op_type for node in each.graph.node] == ["Conv", *operators.split(), "Conv"]
         used = {name for node in each.graph.node for name in node.input}
         assert {item.name for item in each.graph.initializer} <= used
         (found,) = onnx.reference.ReferenceEvaluator(each).run(None, {"x": x})
@@ -727,11 +727,9 @@ def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
         "Sigmoid": 1,
     }
     small = Counter(node.op_type for node in reduce(model, "int8", films).graph.node)
-    assert (small["Relu"], small["Mul"], small["Add"]) == (
-        0,
-        1,
-        1,
-    )  # that ahead of what flattens the last map
+    # The ReLU of the first convolution, in floats as that one, and the shift ahead of what flattens the last
+    # map.
+    assert (small["Relu"], small["Mul"], small["Add"]) == (1, 1, 1)
     assert [item.version for item in model.opset_import if not item.domain] == [18]
     for value, name, kind in (
         (model.graph.input[0], "image", onnx.TensorProto.UINT8),
