@@ -1,19 +1,18 @@
 """Takes the waste out of a graph: what is constant is worked out, and goes into the weights beside it.
 
 onnxruntime's basic level does most of it: constants, transposes, what follows a convolution, a matrix and its
-bias. It leaves multiplications and additions beside a matrix, which go into it here, and batch norms behind a
-ReLU. Each step is by itself an identity of arithmetic, with W and b for weights and bias, c and d constants
-for each channel:
+bias. What it leaves is done here: multiplications and additions beside a matrix go into it, and batch norms
+behind a ReLU where they cost least. Each step is an identity of arithmetic, with W and b for weights and
+bias, c and d for constants of each channel:
 
-    ahead     W (cx + d) + b is (Wc) x + (Wd + b)
-    behind    c (Wx + b) + d is (cW) x + (cb + d)
-    c > 0     c ReLU(Wx + b) is ReLU((cW) x + cb)
-    c > 0     the largest of all cx + d is cx + d of the largest x, to the last digit
+    ahead           W (cx + d) + b is (Wc) x + (Wd + b)
+    behind          c (Wx + b) + d is (cW) x + (cb + d)
+    if all c > 0    c ReLU(Wx + b) is ReLU((cW) x + cb)
+    if all c > 0    the largest of all cx + d is cx + d of the largest x, to the last digit
 
-The shift d of a batch norm ahead of a convolution stays, though the order of the layers would allow it to go
-where no zeros are laid around x: it keeps the sums over many pixels and channels small, and without it the
-reference lost two thirds of the digits that the tolerance leaves. Sums of whole numbers lose none: see
-`fold_for_int8`.
+The shift d of a batch norm ahead of a convolution stays in floats, though it could go into the bias where no
+zeros are laid around x: it keeps the sums over many pixels and channels small, and without it the reference
+lost two thirds of the digits that the tolerance leaves.
 """
 
 from pathlib import Path
@@ -30,6 +29,8 @@ from chexscore.errors import ModelError
 __all__ = ["fold", "fold_for_int8"]
 
 Constants = dict[str, onnx.TensorProto]
+Shapes = dict[str, list[int]]
+"""Of tensors by name; 0 for a side that is not known."""
 
 UNPADDED = (b"NOTSET", b"VALID")
 """Values of auto_pad with which no zeros are laid around images, but for those that pads asks for."""
@@ -46,44 +47,53 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
         ModelError: onnxruntime cannot run it.
     """
     model = _basic(_fix_shapes(model))
-    constants = {item.name: item for item in model.graph.initializer}
-    for gemm in [node for node in model.graph.node if node.op_type == "Gemm"]:
-        if constants.keys() >= set(gemm.input[1:]):
-            _fill(gemm, model.graph, constants)
-    for convolution in [node for node in model.graph.node if node.op_type == "Conv"]:
-        if constants.keys() >= set(convolution.input[1:]):
-            _scale(convolution, model.graph, constants)
-    for pool in [node for node in model.graph.node if node.op_type == "MaxPool"]:
-        _pool_first(pool, model.graph, constants)
+    constants, shapes = {item.name: item for item in model.graph.initializer}, _shapes(model)
+    for node in list(model.graph.node):
+        if node.op_type == "MaxPool":
+            _pool_first(node, model.graph, constants, shapes)
+        elif constants.keys() >= set(node.input[1:]):
+            if node.op_type == "Gemm":
+                _fill(node, model.graph, constants, shapes)
+            elif node.op_type == "Conv":
+                _scale(node, model.graph, constants, shapes)
     _widen(model, constants)
     _keep_used(model.graph, constants)
     return model
 
 
 def fold_for_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """A folded graph in the form that is fastest in 8 bits, and the names of nodes that stay in floats.
+    """A folded graph in the form that is fastest in 8 bits, and the convolutions that stay in floats by name.
 
-    Additions ahead of convolutions go into the biases, where no zeros are laid around images. Convolutions of
-    one channel stay in floats: in 8 bits onnxruntime takes longer to gather their few products than to
-    multiply them. Their ReLU goes behind the pooling, or else onnxruntime would pool bytes in the order of
-    floats, which takes it seven times as long as pooling floats.
+    Additions ahead of convolutions go into the biases, where no zeros are laid around images: sums of whole
+    numbers lose no digits. Convolutions of images of one channel stay in floats: in 8 bits onnxruntime takes
+    longer to gather their few products than to multiply them. Their ReLU goes behind the pooling, or else
+    onnxruntime would pool bytes in the order of floats, which takes it seven times as long as pooling floats.
+
+    Args:
+        model: as `fold` gives it, each node with a name of its own.
     """
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
     graph, floats = folded.graph, []
-    constants = {item.name: item for item in graph.initializer}
+    constants, shapes = {item.name: item for item in graph.initializer}, _shapes(folded)
     for convolution in [node for node in graph.node if node.op_type == "Conv"]:
         settings = {item.name: onnx.helper.get_attribute_value(item) for item in convolution.attribute}
+        padded = any(settings.get("pads", [])) or settings.get("auto_pad", b"NOTSET") not in UNPADDED
         if settings.get("group", 1) > 1 or not constants.keys() >= set(convolution.input[1:]):
             continue
         if constants[convolution.input[1]].dims[1] == 1:
             floats.append(convolution.name)
             _relu_last(convolution, graph)
-        padded = any(settings.get("pads", [])) or settings.get("auto_pad", b"NOTSET") not in UNPADDED
-        if not padded and len(convolution.input) > 2:  # noqa: PLR2004, it has a bias
-            _take_shift(convolution, graph, constants)
+        elif not padded:
+            _take_shift(convolution, graph, constants, shapes)
     _keep_used(graph, constants)
     return folded, floats
+
+
+def _shapes(model: onnx.ModelProto) -> Shapes:
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    known = ((value.name, value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info))
+    return {name: [side.dim_value for side in sides] for name, sides in known}
 
 
 def _fix_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -135,18 +145,18 @@ def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
     return basic
 
 
-def _fill(gemm: NodeProto, graph: GraphProto, constants: Constants) -> None:
+def _fill(gemm: NodeProto, graph: GraphProto, constants: Constants, shapes: Shapes) -> None:
     """Takes the multiplications and additions around a Gemm into its weights [in, out] and bias [out]."""
     weights, bias = _values(gemm, constants)
-    while found := _beside(graph, gemm.input[0], constants, len(weights), ahead=True):
+    while found := _beside(graph, gemm.input[0], constants, shapes, ahead=True):
         node, each = found
         if node.op_type == "Mul":
             weights = weights * each[:, np.newaxis]
         else:
             bias = bias + each @ weights
-        gemm.input[0] = _variable(node, constants)
+        gemm.input[0] = node.input[_variable(node, constants)]
         graph.node.remove(node)
-    while found := _beside(graph, gemm.output[0], constants, len(bias), ahead=False):
+    while found := _beside(graph, gemm.output[0], constants, shapes, ahead=False):
         node, each = found
         if node.op_type == "Mul":
             weights, bias = weights * each, bias * each
@@ -154,61 +164,62 @@ def _fill(gemm: NodeProto, graph: GraphProto, constants: Constants) -> None:
             bias = bias + each
         gemm.output[0] = node.output[0]
         graph.node.remove(node)
-    _give(gemm, [weights, bias], constants)
+    _give(gemm, 1, weights, constants)
+    _give(gemm, 2, bias, constants)
 
 
-def _scale(convolution: NodeProto, graph: GraphProto, constants: Constants) -> None:
-    """Takes a multiplication behind its ReLU into a convolution's weights [out, in, h, w] and bias [out]."""
+def _scale(convolution: NodeProto, graph: GraphProto, constants: Constants, shapes: Shapes) -> None:
+    """Takes multiplications behind its ReLU into a convolution's weights [out, in, ...] and bias [out]."""
     relu = _only_taker(graph, convolution.output[0])
     if relu is None or relu.op_type != "Relu":
         return
-    values = _values(convolution, constants)
-    while found := _beside(graph, relu.output[0], constants, len(values[0]), ahead=False, map_axes=2):
+    while found := _beside(graph, relu.output[0], constants, shapes, ahead=False):
         node, each = found
         if node.op_type != "Mul" or not (each > 0).all():
             break
-        values = [(part.T * each).T for part in values]
+        for place, values in enumerate(_values(convolution, constants), start=1):
+            _give(convolution, place, (values.T * each).T, constants)
         relu.output[0] = node.output[0]
         graph.node.remove(node)
-        _give(convolution, values, constants)
 
 
-def _pool_first(pool: NodeProto, graph: GraphProto, constants: Constants) -> None:
+def _pool_first(pool: NodeProto, graph: GraphProto, constants: Constants, shapes: Shapes) -> None:
     """Leaves multiplications and additions ahead of a MaxPool to the fewer pixels behind it."""
-    while found := _beside(graph, pool.input[0], constants, None, ahead=True, map_axes=2):
+    while found := _beside(graph, pool.input[0], constants, shapes, ahead=True):
         node, each = found
         if len(pool.output) > 1 or (node.op_type == "Mul" and not (each > 0).all()):
             break
-        before, behind = _variable(node, constants), pool.output[0]
-        between = f"{behind}/pooled"
-        graph.node.remove(node)
-        node.input[list(node.input).index(before)] = pool.output[0] = between
-        pool.input[0], node.output[0] = before, behind
-        graph.node.insert(list(graph.node).index(pool) + 1, node)
+        _change_places(node, _variable(node, constants), pool, graph)
 
 
 def _relu_last(convolution: NodeProto, graph: GraphProto) -> None:
     """Lets the ReLU behind a convolution change places with a MaxPool: the largest stays the largest."""
     relu = _only_taker(graph, convolution.output[0])
     pool = None if relu is None else _only_taker(graph, relu.output[0])
-    if relu is None or pool is None or (relu.op_type, pool.op_type) != ("Relu", "MaxPool"):
-        return
+    if relu and pool and (relu.op_type, pool.op_type, len(pool.output)) == ("Relu", "MaxPool", 1):
+        _change_places(relu, 0, pool, graph)
+
+
+def _change_places(node: NodeProto, place: int, pool: NodeProto, graph: GraphProto) -> None:
+    """Puts a node, whose input at `place` is pooled then, behind the pool that it stands ahead of."""
     behind = pool.output[0]
-    graph.node.remove(relu)
-    pool.input[0], relu.output[0] = convolution.output[0], behind
-    pool.output[0] = relu.input[0] = f"{behind}/pooled"
-    graph.node.insert(list(graph.node).index(pool) + 1, relu)
+    graph.node.remove(node)
+    pool.input[0], node.output[0] = node.input[place], behind
+    pool.output[0] = node.input[place] = f"{behind}/pooled"
+    graph.node.insert(list(graph.node).index(pool) + 1, node)
 
 
-def _take_shift(convolution: NodeProto, graph: GraphProto, constants: Constants) -> None:
-    """Takes an addition ahead of a convolution into its bias."""
-    weights, bias = _values(convolution, constants)
-    found = _beside(graph, convolution.input[0], constants, weights.shape[1], ahead=True, map_axes=2)
-    if found and found[0].op_type == "Add":
+def _take_shift(convolution: NodeProto, graph: GraphProto, constants: Constants, shapes: Shapes) -> None:
+    """Takes additions ahead of a convolution into its bias; if it has none, it gets one."""
+    while found := _beside(graph, convolution.input[0], constants, shapes, ahead=True):
         node, each = found
-        convolution.input[0] = _variable(node, constants)
+        if node.op_type != "Add":
+            break
+        weights, *known = _values(convolution, constants)
+        shift = weights.sum(axis=tuple(range(2, weights.ndim))) @ each
+        _give(convolution, 2, sum(known, shift), constants)
+        convolution.input[0] = node.input[_variable(node, constants)]
         graph.node.remove(node)
-        _give(convolution, [weights, bias + weights.sum(axis=(2, 3)) @ each], constants)
 
 
 def _widen(model: onnx.ModelProto, constants: Constants) -> None:
@@ -232,19 +243,12 @@ def _widen(model: onnx.ModelProto, constants: Constants) -> None:
 
 
 def _beside(
-    graph: GraphProto,
-    between: str,
-    constants: Constants,
-    channels: int | None,
-    *,
-    ahead: bool,
-    map_axes: int = 0,
+    graph: GraphProto, between: str, constants: Constants, shapes: Shapes, *, ahead: bool
 ) -> tuple[NodeProto, NDArray[np.float64]] | None:
-    """The multiplication or addition by a constant that gives or takes `between`, and the constant.
+    """The multiplication or addition by a constant that gives or takes `between`, and that constant [C].
 
-    That is one number for each channel, of which there are so many, or as many as it says itself; behind the
-    channels images have `map_axes` more axes. None if something else stands there, or what lies between is
-    taken elsewhere too.
+    None if something else stands there, what lies between is taken elsewhere too, or the constant is not one
+    number for each of the C channels that the images have.
     """
     taker = _only_taker(graph, between)
     beside = next((node for node in graph.node if between in node.output), None) if ahead else taker
@@ -253,13 +257,14 @@ def _beside(
     known = [numpy_helper.to_array(constants[name]) for name in beside.input if name in constants]
     if len(known) != 1:
         return None
-    shape = (1,) * (2 + map_axes - known[0].ndim) + known[0].shape
-    wanted = (1, channels or shape[1], *(1,) * map_axes)
-    if len(shape) != len(wanted) or any(
-        side not in (1, want) for side, want in zip(shape, wanted, strict=True)
-    ):
+    images = shapes.get(beside.input[_variable(beside, constants)], [])
+    missing = len(images) - known[0].ndim
+    shape = (1,) * missing + known[0].shape
+    if missing < 0 or len(images) < 2 or not images[1] or shape[1] not in (1, images[1]):  # noqa: PLR2004
         return None
-    return beside, np.broadcast_to(known[0].astype(np.float64).reshape(-1), wanted[1])
+    if any(side != 1 for axis, side in enumerate(shape) if axis != 1):
+        return None
+    return beside, np.broadcast_to(known[0].astype(np.float64).reshape(-1), images[1])
 
 
 def _only_taker(graph: GraphProto, name: str) -> NodeProto | None:
@@ -268,9 +273,9 @@ def _only_taker(graph: GraphProto, name: str) -> NodeProto | None:
     return takers[0] if len(takers) == 1 and all(name != value.name for value in graph.output) else None
 
 
-def _variable(node: NodeProto, constants: Constants) -> str:
-    """The input of a node that is no constant."""
-    return next(str(name) for name in node.input if name not in constants)
+def _variable(node: NodeProto, constants: Constants) -> int:
+    """The place of the input of a node that is no constant."""
+    return next(place for place, name in enumerate(node.input) if name not in constants)
 
 
 def _values(node: NodeProto, constants: Constants) -> list[NDArray[np.float64]]:
@@ -278,14 +283,15 @@ def _values(node: NodeProto, constants: Constants) -> list[NDArray[np.float64]]:
     return [numpy_helper.to_array(constants[name]).astype(np.float64) for name in node.input[1:]]
 
 
-def _give(node: NodeProto, values: list[NDArray[np.float64]], constants: Constants) -> None:
-    for place, value in enumerate(values, start=1):
-        name = f"{node.output[0]}/{place}"  # a new one: an old one may have other users
-        constants[name] = numpy_helper.from_array(value.astype(np.float32), name)
-        node.input[place] = name
+def _give(node: NodeProto, place: int, values: NDArray[np.float64], constants: Constants) -> None:
+    """Sets a constant input of a node, in float32, under a new name: the old one may have other users."""
+    name = f"{node.output[0]}/{place}"
+    constants[name] = numpy_helper.from_array(values.astype(np.float32), name)
+    node.input[place : place + 1] = [name]
 
 
 def _keep_used(graph: GraphProto, constants: Constants) -> None:
+    """Makes those constants the graph's that are used in it."""
     used = {name for node in graph.node for name in node.input}
     del graph.initializer[:]
     graph.initializer.extend(item for name, item in constants.items() if name in used)
