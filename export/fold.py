@@ -8,11 +8,11 @@ bias, c and d for constants of each channel:
     ahead           W (cx + d) + b is (Wc) x + (Wd + b)
     behind          c (Wx + b) + d is (cW) x + (cb + d)
     if all c > 0    c ReLU(Wx + b) is ReLU((cW) x + cb)
-    if all c > 0    the largest of all cx + d is cx + d of the largest x, to the last digit
+    if all c > 0    the largest of all cx + d (MaxPool) is cx + d of the largest x, to the last digit
 
-The shift d of a batch norm ahead of a convolution stays in floats, though it could go into the bias where no
-zeros are laid around x: it keeps the sums over many pixels and channels small, and without it the reference
-lost two thirds of the digits that the tolerance leaves.
+Ahead of a convolution the shift d of a batch norm stays where it is while the graph is in floats, though it
+could go into the bias where no zeros are laid around x: it keeps the sums over many pixels and channels
+small, and without it the reference lost two thirds of the digits that the tolerance leaves.
 """
 
 from pathlib import Path
@@ -64,10 +64,11 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
 def fold_for_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """A folded graph in the form that is fastest in 8 bits, and the convolutions that stay in floats by name.
 
-    Additions ahead of convolutions go into the biases, where no zeros are laid around images: sums of whole
-    numbers lose no digits. Convolutions of images of one channel stay in floats: in 8 bits onnxruntime takes
-    longer to gather their few products than to multiply them. Their ReLU goes behind the pooling, or else
-    onnxruntime would pool bytes in the order of floats, which takes it seven times as long as pooling floats.
+    Additions ahead of convolutions go into the biases, where no zeros are laid around images: they would be
+    made in floats, and sums of whole numbers lose no digits. Convolutions of images of one channel stay in
+    floats: in 8 bits onnxruntime takes longer to gather their few products than to multiply them. The ReLU
+    of such a convolution changes places with a MaxPool behind it, or else onnxruntime would pool bytes in
+    the order of floats, which takes it seven times as long as pooling floats.
 
     Args:
         model: as `fold` gives it, each node with a name of its own.
@@ -91,6 +92,7 @@ def fold_for_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 
 
 def _shapes(model: onnx.ModelProto) -> Shapes:
+    """Those that are known of inputs and of what nodes give."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     known = ((value.name, value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info))
     return {name: [side.dim_value for side in sides] for name, sides in known}
@@ -169,7 +171,10 @@ def _fill(gemm: NodeProto, graph: GraphProto, constants: Constants, shapes: Shap
 
 
 def _scale(convolution: NodeProto, graph: GraphProto, constants: Constants, shapes: Shapes) -> None:
-    """Takes multiplications behind its ReLU into a convolution's weights [out, in, ...] and bias [out]."""
+    """Takes multiplications behind its ReLU into a convolution's weights [out, in, ...] and bias [out].
+
+    All or nothing: one channel whose scale is not positive leaves the layer as it is.
+    """
     relu = _only_taker(graph, convolution.output[0])
     if relu is None or relu.op_type != "Relu":
         return
@@ -228,12 +233,11 @@ def _widen(model: onnx.ModelProto, constants: Constants) -> None:
     With fewer, onnxruntime goes through images of one channel, whose last axis is 1, pixel by pixel: scaling
     them took a tenth of a small network's time.
     """
-    known = onnx.shape_inference.infer_shapes(model).graph
-    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in (*known.input, *known.value_info)}
+    shapes = _shapes(model)
     for node in model.graph.node:
         if node.op_type not in ("Add", "Sub", "Mul", "Div"):
             continue
-        wanted = max((axes.get(name, 0) for name in node.input), default=0)
+        wanted = max(len(shapes.get(name, [])) for name in node.input)
         for place, name in enumerate(node.input):
             if name in constants and len(constants[name].dims) < wanted:
                 value = numpy_helper.to_array(constants[name])

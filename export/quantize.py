@@ -101,7 +101,8 @@ def _to_int8(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
 
     logging.disable(logging.WARNING)  # it advises to fold constants first, which export.fold has done
     try:
-        return _quantize(*fold_for_int8(model), Reader())
+        folded, floats = fold_for_int8(model)
+        return _quantize(folded, floats, Reader())
     finally:
         logging.disable(logging.NOTSET)
 
