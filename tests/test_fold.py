@@ -102,19 +102,7 @@ def test_single_values_get_the_axes_of_the_images_that_they_meet() -> None:
         helper.make_node("Sub", ["offset", "scaled"], ["centred"]),
         helper.make_node("Mul", ["centred", "channels"], ["y"]),
     ]
-    shape: list[str | int | None] = ["N", 4, 4, 2]
-    graph = helper.make_graph(
-        nodes,
-        "scale",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
-        [
-            numpy_helper.from_array(np.array(0.5, np.float32), "scale"),
-            numpy_helper.from_array(np.array([3], np.float32), "offset"),
-            numpy_helper.from_array(np.array([1, 2], np.float32), "channels"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = graph_of(nodes, [4, 4, 2], {"scale": 0.5, "offset": [3], "channels": [1, 2]})
     folded = fold(model)
     assert sorted(list(item.dims) for item in folded.graph.initializer) == [[1, 1, 1, 1], [1, 1, 1, 1], [2]]
     x = np.random.default_rng(0).random((2, 4, 4, 2), np.float32)
