@@ -113,12 +113,14 @@ def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> No
     begun = tmp_path / "begun"  # a run of fit that is not finished, nor at its first checkpoint
     begun.mkdir()
     (begun / "config.json").write_text(CONFIG.model_copy(update={"seed": 0}).model_dump_json(indent=1))
-    averaged = tmp_path / "averaged"
-    shutil.copytree(data / "0", averaged)
+    averaged, changed = tmp_path / "averaged", tmp_path / "changed"
+    average([data / "0", data / "1"], data, changed, report=lambda _: None)
+    shutil.copytree(changed, averaged)
     trained = json.loads((averaged / "spec.json").read_text())
     trained["provenance"]["seeds"] = "0, 2"
     (averaged / "spec.json").write_text(json.dumps(trained))
-    for taken in (data / "0", begun, averaged, data / "labels.csv"):
+    (changed / "config.json").write_text(CONFIG.model_copy(update={"epochs": 9}).model_dump_json())
+    for taken in (data / "0", begun, averaged, changed, data / "labels.csv"):
         before = contents(taken)
         with pytest.raises(UsageError, match="holds something else"):
             average([data / "0", data / "1"], data, taken, report=lambda _: None)

@@ -45,7 +45,7 @@ def average(
         UsageError: a run is not finished, they are of different recipes, began with random weights or have
             the same seed; or `out` holds something else.
         TableError: the data set cannot be used, or is split in another way than the runs have split it.
-        OutputError: the disk is full, or the folder is not ours.
+        OutputError, OSError: the disk is full, or the folder is not ours.
     """
     configs = [_recipe(run) for run in runs]
     config, seeds = configs[0], [each.seed for each in configs]
@@ -60,8 +60,13 @@ def average(
         raise UsageError(f"{runs[0]} began with random weights, of which no average makes a network.")
 
     whence = [_provenance(run) for run in runs]
-    named = ", ".join(map(str, seeds))
-    if (out / "spec.json").exists() and _provenance(out).get("seeds") == named:
+    made_of = {
+        "begun_with": whence[0]["begun_with"],
+        "commit": ", ".join(sorted({each["commit"] for each in whence})),
+        "seeds": ", ".join(map(str, seeds)),
+    }
+    finished = (out / "spec.json").exists() and made_of.items() <= _provenance(out).items()
+    if finished and TrainConfig.of_run(out) == config:
         report(f"{out} is finished; give another --out to average again.")
         return
     _make_way(out)
@@ -75,13 +80,7 @@ def average(
             left.unlink()
     splits.write(data.table, data.sides, partial)
     config.keep(partial)
-    provenance = {
-        "begun_with": whence[0]["begun_with"],
-        "commit": ", ".join(sorted({each["commit"] for each in whence})),
-        "averaged_at": commit,
-        "seeds": named,
-    }
-    outcome.write(partial, config, _mean(config, runs), data, provenance)
+    outcome.write(partial, config, _mean(config, runs), data, {**made_of, "averaged_at": commit})
     del data  # its pixels are a file in there, and Windows moves no open one
     partial.rename(out)
     report(f"finished: {out}")
