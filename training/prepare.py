@@ -1,6 +1,7 @@
 """Images -> one flat uint8 array on disk, decoded once, through chexscore.images."""
 
 import errno
+import io
 import json
 import math
 import os
@@ -86,7 +87,8 @@ def prepare(
             pixels = _reserve(pixels_file, (len(paths), image.height, image.width, 1), report)
         else:
             report(f"going on after {len(notes)} of {len(paths)} images in {folder}")
-        _table(paths[: len(notes)], notes).to_csv(index_file, index=False, errors="surrogateescape")
+        with replacing(str(index_file)) as file:
+            _table(paths[: len(notes)], notes).to_csv(file, index=False, errors="surrogateescape")
         # Last: a folder without it is begun anew.
         with replacing(str(rule_file)) as file:
             file.write(json.dumps(asdict(image)).encode())
@@ -144,17 +146,27 @@ def _done(
 
     Those are whole blocks; a torn last block is done again.
     """
-    rule_file, index_file = folder / "image.json", folder / "images.csv"
+    rule_file = folder / "image.json"
     if not rule_file.exists():
         return None, []
-    if json.loads(rule_file.read_text()) != asdict(image):
+    try:
+        rule, index = json.loads(rule_file.read_bytes()), _read_index(folder / "images.csv")
+    except (OSError, ValueError) as error:
+        raise TableError(f"{folder}: damaged: {error}; delete it to prepare again.") from error
+    if rule != asdict(image):
         raise TableError(f"{folder}: prepared with another image size or resize rule; use another folder.")
     pixels = _open(folder / "pixels.npy", (len(paths), image.height, image.width, 1), mode)
-    index = pd.read_csv(index_file, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
     done = len(index) if len(index) == len(paths) else len(index) // KEEP_EVERY * KEEP_EVERY
     if list(index["path"][:done]) != paths[:done]:
         raise TableError(f"{folder}: prepared from another table of images; use another folder.")
     return pixels, list(index["note"][:done])
+
+
+def _read_index(file: Path) -> pd.DataFrame:
+    """The lines that are whole; a stop may have torn the last one."""
+    content = file.read_bytes()
+    whole = io.BytesIO(content[: content.rfind(b"\n") + 1])
+    return pd.read_csv(whole, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
 
 
 def _missing(root: Path, paths: list[str]) -> set[str]:
@@ -184,7 +196,7 @@ def _finish(
     left_out = sum(bool(note) for note in notes)
     if left_out == len(notes):
         raise TableError(f"not one of {len(notes)} images could be read, the first because: {notes[0]}.")
-    some = f" ({left_out} of them unreadable and left out)" if left_out else ""
+    some = f" ({left_out} of them unreadable and left out; a new folder tries them again)" if left_out else ""
     report(words.format(f"{len(notes)} images{some}"))
     return PixelCache(pixels, np.array([not note for note in notes]))
 
