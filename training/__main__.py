@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from chexscore.cores import usable_cores
 from chexscore.errors import exit_on_error
-from training.config import TrainConfig
+from training.config import LARGEST_SEED, TrainConfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
 Recipe = Annotated[Path, typer.Argument(help="A recipe, such as training/configs/kermany.toml.")]
 Data = Annotated[Path, typer.Option("--data", help="Folder of the data set; the recipe's paths start there.")]
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images and fill batches.")]
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed and the message says why, 2 wrong usage."
@@ -29,9 +30,9 @@ app = typer.Typer(
 
 @app.command(epilog=EXIT_CODES)
 def split(
-    recipe: Recipe, data: Data, out: Annotated[Path, typer.Option(help="Folder for the two tables.")]
+    recipe: Recipe, data: Data, out: Annotated[Path, typer.Option(help="Folder for the tables.")]
 ) -> None:
-    """Write training.csv and validation.csv, as fit would split the patients, without training.
+    """Write training.csv, validation.csv and, with a test list, test.csv, as fit would, without training.
 
     For example: python -m training split training/configs/kermany.toml --data kermany224 --out runs/split
     """
@@ -71,7 +72,9 @@ def fit(
     out: Annotated[Path, typer.Option(help="The run folder to fill.")],
     cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
     workers: Workers = CORES,
-    seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Another seed than the recipe's.")
+    ] = None,
     *,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Fail where there is no GPU, instead of training on the CPU.")

@@ -12,7 +12,7 @@ from chexscore.outputs import replacing
 from chexscore.spec import ImageSpec, Resize, check_labels
 from training.findings import FINDINGS
 
-__all__ = ["RECIPE_FILE", "AugmentConfig", "DataConfig", "NetworkConfig", "TrainConfig"]
+__all__ = ["LARGEST_SEED", "RECIPE_FILE", "AugmentConfig", "DataConfig", "NetworkConfig", "TrainConfig"]
 
 
 class _Section(BaseModel):
@@ -21,9 +21,13 @@ class _Section(BaseModel):
 
 TABLES = {"plain": "labels.csv", "chexpert": "train.csv", "nih": "Data_Entry_2017*.csv"}
 
+LARGEST_SEED = 2**32 - 1
+"""Of NumPy's and Keras's random numbers."""
+
 RECIPE_FILE = "config.json"
 """In a run folder."""
 
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Share = Annotated[float, Field(ge=0, le=1)]
 SmoothedPolicy = Policy | tuple[Share, Share]
 """A policy, or a range that a target is drawn from for each image: label smoothing as in Pham et al. 2019
@@ -50,7 +54,7 @@ class DataConfig(_Section):
     """Column of the CSV -> cells to keep; other images are left out, such as lateral views."""
     validation: float = Field(default=0.15, gt=0, lt=1)
     """Share of the patients that is held out to choose the best epoch by, among those not in a list below."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Decides which patients."""
     validation_list: str = ""
     """A file that names the validation images instead: the data set's own list, or an earlier run's
@@ -61,8 +65,10 @@ class DataConfig(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_layout(cls, given: dict[str, Any]) -> dict[str, Any]:
-        layout = given.get("layout", "plain")
+    def _defaults_of_the_layout(cls, given: Any) -> Any:
+        layout = given.get("layout", "plain") if isinstance(given, dict) else None
+        if not isinstance(layout, str):
+            return given  # what it is instead is said behind this
         known = {"table": TABLES.get(layout, ""), "labels": FINDINGS.get(layout, ())}
         return {**known, **given}
 
@@ -97,6 +103,9 @@ class ImageConfig(_Section):
 
 PUBLISHED = ("efficientnet", "efficientnet-lite0")
 """The networks that ImageNet weights are published for."""
+
+STANDARDIZING = ("compact", "efficientnet-lite0")
+"""The networks that can bring each image to the same mean and variance."""
 
 LITE_STAGES = 7
 """Of EfficientNet-Lite0 as it was published."""
@@ -136,6 +145,8 @@ class NetworkConfig(_Section):
             raise ValueError("frozen_stages needs efficientnet-lite0 with ImageNet weights")
         if self.stages != LITE_STAGES and self.name != "efficientnet-lite0":
             raise ValueError(f"stages: {self.name} has none to leave out, only efficientnet-lite0")
+        if self.standardize and self.name not in STANDARDIZING:
+            raise ValueError(f"standardize: only {' and '.join(STANDARDIZING)} do that, not {self.name}")
         if self.frozen_stages > self.stages:
             raise ValueError(f"frozen_stages = {self.frozen_stages} is above stages = {self.stages}")
         return self
@@ -223,7 +234,7 @@ class TrainConfig(_Section):
     has put together; Keras does that on its JAX backend."""
     tensorboard: bool = False
     """Whether to write logs for TensorBoard into the run folder; needs the extra tensorboard."""
-    seed: int = 0
+    seed: Seed = 0
     """Of initial weights, order of images and augmentation."""
 
     @model_validator(mode="after")

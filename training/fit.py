@@ -65,7 +65,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         UsageError: the run folder belongs to another recipe or to one that cannot be read, or this one asks
             for what is not here.
         TableError: the data set cannot be used, or is split in another way than the run has begun with.
-        OutputError: the disk is full, or the folder is not ours.
+        OutputError, OSError: the disk is full, or the folder is not ours.
         ChexscoreError: the loss stopped being a number.
     """
     if run.exists() and not run.is_dir():
@@ -78,7 +78,6 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         return
 
     commit = outcome.commit()  # now: the checkout may move on while this trains
-    begun_with = networks.begun_with(config.network)
     devices = Devices(config, gpu=gpu)
     report(str(devices))
     logs = Logs(run / "tensorboard") if config.tensorboard and not devices.host else None
@@ -92,6 +91,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     with devices.shared():
         trained = networks.build(config.network.located(root), *shape, precision=config.precision)
         trainer = with_augmentation(trained, config.augment)
+    begun_with = networks.begun_with(config.network)  # behind the build, which says what is not there
 
     # Data: who is held out, targets, pixels.
     if devices.host:
