@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from chexscore.errors import TableError, UsageError
 from chexscore.tables import check_csv
 
-__all__ = ["DEFAULT", "Policies", "Policy", "read_policies", "read_table", "stripped", "to_targets"]
+__all__ = [
+    "DEFAULT",
+    "Policies",
+    "Policy",
+    "read_policies",
+    "read_table",
+    "split_findings",
+    "stripped",
+    "to_targets",
+]
 
 Policy = Literal["negative", "positive", "ignore"]
 """What an uncertain or blank label is taken for; "ignore" leaves it out of losses and measures."""
@@ -77,6 +86,23 @@ def read_table(source: str) -> pd.DataFrame:
 def stripped(column: pd.Series) -> pd.Series:
     """Text cells without blanks around them; pandas' own `str.strip` fails on bytes that are no UTF-8."""
     return pd.Series([cell.strip() for cell in column], index=column.index, dtype=object)
+
+
+def split_findings(column: pd.Series, source: str) -> list[set[str]]:
+    """NIH's cells of findings, joined by "|", as a set for each image.
+
+    Args:
+        column: of text; the index counts the file's lines behind the header from 0.
+        source: the file, for errors.
+
+    Raises:
+        TableError: a blank, which says nothing about any finding; the text names the line.
+    """
+    findings = [{name.strip() for name in cell.split("|")} for cell in column]
+    for line, found in zip(column.index, findings, strict=True):
+        if "" in found:
+            raise TableError(f"{source}: line {line + 2}: a blank among its findings; NIH writes No Finding.")
+    return findings
 
 
 def to_targets(

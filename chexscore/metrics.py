@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from chexscore.ranking import Ranking
 
 __all__ = [
-    "accuracy",
     "auroc",
     "auroc_macro",
     "auroc_micro",
@@ -46,12 +45,6 @@ def auroc_macro(labels: Array, scores: Array) -> float:
 def auroc_micro(labels: Array, scores: Array) -> float:
     """AUROC of all labels of all images thrown together. Both [N, L]."""
     return auroc(labels.ravel(), scores.ravel())
-
-
-def accuracy(labels: Array, scores: Array, threshold: float) -> float:
-    """Share of the known labels that `scores >= threshold` gets right; NaN without any. Both [N]."""
-    labels, scores = _known(labels, scores)
-    return float(np.mean((scores >= threshold) == (labels == 1))) if labels.size else math.nan
 
 
 def youden_threshold(labels: Array, scores: Array) -> float:

@@ -272,12 +272,9 @@ def test_a_wrong_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
             connected(address).__enter__()
 
 
-def test_a_node_with_other_decoders_is_refused(engine: Alone, images: Path, tmp_path: Path) -> None:
+def test_a_node_with_other_decoders_is_refused() -> None:
     with pytest.raises(UsageError, match="would score otherwise: it has chexscore"):
         Scorer(b"", "cpu", 8, {**installed(), "chexscore": "0.0", "onnxruntime": "1"})
-    assert not list(tmp_path.glob("out*"))
-    assert engine.classifier.spec.labels
-    assert images.is_dir()
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ def test_areas_are_those_of_scikit_learn(seed: int) -> None:
 def test_unknown_labels_are_left_out() -> None:
     labels, scores = np.array([1, 0, np.nan, 1, 0]), np.array([0.9, 0.8, 0.1, 0.7, 0.2])
     assert metrics.auroc(labels, scores) == 0.75
-    assert metrics.accuracy(labels, scores, 0.75) == 0.5
 
 
 def test_what_is_not_defined_is_nan() -> None:
@@ -36,7 +35,6 @@ def test_what_is_not_defined_is_nan() -> None:
     for labels in (ones, np.zeros(3), np.full(3, np.nan), np.empty(0)):
         ranking = Ranking(labels, ones[: labels.size], np.zeros(labels.size, dtype=int))
         assert np.isnan(ranking.areas(np.ones((1, 1), dtype=int))).all()
-    assert math.isnan(metrics.accuracy(np.full(3, np.nan), ones, 0.5))
     assert math.isnan(metrics.mean_of_known([math.nan]))
 
 

@@ -68,6 +68,14 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
         ),
         ('name = "x"\n[data]\nlabels = ["A"]\n[network]\nstages = 5', "stages: reference has none"),
         (
+            'name = "x"\n[data]\nlabels = ["A"]\n[network]\nstandardize = true',
+            "standardize: only compact and efficientnet-lite0 do that, not reference",
+        ),
+        ('name = "x"\ndata = "films"', "data: Input should be a valid dictionary"),
+        ('name = "x"\n[data]\nlayout = ["plain"]', "data.layout: Input should be 'plain'"),
+        ('name = "x"\nseed = -1\n[data]\nlabels = ["A"]', "seed: .*greater than or equal to 0"),
+        ('name = "x"\n[data]\nlabels = ["A"]\nsplit_seed = 4294967296', "data.split_seed: .*less than"),
+        (
             (
                 'name = "x"\n[data]\nlabels = ["A"]\n'
                 '[network]\nname = "efficientnet-lite0"\nimagenet = "y"\nstages = 2\nfrozen_stages = 3'
@@ -182,6 +190,9 @@ def test_nihs_own_table_and_its_images_in_several_folders(tmp_path: Path) -> Non
     ]
     with pytest.raises(TableError, match="no image has the finding 'Pneumonia'; there are Cardiomegaly, "):
         read_table(tmp_path, data.model_copy(update={"labels": ("Pneumonia",)}))
+    (tmp_path / "Data_Entry_2017.csv").write_text(NIH.replace("No Finding", " "))
+    with pytest.raises(TableError, match="line 3: a blank among its findings"):
+        read_table(tmp_path, data)
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text(NIH)
     with pytest.raises(TableError, match=r"is to be Data_Entry_2017\*\.csv, and there are Data_Entry"):
         read_table(tmp_path, data)
@@ -194,7 +205,9 @@ def test_nihs_own_table_and_its_images_in_several_folders(tmp_path: Path) -> Non
         ("path,patient\na.png,p\n", "no column 'Opacity'"),
         ("path,patient,Opacity\n", "no rows"),
         ("path,patient,Opacity\na.png,p,1\na.png,p,1\n", "a.png is named twice"),
+        ("path,patient,Opacity\na.png,p,1\n./a.png,q,1\n", "a.png is named twice"),
         ("path,patient,Opacity\na.png,,1\n", "line 2 has no patient"),
+        ("path,patient,Opacity\na.png, ,1\n", "line 2 has no patient"),
         ("path,patient,Opacity\na.png,p,1\nb.png,p,0.5\n", "line 3: '0.5' is not 1, 0, -1 or blank"),
         ("image,patient,Opacity\na.png,p,1\n", "no column 'path'"),
     ],
@@ -203,6 +216,23 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str, said:
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(TableError, match=said):
         read_table(tmp_path, DataConfig(labels=("Opacity",), validation=0.5))
+
+
+def test_blanks_make_no_other_patient_and_no_other_label(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,patient,Opacity\na.png,p,-1\n b.png ,p ,1\nc.png,q, \n")
+    data = DataConfig(labels=("Opacity",), uncertain={"Opacity": (0.6, 0.6)}, blank={"Opacity": "ignore"})
+    table = read_table(tmp_path, data)
+    assert list(table["path"]) == ["a.png", "b.png", "c.png"]
+    assert list(table["patient"]) == ["p", "p", "q"]
+    np.testing.assert_allclose(labels.learned(table, data, 0).ravel(), [0.6, 1, np.nan])
+
+
+def test_patients_may_have_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(b"path,patient,Opacity\na.png,p\xe9,1\nb.png,q,0\n")
+    table, sides = divide(tmp_path, DataConfig(labels=("Opacity",), validation=0.5))
+    assert sorted(sides) == ["training", "validation"]
+    write(table, sides, tmp_path / "run")
+    assert sum(b"a.png,p\xe9,1" in file.read_bytes() for file in (tmp_path / "run").iterdir()) == 1
 
 
 def test_a_label_that_is_none_is_named_with_its_line() -> None:
@@ -238,13 +268,31 @@ def test_chexperts_own_validation_images_are_the_test_side(tmp_path: Path) -> No
     assert not set(by_side["training"]) & set(by_side["validation"])
 
 
-def test_a_list_of_names_is_honoured_and_so_is_an_earlier_split(tmp_path: Path) -> None:
-    write_dataset(tmp_path, 6, size=8)
-    data = DataConfig(labels=("Opacity",), validation=0.5)
+@pytest.mark.parametrize("layout", ["plain", "chexpert", "nih"])
+def test_an_earlier_split_is_honoured_in_each_layout(tmp_path: Path, layout: str) -> None:
+    if layout == "chexpert":
+        write_chexpert(tmp_path, 30, size=8)
+        only = {"Frontal/Lateral": ("Frontal",)}
+        data = DataConfig(layout="chexpert", only=only, test_list="valid.csv", validation=0.2)
+    elif layout == "nih":
+        (tmp_path / "Data_Entry_2017.csv").write_text(NIH)
+        data = DataConfig(layout="nih", labels=("Effusion",), validation=0.5)
+    else:
+        write_dataset(tmp_path, 6, size=8)
+        data = DataConfig(labels=("Opacity",), validation=0.5)
     table, sides = divide(tmp_path, data)
     write(table, sides, tmp_path / "run")
-    again = DataConfig(labels=("Opacity",), validation_list="run/validation.csv", split_seed=9)
-    np.testing.assert_array_equal(divide(tmp_path, again)[1], sides)
+    lists = {"validation_list": "run/validation.csv", "split_seed": 9}
+    if data.test_list:
+        lists["test_list"] = "run/test.csv"
+    found, found_sides = divide(tmp_path, data.model_copy(update=lists))
+    assert found.to_csv() == table.to_csv()
+    np.testing.assert_array_equal(found_sides, sides)
+
+
+def test_a_list_of_names_is_honoured(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 6, size=8)
+    table = read_table(tmp_path, DataConfig(labels=("Opacity",)))
     held_out = table["path"][table["patient"] == "p0002"]
     (tmp_path / "test.txt").write_text("\n".join(held_out) + "\n")
     listed = DataConfig(labels=("Opacity",), test_list="test.txt", validation=0.5)
@@ -336,7 +384,7 @@ def test_prepare_leaves_out_what_cannot_be_read_and_does_nothing_twice(tmp_path:
     first = prepare(tmp_path, paths, image, cache, 2, said.append)
     assert first.usable.tolist() == [i != 1 for i in range(len(paths))]
     assert sum(line.startswith("left out") for line in said) == 1
-    assert "(1 of them unreadable and left out)" in said[-1]
+    assert "(1 of them unreadable and left out; a new folder tries them again)" in said[-1]
     (tmp_path / paths[0]).unlink()  # would be noticed if anything were read again
     again = prepare(tmp_path, paths, image, cache, 2, said.append)
     np.testing.assert_array_equal(first.pixels, again.pixels)
@@ -383,8 +431,9 @@ def test_images_that_go_away_while_they_are_prepared_are_not_left_out(
     assert prepare(tmp_path / "share", paths, image, tmp_path / "cache", 1, print).usable.all()
 
 
+@pytest.mark.parametrize("torn", [",", ',"not an image of a known format, or'])
 def test_a_stopped_prepare_goes_on_behind_what_it_has_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
 ) -> None:
     write_dataset(tmp_path, 10, size=16)
     paths, image, cache = paths_of(tmp_path), ImageSpec(16, 16), tmp_path / "cache"
@@ -402,7 +451,7 @@ def test_a_stopped_prepare_goes_on_behind_what_it_has_kept(
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path, paths, image, cache, 1, print)
     with (cache / "images.csv").open("a") as file:
-        file.write(paths[8] + ",")  # the beginning of a block that power cut off
+        file.write(paths[8] + torn)  # the beginning of a block that power cut off
     monkeypatch.setattr(prepare_module, "load_image", load_image)
     (tmp_path / paths[0]).write_text("no image")  # is not looked at again
     said: list[str] = []
@@ -410,6 +459,19 @@ def test_a_stopped_prepare_goes_on_behind_what_it_has_kept(
     assert any(line.startswith(f"going on after 8 of {len(paths)}") for line in said)
     np.testing.assert_array_equal(found.pixels, whole.pixels)
     assert pd.read_csv(cache / "images.csv")["path"].tolist() == paths
+    (cache / "images.csv").write_text('path,note\n"a\n')
+    with pytest.raises(TableError, match=r"cache: damaged: .*; delete it to prepare again"):
+        prepare(tmp_path, paths, image, cache, 1, said.append)
+
+
+def test_the_last_image_is_looked_at_again_if_its_line_was_torn(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 4, size=16)
+    paths, image, cache = paths_of(tmp_path), ImageSpec(16, 16), tmp_path / "cache"
+    (tmp_path / paths[-1]).write_text("no image")
+    prepare(tmp_path, paths, image, cache, 1, print)
+    index = (cache / "images.csv").read_text()
+    (cache / "images.csv").write_text(index[: index.rindex(paths[-1]) + len(paths[-1])])
+    assert not prepare(tmp_path, paths, image, cache, 1, print).usable[-1]
 
 
 def test_a_folder_without_the_images_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
@@ -855,6 +917,9 @@ def test_what_is_asked_for_and_not_there_is_one_sentence(
     monkeypatch.setattr(devices, "_gpus", list)
     with pytest.raises(UsageError, match="no GPU: Keras on tensorflow sees none"):
         module.fit(recipe(), tmp_path, tmp_path / "run", gpu=True, report=lambda _: None)
+    lite = NetworkConfig(name="efficientnet-lite0", imagenet="no_such_package")
+    with pytest.raises(UsageError, match="no_such_package: no installed package with weights"):
+        module.fit(recipe(network=lite), tmp_path, tmp_path / "run", report=lambda _: None)
     large = recipe().network.model_copy(update={"blocks": 7})
     with pytest.raises(UsageError, match="needs images of at least 508 x 508"):
         module.fit(recipe(network=large), tmp_path, tmp_path / "run", report=lambda _: None)

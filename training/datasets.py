@@ -1,5 +1,6 @@
 """Labelled data sets -> one table: path, patient and a text column for each label."""
 
+import posixpath
 import re
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
 
     Raises:
         TableError: the CSV is not there or is none, lacks a column or a finding, has no rows, names a path
-            twice, leaves a path or patient empty, or has a label that is not 1, 0, -1 or blank.
+            twice, leaves a path, a patient or NIH's findings empty, or has a label that is not 1, 0, -1 or
+            blank.
     """
     source = find_table(root, table or data.table)
     frame = labels.read_table(str(source))
@@ -54,11 +56,11 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
             )
         frame = frame[cells.isin(kept)]
     for name in ("path", "patient"):
+        frame[name] = labels.stripped(frame[name])
         if (frame[name] == "").any():
             raise TableError(f"{source}: line {frame.index[frame[name] == ''][0] + 2} has no {name}.")
-    if frame["path"].duplicated().any():
-        twice = frame["path"][frame["path"].duplicated()].iloc[0]
-        raise TableError(f"{source}: {twice} is named twice.")
+    if (again := frame["path"].map(posixpath.normpath).duplicated()).any():
+        raise TableError(f"{source}: {frame['path'][again].iloc[0]} is named twice.")
     # Read here for what they refuse, while it is known which file and line a cell comes from.
     labels.to_targets(frame, data.labels, str(source), uncertain=IGNORE, blank=IGNORE)
     return frame[["path", "patient", *data.labels]].reset_index(drop=True)
@@ -103,14 +105,11 @@ def _from_nih(frame: pd.DataFrame, source: Path, root: Path, data: DataConfig) -
         if file.suffix
     }
     path = frame["Image Index"].map(lambda name: where.get(name, f"images/{name}" if name else ""))
-    findings = frame["Finding Labels"].str.split("|")
-    known = {finding.strip() for cell in findings for finding in cell}
+    findings = labels.split_findings(frame["Finding Labels"], str(source))
+    known = set[str]().union(*findings)
     if unknown := sorted(set(data.labels) - known):
         raise TableError(
             f"{source}: no image has the finding {unknown[0]!r}; there are {', '.join(sorted(known))}."
         )
-    columns = {
-        label: ["1" if label in {finding.strip() for finding in cell} else "0" for cell in findings]
-        for label in data.labels
-    }
+    columns = {label: ["1" if label in found else "0" for found in findings] for label in data.labels}
     return frame.assign(path=path, patient=frame["Patient ID"], **columns)

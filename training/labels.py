@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chexscore.labels import Policy, to_targets
+from chexscore.labels import Policy, stripped, to_targets
 from training.config import DataConfig
 
 __all__ = ["learned", "measured"]
@@ -41,6 +41,6 @@ def learned(table: pd.DataFrame, data: DataConfig, seed: int) -> NDArray[np.floa
         draws = random.random(len(table), dtype=np.float32)  # of each label, so that none shifts another's
         if not isinstance(policy, str):
             low, high = policy
-            uncertain = (pd.to_numeric(table[label]) == -1).to_numpy()
+            uncertain = (pd.to_numeric(stripped(table[label]), errors="coerce") == -1).to_numpy()
             targets[uncertain, column] = (low + (high - low) * draws)[uncertain]
     return targets

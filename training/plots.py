@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from chexscore import metrics
+from chexscore.report.curves import roc as curve
 
 __all__ = ["curves", "frequencies", "roc", "samples"]
 
@@ -71,7 +72,7 @@ def roc(file: Path, names: Sequence[str], truth: Array, scores: Array) -> None:
         auc = metrics.auroc(labels, each)
         axes.plot([0, 1], [0, 1], color=UNKNOWN, linewidth=1)
         if np.isfinite(auc):
-            axes.plot(*_roc_points(labels, each), color=NEGATIVE)
+            axes.plot(*curve(labels, each), color=NEGATIVE)
         text = (
             f"AUC {auc:.3f}, {int(labels.sum())} of {len(labels)}" if np.isfinite(auc) else "one class only"
         )
@@ -110,11 +111,3 @@ def _bars(axes: Axes, names: Sequence[str], truth: Array, scores: Array) -> None
     axes.invert_yaxis()
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _roc_points(labels: Array, scores: Array) -> tuple[Array, Array]:
-    """1 - specificity and sensitivity at every threshold, from none positive to all."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # one point for each distinct score
-    true, false = (np.cumsum(labels[order] == side)[last] for side in (1, 0))
-    return np.append(0, false / false[-1]), np.append(0, true / true[-1])

@@ -119,11 +119,19 @@ def by_patient(patients: NDArray[np.str_], share: float, seed: int) -> NDArray[n
 
 def _check_disjoint(patients: NDArray[np.str_], sides: NDArray[np.str_]) -> None:
     """Raises a TableError that names a patient who is on two sides. Both [N]."""
-    pairs = pd.DataFrame({"patient": patients, "side": sides}).drop_duplicates()
+    pairs = pd.DataFrame({"patient": patients, "side": sides}, dtype=object).drop_duplicates()
     if (twice := pairs["patient"].duplicated()).any():
         patient = pairs["patient"][twice].iloc[0]
         both = " and ".join(pairs["side"][pairs["patient"] == patient])
         raise TableError(f"patient {patient} has images for {both}; a patient belongs to one side.")
+
+
+def _written(data: DataConfig, column: str, frame: pd.DataFrame) -> DataConfig:
+    """How to read a list with labels: as the data set's own table, or as one that a run has written."""
+    if column != "path":
+        return data
+    only = {name: kept for name, kept in data.only.items() if name in frame}  # runs write no other columns
+    return data.model_copy(update={"layout": "plain", "only": only})
 
 
 def _listed(
@@ -139,7 +147,7 @@ def _listed(
             raise TableError(f"{source}: no column 'path'; it has {', '.join(frame.columns)}.")
         cells = frame[column]
         if set(data.labels) <= set(frame.columns):
-            more = read_table(root, data, name)
+            more = read_table(root, _written(data, column, frame), name)
             table = pd.concat([table, more[~more["path"].isin(table["path"])]], ignore_index=True)
     else:
         try:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import TableError, UsageError
-from chexscore.labels import DEFAULT, Policies, read_table, stripped, to_targets
+from chexscore.labels import DEFAULT, Policies, read_table, split_findings, stripped, to_targets
 
 __all__ = ["LabelTable", "read_labels"]
 
@@ -126,12 +126,7 @@ def read_labels(source: str) -> LabelTable:
 
 
 def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
-    findings = [{name.strip() for name in cell.split("|")} for cell in cells[NIH_FINDINGS]]
-    empty = next((row for row, found in enumerate(findings) if "" in found), None)
-    if empty is not None:
-        raise TableError(
-            f"{source}: line {cells.index[empty] + 2}: a blank among its findings; NIH writes No Finding."
-        )
+    findings = split_findings(cells[NIH_FINDINGS], source)
     names = tuple(dict.fromkeys((*NIH_VOCABULARY, *sorted(set().union(*findings)))))
     columns = {name: ["1" if name in found else "0" for found in findings] for name in names}
     patients = _filled(cells, _find(cells, PATIENT_COLUMNS), source)
