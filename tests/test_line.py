@@ -78,8 +78,9 @@ def two_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     jax = {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     command = list(map(str, (sys.executable, "-c", TWO_DEVICES, SMOKE, folder / "films", folder)))
+    out, err = subprocess.PIPE, subprocess.STDOUT
     with subprocess.Popen(
-        command, env=os.environ | jax, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, env=os.environ | jax, cwd=ROOT, stdout=out, stderr=err, text=True
     ) as process:
         yield folder, process
         process.kill()
@@ -168,7 +169,7 @@ def test_another_backend_trains_on_two_devices_as_on_one_and_the_export_agrees(
 
     folder, process = two_devices
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
+    assert process.returncode == 0, said
     assert said.count("batches shared by 2 devices on 1 hosts") == 1
     # Adam makes steps of one size from gradients that are next to nothing, so weights may differ by more.
     one, both = (np.load(folder / devices / "validation.npz")["scores"] for devices in ("one", "all"))

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import chexscore
+from tests.bench.adopted import fill_in
 from tests.bench.speed.films import KINDS, films_folder
 from tests.bench.speed.processes import Taken, in_turn, median, python
 
@@ -179,15 +180,9 @@ class Bench:
             self.run([torch, *RUNNERS, "foreign", str(folder), "224", str(self.place / "foreign.onnx")])
             template = self.place / "spec.toml"
             self.run(python("-m", "export", "template", self.place / "foreign.onnx", "-o", template))
-            text = template.read_text(encoding="utf-8")
-            for old, new in (
-                ("black = 0.0", "black = -1024.0"),
-                ("white = 1.0", "white = 1024.0"),
-                ('resize = "stretch"', 'resize = "crop"'),
-                ('"Label ', '"Finding '),
-            ):
-                text = text.replace(old, new)
-            template.write_text(text, encoding="utf-8")
+            fill_in(template)
+            labels = template.read_text(encoding="utf-8").replace('"Label ', '"Finding ')
+            template.write_text(labels, encoding="utf-8")
             self.run(
                 python(
                     "-m", "export", "adopt", self.place / "foreign.onnx", "--spec", template, "-o", adopted

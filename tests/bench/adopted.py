@@ -49,6 +49,19 @@ def main(folder: str) -> None:
         assert difference <= TOLERANCE
 
 
+def fill_in(spec: Path) -> None:
+    """Gives a template that export has written the range and resize rule of torchxrayvision."""
+    text = spec.read_text(encoding="utf-8")
+    for old, new in (
+        ("black = 0.0", "black = -1024.0"),
+        ("white = 1.0", "white = 1024.0"),
+        ('resize = "stretch"', 'resize = "crop"'),
+    ):
+        assert text.count(old) == 1, f"{spec} has another {old}"
+        text = text.replace(old, new)
+    spec.write_text(text, encoding="utf-8")
+
+
 def _network(torch: Any, xrv: Any, inputs: Any, labels: int) -> Any:
     torch.manual_seed(0)
     network = xrv.models.DenseNet(weights=None, num_classes=labels, in_channels=1)
@@ -77,17 +90,10 @@ def _export(torch: Any, network: Any, foreign: Path, axes: dict[str, dict[int, s
 def _adopt_and_predict(foreign: Path, labels: list[str], folder: str) -> tuple[list[str], list[str], Any]:
     spec, model, output = (foreign.with_name(name) for name in ("spec.toml", "model.onnx", "out.csv"))
     _run("export", "template", foreign, "-o", spec)
-    text = spec.read_text()
+    fill_in(spec)
+    text = spec.read_text(encoding="utf-8")
     start, end = text.index("labels = ["), text.index("]\n", text.index("labels = [")) + 1
-    text = text[:start] + f"labels = {labels}" + text[end:]
-    for old, new in (
-        ("black = 0.0", "black = -1024.0"),
-        ("white = 1.0", "white = 1024.0"),
-        ('resize = "stretch"', 'resize = "crop"'),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    spec.write_text(text)
+    spec.write_text(text[:start] + f"labels = {labels}" + text[end:], encoding="utf-8")
     _run("export", "adopt", foreign, "--spec", spec, "-o", model)
     _run("chexscore", "predict", folder, "--model", model, "-o", output)
     with output.open(newline="") as file:

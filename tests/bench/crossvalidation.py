@@ -99,7 +99,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "distilled": {},
     "lower rate": {"learning_rate": 2e-4},
     "not pretrained": {"network": {"imagenet": "", "frozen_stages": 0}},
-    "not pretrained, three times the epochs": {
+    "not pretrained, 15 epochs": {
         "network": {"imagenet": "", "frozen_stages": 0},
         "epochs": 15,
         "learning_rate": 1e-3,
