@@ -116,6 +116,18 @@ def test_a_stopped_run_keeps_its_parts_and_what_is_missing_is_scored(
     assert merged(out) == whole(images, engine.classifier)
 
 
+def test_what_an_earlier_run_has_kept_does_not_outlive_a_merge(
+    engine: Alone, images: Path, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "out.csv")
+    run_here([f"{images}/001.png"], output, engine.classifier)
+    run([str(images)], str(tmp_path / "out"), engine, Options())
+    rows = merged(tmp_path / "out")
+    with pytest.raises(UsageError, match="--overwrite"):  # it would know of one row
+        run_here([f"{images}/001.png"], output, engine.classifier, RESUME)
+    assert Path(output).read_bytes() == rows
+
+
 @pytest.mark.parametrize("order", [[0, 1, 1, 3], [0, 2, 1, 3], [1, 2, 3]])
 def test_rows_that_are_lost_or_there_twice_are_never_published(
     engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int]

@@ -24,7 +24,7 @@ from chexscore.outputs import STDOUT, check_format, check_target, publish, strea
 from chexscore.records import RunRecord, record_path
 from chexscore.runs import begin_record, columns_of, installed, now, settings_of
 from chexscore.stopping import Stop, StoppedError
-from chexscore.store import check_settings
+from chexscore.store import check_settings, store_path
 
 __all__ = ["Engine", "merge", "on_ray", "plan", "run"]
 
@@ -265,6 +265,7 @@ def merge(source: str, output: str, *, overwrite: bool = False) -> None:
     if folder.is_local and os.path.realpath(folder.place) in map(str, Path(output).resolve().parents):
         raise UsageError(f"{output} would stand among the parts; name a file outside {folder.name}.")
     with locked(output, 0, Stop()):
+        Path(store_path(output)).unlink(missing_ok=True)  # its rows are not those that come here
         publish(
             output, parts.rows(), parts.columns, record_path(output), json.dumps(record, indent=1).encode()
         )

@@ -19,7 +19,14 @@ from pyarrow import fs
 
 from chexscore.ahead import work_ahead
 from chexscore.discovery import find_images, is_image_by_name
-from chexscore.errors import ChexscoreError, MissingImageError, OutputError, UnreadableImageError, UsageError
+from chexscore.errors import (
+    ChexscoreError,
+    MissingImageError,
+    OutputError,
+    UnreadableImageError,
+    UsageError,
+    first_line,
+)
 from chexscore.formats import is_dicom
 from chexscore.outputs import replacing
 from chexscore.stopping import Stop
@@ -230,5 +237,4 @@ def _open(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def _line(error: Exception) -> str:
-    strerror = getattr(error, "strerror", None)
-    return str(strerror or (str(error).splitlines() or [type(error).__name__])[0])[:300].rstrip(".")
+    return str(getattr(error, "strerror", None) or first_line(error)).rstrip(".")
