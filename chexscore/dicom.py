@@ -42,8 +42,19 @@ from chexscore.isolation import LostCallError, call
 
 __all__ = ["check_keywords", "names_people", "read_dicom", "read_tags"]
 
-IDENTIFYING = frozenset({"IssuerOfPatientID", "MedicalRecordLocator", "AccessionNumber"})
-"""Keywords that lead to a person besides names and what begins with Patient; PS3.15 annex E removes them."""
+IDENTIFYING = frozenset(
+    {
+        "AccessionNumber",
+        "AdmissionID",
+        "FillerOrderNumberImagingServiceRequest",
+        "IssuerOfPatientID",
+        "MedicalRecordLocator",
+        "PlacerOrderNumberImagingServiceRequest",
+        "ServiceEpisodeID",
+    }
+)
+OF_PEOPLE = ("Patient", "OtherPatient", "Person", "ReferringPhysician", "ResponsiblePerson")
+"""Keywords, and how keywords begin, that lead to a person besides names; PS3.15 annex E removes them."""
 
 TEXTS = frozenset(
     "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split()  # noqa: SIM905
@@ -93,11 +104,7 @@ def check_keywords(keywords: Sequence[str]) -> None:
 
 def names_people(keyword: str) -> bool:
     """Whether a tag is a person's name (value representation PN) or leads to a person."""
-    return (
-        keyword in IDENTIFYING
-        or keyword.startswith(("Patient", "OtherPatient"))
-        or dictionary_VR(keyword) == "PN"
-    )
+    return keyword in IDENTIFYING or keyword.startswith(OF_PEOPLE) or dictionary_VR(keyword) == "PN"
 
 
 def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
@@ -108,10 +115,18 @@ def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
         with open(path, "rb") as file:
             if not is_dicom(file):
                 return {}
+            _is_plain(path)  # for what it refuses
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(keywords))
-        return {keyword: str(dataset.get(keyword)) for keyword in keywords if keyword in dataset}
+        return {keyword: _text(dataset[keyword].value) for keyword in keywords if keyword in dataset}
     except Exception:  # noqa: BLE001, the row of a file that cannot be read says so without its tags
         return {}
+
+
+def _text(value: object) -> str:
+    """A tag's value; several have the backslash between them that they have in the file (PS3.5 6.4)."""
+    if isinstance(value, MultiValue):
+        return "\\".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
@@ -176,7 +191,11 @@ def _read(path: str, max_pixels: int) -> NDArray[np.uint8]:
 def _screen(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
     """The pixels as a screen would show them."""
     if dataset.SamplesPerPixel > 1:
-        return np.asarray(np.rint(pixel_array(dataset) @ LUMA), dtype=np.uint8)
+        colours = pixel_array(dataset)
+        grey = np.empty(colours.shape[:2], dtype=np.uint8)
+        for row, of_row in zip(grey, colours, strict=True):  # a whole film of floats is eight times as large
+            row[:] = np.rint(of_row @ LUMA)
+        return grey
     pixels = pixel_array(dataset, view_only=True, correct_unused_bits=False)
     low, high = int(pixels.min()), int(pixels.max())
     limit = 2 ** (dataset.BitsStored - dataset.PixelRepresentation)

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chexscore import load_image
 from chexscore.depth import to_uint8
-from chexscore.dicom import _grey
+from chexscore.dicom import _grey, read_tags
 from chexscore.errors import (
     ChexscoreError,
     ImageError,
@@ -265,6 +265,9 @@ def test_dicom_in_colour(tmp_path: Path) -> None:
     red[..., 0] = 255
     colour = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
     assert dicom_difference(save_dicom(tmp_path / "red.dcm", red, **colour), np.full((4, 4), 76)) == 0
+    mixed = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    luma = np.rint(mixed @ [0.299, 0.587, 0.114])
+    assert dicom_difference(save_dicom(tmp_path / "mixed.dcm", mixed, **colour), luma) == 0
     for name, pixels, tags in (
         ("deep", red.astype(np.uint16), colour),
         ("palette", FILM, {"PhotometricInterpretation": "PALETTE COLOR"}),
@@ -312,6 +315,19 @@ def test_deflated_dicom_is_refused_before_it_inflates(tmp_path: Path) -> None:
     dataset.save_as(path)
     with pytest.raises(UnsupportedImageError, match="deflated"):
         load_image(path)
+    assert read_tags(path, ["Modality"]) == {}
+
+
+def test_tags_are_the_text_that_the_file_has(tmp_path: Path) -> None:
+    tags = {"ImageType": ["ORIGINAL", "PRIMARY"], "ImagerPixelSpacing": [0.1, 0.2], "KVP": None}
+    path = save_dicom(tmp_path / "t.dcm", FILM, **tags, ViewPosition="PA")
+    found = read_tags(path, ["ImageType", "ImagerPixelSpacing", "KVP", "ViewPosition", "StudyID"])
+    assert found == {
+        "ImageType": "ORIGINAL\\PRIMARY",
+        "ImagerPixelSpacing": "0.1\\0.2",
+        "KVP": "",
+        "ViewPosition": "PA",
+    }
 
 
 def test_dicom_without_one_readable_frame_is_refused_for_its_reason(tmp_path: Path) -> None:
