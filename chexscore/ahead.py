@@ -23,8 +23,8 @@ def work_ahead(
         ahead: items that are done or being worked on while the caller works, at most.
 
     Yields:
-        Each item with what `work` returned, in the order of the items; what is done does not wait for later
-        items, which may be slow to come.
+        Each item with what `work` returned, in the order of the items; what is done when an item comes does
+        not wait for later ones.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="chexscore-ahead")
     queue: deque[tuple[Item, Future[Result]]] = deque()

@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from chexscore.cores import has_vnni, usable_cores
-from chexscore.errors import DeviceError, ModelError, NetworkError, UsageError
+from chexscore.errors import DeviceError, ModelError, NetworkError, UsageError, first_line
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
 
 onnxruntime.disable_telemetry_events()  # in case that an application has loaded it before
@@ -100,7 +100,9 @@ class Classifier:
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ModelError(f"{self.path}: not a model that onnxruntime can load: {_line(error)}") from error
+            raise ModelError(
+                f"{self.path}: not a model that onnxruntime can load: {first_line(error)}"
+            ) from error
         self.device = "cuda" if PROVIDERS["cuda"] in self._session.get_providers() else "cpu"
         self._own = threading.local()  # what each thread that scores on a GPU has for itself
         self.runtime: str = onnxruntime.__version__
@@ -126,7 +128,9 @@ class Classifier:
         try:
             scores = self._run(images)
         except Exception as error:  # as above: no common base
-            raise NetworkError(f"the network failed on a batch of {len(images)}: {_line(error)}") from error
+            raise NetworkError(
+                f"the network failed on a batch of {len(images)}: {first_line(error)}"
+            ) from error
         return scores
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -230,7 +234,7 @@ def open_session(
     try:
         session = on("cuda", "cpu")
     except Exception as error:  # noqa: BLE001, the model's fault, which the CPU tells too, or CUDA's
-        session, reason = on("cpu"), _line(error)
+        session, reason = on("cpu"), first_line(error)
     finally:
         onnxruntime.set_default_logger_severity(WARNING)
     if PROVIDERS["cuda"] in session.get_providers():
@@ -261,9 +265,5 @@ def _cuda_fault() -> str:
         for part in ("shared", "cuda"):
             ctypes.CDLL(os.path.join(folder, provider.format(part)), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        return _line(error)
+        return first_line(error)
     return "its libraries load, but no device works; nvidia-smi says more"
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

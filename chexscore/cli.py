@@ -169,7 +169,7 @@ def predict(
     if address is not None and engine != "ray":
         raise UsageError("--address is that of a Ray cluster; it goes with --engine ray.")
     if dicom_tag:
-        _check_tags(dicom_tag)
+        _check_tags(dicom_tag, quiet=quiet)
     limit = None if max_failures is None else parse_limit(max_failures)
     from chexscore.runs import Options, plan, run
 
@@ -192,7 +192,7 @@ def predict(
     with contextlib.ExitStack() as opened:
         inputs: Iterable[str] = paths or []
         if files_from is not None:
-            listed = sys.stdin.buffer if files_from == "-" else opened.enter_context(_open(files_from))
+            listed = _standard_input() if files_from == "-" else opened.enter_context(_open(files_from))
             inputs = itertools.chain(inputs, read_list(listed, stop))
         if dry_run:
             if engine == "ray":
@@ -508,20 +508,27 @@ def _check_outputs(outputs: list[str | None], inputs: list[str | None], overwrit
         raise UsageError(f"-o {table}: the table is CSV or JSON; name it .csv or .json.")
     if keep is not None and not keep.lower().endswith(".csv"):
         raise UsageError(f"--keep {keep}: predictions are kept as CSV; name it .csv.")
-    targets = [target for target in outputs if target not in (None, STDOUT)]
+    targets = [target for target in outputs if target is not None and target != STDOUT]
     read, written = ([os.path.realpath(file) for file in files if file] for files in (inputs, targets))
     if set(read).intersection(written) or len(set(written)) < len(written):
         raise UsageError("a file that is read or written already is named as an output; give another name.")
-    for target in filter(None, targets):
+    for target in targets:
         check_target(target, overwrite=overwrite)
 
 
-def _check_tags(keywords: list[str]) -> None:
+def _check_tags(keywords: list[str], *, quiet: bool) -> None:
     from chexscore.dicom import check_keywords, names_people
 
     check_keywords(keywords)
-    if naming := [keyword for keyword in keywords if names_people(keyword)]:
-        say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.")
+    naming = [keyword for keyword in keywords if names_people(keyword)]
+    if naming and not quiet:
+        say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.", "warning")
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; give --files-from a file.")
+    return sys.stdin.buffer
 
 
 def _open(path: str) -> BinaryIO:

@@ -5,7 +5,7 @@ ChexscoreError                  anything below; `exit_code` is what the command 
 ├── ModelError                  the file is no model that chexscore can run (exit 1)
 ├── NetworkError                the network could not be run on a batch (exit 1)
 ├── DeviceError                 a device was asked for by name and is not there (exit 5)
-├── NoImageError                no image is there, where an earlier run found some (exit 4)
+├── NoImageError                no image is there, or none that is old enough (exit 4)
 ├── LockedError                 another run writes the same output (exit 6)
 ├── OutputError                 the output cannot be written, or not to its end (exit 1)
 ├── TableError                  a CSV of predictions or labels cannot be used (exit 1)
@@ -39,7 +39,10 @@ __all__ = [
     "UnsupportedImageError",
     "UsageError",
     "exit_on_error",
+    "first_line",
 ]
+
+LONGEST_LINE = 300
 
 
 class ChexscoreError(Exception):
@@ -75,7 +78,7 @@ class LockedError(ChexscoreError):
 
 
 class NoImageError(ChexscoreError):
-    """No image is there, where an earlier run found some."""
+    """No image is there, or none that is old enough."""
 
     exit_code = 4
 
@@ -129,6 +132,11 @@ class TooLargeImageError(ImageError):
     """The image has more pixels than the limit."""
 
     status = "too_large"
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, in one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:LONGEST_LINE]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """One run at a time for each output: a lock that the kernel holds, and drops when its process dies."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -41,8 +42,8 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
 
 
 def lock_path(output: str) -> str:
-    """The file that the lock of an output is held on."""
-    return f"{output}.lock"
+    """The file that the lock of an output is held on; that of a link is that of what it points to."""
+    return f"{os.path.realpath(output) if os.path.islink(output) else output}.lock"
 
 
 if sys.platform == "win32":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -100,15 +101,16 @@ def publish(
     Raises:
         OutputError: as for `replacing`.
     """
-    with _beside(output) as rows, _beside(record) as words:
+    with _beside(output) as rows:
         _WRITERS[check_format(output)](rows, predictions, columns)
-        words.write(content)
         _make_safe(rows)
-        _make_safe(words)
-        with suppress(FileNotFoundError):
-            os.unlink(record)
-        _name(rows)
-        _name(words)
+        with _beside(record) as words:
+            words.write(content)
+            _make_safe(words)
+            with suppress(FileNotFoundError):
+                os.unlink(record)
+            _name(rows)
+            _name(words)
 
 
 @contextmanager
@@ -126,7 +128,11 @@ def _beside(target: str) -> Iterator[BinaryIO]:
 
 
 def _name(file: BinaryIO) -> None:
-    os.replace(file.name, file.name.removesuffix(PARTIAL))
+    """Gives a file its name; who may read an earlier one of that name may read this one."""
+    target = file.name.removesuffix(PARTIAL)
+    with suppress(OSError):  # there is none, or its file system knows no such thing
+        shutil.copymode(target, file.name)
+    os.replace(file.name, target)
 
 
 def _make_safe(file: BinaryIO) -> None:

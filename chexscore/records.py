@@ -80,7 +80,7 @@ class RunRecord:
     @property
     def found_nothing(self) -> bool:
         """Whether there was no image at all: none found, or only names of files that are not there."""
-        return not self.waiting and self.found == self.failed.get(Status.MISSING.value, 0)
+        return not self.waiting and self._none_is_there
 
     @property
     def saw_something(self) -> bool:
@@ -89,8 +89,13 @@ class RunRecord:
 
     @property
     def none_old_enough(self) -> bool:
-        """Whether there is no score because images wait."""
-        return self.waiting > 0 and not self.scored and not self.unchanged
+        """Whether the images that are there all wait, and none of them has an earlier row."""
+        return self.waiting > 0 and self._none_is_there
+
+    @property
+    def _none_is_there(self) -> bool:
+        """Whether what was taken is names of files that are not there."""
+        return self.found == self.failed.get(Status.MISSING.value, 0)
 
     def to_json(self) -> bytes:
         """The record as it stands in its file."""

@@ -228,10 +228,11 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     Whether an earlier run's model and settings allow a resume is not looked at.
 
     Raises:
-        UsageError: the output cannot be resumed.
+        UsageError: the output cannot be resumed, or the options exclude each other.
         LockedError: another run writes this output.
         OutputError: what is kept of earlier runs is damaged.
     """
+    options.check(output)
     with ExitStack() as opened:
         store = None
         if options.resume and (os.path.exists(output) or os.path.exists(store_path(output))):

@@ -145,7 +145,8 @@ def score_images(
     Raises:
         ValueError: at once, for a batch size outside 1..MAX_BATCH_SIZE or less than one worker.
     """
-    batch_size, workers = batch_size or BATCH_SIZES[classifier.device], workers or usable_cores()
+    batch_size = BATCH_SIZES[classifier.device] if batch_size is None else batch_size
+    workers = usable_cores() if workers is None else workers
     if not 1 <= batch_size <= MAX_BATCH_SIZE or workers < 1:
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_SIZE}, workers at least 1")
     on_gpu = classifier.device == "cuda"

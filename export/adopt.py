@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
 from chexscore.classifier import open_session
-from chexscore.errors import ModelError
+from chexscore.errors import ModelError, first_line
 from chexscore.messages import visible
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 from export.calibrate import sigmoid
@@ -203,8 +203,7 @@ def _run_alone(
             filled = np.stack([prepared.astype(np.float32)] * (batch or 1))
             rows.append(session.run([spec.output.name], {spec.input.name: filled})[0][0])
     except Exception as error:  # onnxruntime's exceptions have no common base
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise ModelError(f"{foreign}: onnxruntime cannot run it: {reason}") from error
+        raise ModelError(f"{foreign}: onnxruntime cannot run it: {first_line(error)}") from error
     if {row.shape for row in rows} != {(len(spec.output.labels),)}:
         raise ModelError(
             f"{foreign} gives {rows[0].shape} for an image, the spec has {len(spec.output.labels)} labels."

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf2onnx
 from numpy.typing import NDArray
 
-from chexscore.errors import ModelError
+from chexscore.errors import ModelError, first_line
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 from export.calibrate import Platt, sigmoid
 from export.files import describe
@@ -55,8 +55,9 @@ def convert(network: keras.Model, spec: ModelSpec, platt: Platt | None = None) -
         with contextlib.redirect_stderr(words):
             model, _ = tf2onnx.convert.from_keras(wrapped, input_signature=signature, opset=OPSET)
     except Exception as error:  # tf2onnx raises what it happens to meet
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise ModelError(f"tf2onnx cannot convert the network: {type(error).__name__} {reason}.") from error
+        raise ModelError(
+            f"tf2onnx cannot convert the network: {type(error).__name__}: {first_line(error)}."
+        ) from error
     _check_operators(model)
     _name_axes(model)
     return describe(rename(fold(model)), spec)

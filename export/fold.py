@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, numpy_helper
 
 from chexscore.classifier import SILENT  # which switches off onnxruntime's telemetry before it is loaded
-from chexscore.errors import ModelError
+from chexscore.errors import ModelError, first_line
 
 __all__ = ["fold", "fold_for_int8"]
 
@@ -139,8 +139,9 @@ def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions have no common base
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            raise ModelError(f"onnxruntime cannot run what the network was converted to: {reason}") from error
+            raise ModelError(
+                f"onnxruntime cannot run what the network was converted to: {first_line(error)}"
+            ) from error
         basic = onnx.load(options.optimized_model_filepath)
     del basic.opset_import[:]  # it names all operator sets that onnxruntime knows
     basic.opset_import.extend(model.opset_import)

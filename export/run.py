@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.errors import ModelError, UsageError
+from chexscore.errors import ModelError, UsageError, first_line
 from chexscore.spec import ModelSpec
 from export.verify import PROOF_IMAGES, Samples, draw, draw_samples
 
@@ -120,9 +120,8 @@ def load_network(file: Path) -> keras.Model:
         network = keras.saving.load_model(file, compile=False)
         return in_precision(network, "float32") if "mixed_" in network.to_json() else network
     except Exception as error:  # Keras raises what it happens to meet
-        reason = (str(error).splitlines() or [""])[0][:200]
         raise ModelError(
-            f"{file}: Keras cannot load the network: {type(error).__name__}: {reason}"
+            f"{file}: Keras cannot load the network: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 

@@ -161,7 +161,7 @@ def draw(image: ImageSpec, count: int) -> NDArray[np.uint8]:
 
 def _some(count: int) -> NDArray[np.intp]:
     """At most PROOF_IMAGES of so many images, evenly spread."""
-    return np.arange(0, count, max(1, count // PROOF_IMAGES))[:PROOF_IMAGES]
+    return np.linspace(0, count - 1, min(count, PROOF_IMAGES)).astype(np.intp)
 
 
 def _batches(images: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:

@@ -134,6 +134,8 @@ def test_wrong_usage_exits_2(
         ("predict", images, "--model", model, "--overwrite"),
         ("predict", images, "--model", model, "-o", tmp_path / "new.csv", "--resume", "--overwrite"),
         ("predict", images, "--model", model, "--lock-wait", "5m"),
+        ("predict", images, "-n", "-o", tmp_path / "new.csv", "--resume", "--overwrite"),
+        ("predict", images, "-n", "-o", tmp_path / "new.csv", "--forget-gone"),
         ("predict", images, "--model", model, "--dicom-tag", "Name"),
         ("predict", "--files-from", tmp_path / "none.txt", "--model", model),
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", tmp_path / "out.csv"),
@@ -148,6 +150,7 @@ def test_wrong_usage_exits_2(
         ("eval", images, "--labels", "l.csv", "--resamples", "199"),
         ("eval", images, "--labels", "l.csv", "--strict"),
         ("eval", images, "--labels", "l.csv", "--report", tmp_path),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--report", ""),
     ):
         monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -256,6 +259,18 @@ def test_no_image_that_is_old_enough_exits_4(model: Path, images: Path, tmp_path
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_an_old_image_that_fails_has_its_row_whatever_waits(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    bad, output = images / "bad.png", tmp_path / "out.csv"
+    bad.write_text("no image")
+    os.utime(bad, (0, 0))
+    words = ("predict", images, "-m", model, "-o", output, "--min-age", "1h")
+    assert chexscore(*words, "--max-failures", "0").returncode == 1
+    assert chexscore(*words, "--overwrite").returncode == 3
+    assert [line.split(",")[:2] for line in output.read_text().splitlines()[1:]] == [[str(bad), "unreadable"]]
+
+
 def test_a_fall_back_to_the_cpu_is_told_even_when_quiet(
     model: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,8 +308,22 @@ def test_dicom_tags_are_columns_only_when_asked_for(model: Path, tmp_path: Path)
     named = chexscore("predict", tmp_path / "d", "--model", model, "--dicom-tag", "PatientName")
     assert "Doe^Jane" in named.stdout
     assert "warning: PatientName leads to people" in named.stderr
-    assert names_people("PatientSex")
-    assert names_people("OtherPatientNames")
+    quiet = chexscore("predict", tmp_path / "d", "--model", model, "--dicom-tag", "PatientName", "-q")
+    assert quiet.stderr == ""
+
+
+def test_tags_that_lead_to_people_are_known() -> None:
+    for keyword in ("PatientSex", "OtherPatientNames", "PersonAddress", "AdmissionID", "OperatorsName"):
+        assert names_people(keyword), keyword
+    for keyword in ("StudyInstanceUID", "ViewPosition", "StudyDate"):
+        assert not names_people(keyword), keyword
+
+
+def test_a_standard_input_that_is_closed_is_said(model: Path) -> None:
+    words = f"{sys.executable} -m chexscore predict --files-from - -m {model} <&-"
+    done = subprocess.run(["/bin/sh", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "chexscore: error: standard input is closed; give --files-from a file.\n"
 
 
 def test_a_pipe_among_the_images_is_a_row_and_no_end(model: Path, tmp_path: Path) -> None:

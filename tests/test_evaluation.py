@@ -449,6 +449,19 @@ def test_a_study_whose_views_differ_is_in_a_subgroup_of_its_own(chexpert: tuple[
     ]
 
 
+def test_a_column_that_is_named_so_comes_before_one_of_other_capitals(tmp_path: Path) -> None:
+    predictions = write_predictions(
+        tmp_path / "out.csv", "A", [f"{i}.png" for i in range(4)], np.zeros((4, 1))
+    )
+    sites = ("x", "x", "several", "several")
+    lines = [f"{i}.png,{i},{site},{i % 2}\n" for i, site in enumerate(sites)]
+    labels = label_csv(tmp_path, "path,SITE,site,A\n" + "".join(lines))
+    result = evaluate(predictions, labels, {}, Protocol(subgroups=("site",), group="site", resamples=0))
+    found = [(one.value, one.group.cases) for one in result.splits[0].subgroups]
+    assert found == [("several", 2), ("x", 2)]
+    assert (result.splits[0].column, result.cases.group) == ("site", "site")
+
+
 def test_two_models_are_compared_on_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     predictions, labels = simulated(tmp_path)

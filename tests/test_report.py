@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def evaluation(folder: Path) -> Evaluation:
     predictions = str(folder / "out.csv")
-    points = {"<b>Finding</b>": {"youden": 0.4, "sensitivity90": 0.2}}
+    points = {"<b>Finding</b>": {"<script>youden": 0.4, "sensitivity90": 0.2}}
     protocol = Protocol(subgroups=("Sex",), resamples=50)
     return evaluate(predictions, str(folder / "labels.csv"), points, protocol, against=predictions)
 

@@ -248,6 +248,17 @@ def test_a_link_stays_one(classifier: Classifier, images: Path, tmp_path: Path, 
         run([str(images)], str(output), classifier, options)
         assert output.is_symlink()
         assert real.read_bytes() == whole
+    with locked(str(output), 0, Stop()), pytest.raises(LockedError):
+        run([str(images)], str(real), classifier, OVERWRITE)
+
+
+def test_who_may_read_an_output_stays(classifier: Classifier, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    run([str(images)], str(output), classifier)
+    output.chmod(0o640)
+    run([str(images)], str(output), classifier, OVERWRITE)
+    assert output.stat().st_mode & 0o777 == 0o640
+    assert Path(f"{output}.run.json").stat().st_mode & 0o777 != 0o640
 
 
 def test_columns_of_one_name_are_refused() -> None:
@@ -366,7 +377,7 @@ def test_a_full_disk_keeps_what_there_is(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match="No space left on device"):
+    with pytest.raises(OutputError, match=r"out\.csv cannot be written: No space left on device"):
         run([str(images)], str(output), classifier)
     monkeypatch.setattr(os, "fsync", fsync)
     assert not output.exists()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from chexscore.errors import TableError, UsageError
 from chexscore.evaluation.joining import join
-from chexscore.evaluation.layouts import LabelTable, read_labels
+from chexscore.evaluation.layouts import LabelTable, find_column, read_labels
 from chexscore.labels import DEFAULT, Policies
 from chexscore.messages import counted
 from chexscore.predictions import Prediction, Status, read_predictions
@@ -212,7 +212,7 @@ def _groups(table: LabelTable, lines: NDArray[np.int64], protocol: Protocol) -> 
     if wanted.lower() in known:
         wanted = wanted.lower()
     groups = known.get(wanted)
-    column = next((name for name in map(str, table.cells) if name.lower() == wanted.lower()), None)
+    column = find_column(list(map(str, table.cells)), wanted)
     if groups is None and column is not None:
         wanted, groups = column, list(table.cells[column])
         if "" in groups:

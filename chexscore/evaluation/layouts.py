@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chexscore.errors import TableError, UsageError
 from chexscore.labels import DEFAULT, Policies, read_table, split_findings, stripped, to_targets
 
-__all__ = ["LabelTable", "read_labels"]
+__all__ = ["LabelTable", "find_column", "read_labels"]
 
 NIH_IMAGE, NIH_FINDINGS = "Image Index", "Finding Labels"
 """Columns of NIH's Data_Entry_2017.csv; the findings of an image are joined by "|"."""
@@ -123,6 +123,12 @@ def read_labels(source: str) -> LabelTable:
         frozenset(alone),
         tuple(name for name in map(str, cells) if name not in known and _holds_labels(cells[name])),
     )
+
+
+def find_column(columns: Sequence[str], wanted: str) -> str | None:
+    """The column that is called so, or else one that is but for its capitals; None without."""
+    alike = [name for name in columns if name.lower() == wanted.lower()]
+    return wanted if wanted in alike else next(iter(alike), None)
 
 
 def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:

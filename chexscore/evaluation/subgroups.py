@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from chexscore.errors import UsageError
 from chexscore.evaluation.cases import Cases
+from chexscore.evaluation.layouts import find_column
 from chexscore.labels import stripped
 
 __all__ = ["MOST_VALUES", "Subgroup", "split", "splits"]
@@ -80,14 +81,14 @@ def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:
         raise UsageError(
             f"--subgroup {subgroup}: {column} has {len(names)} values; give edges, such as {column}:40,60."
         )
-    found = [(name, values == name) for name in (*names, "several")]
+    found = [(name, values == name) for name in dict.fromkeys((*names, "several"))]
     return column, [(name, chosen) for name, chosen in found if chosen.any()]
 
 
 def _parse(subgroup: str, columns: Sequence[str]) -> tuple[str, list[float]]:
     match = re.fullmatch(r"(.+):(\s*-?[\d.]+(?:\s*,\s*-?[\d.]+)*\s*)", subgroup)
     wanted, numbers = (match[1], match[2]) if match and subgroup not in columns else (subgroup, "")
-    column = next((name for name in columns if name.lower() == wanted.lower()), None)
+    column = find_column(columns, wanted)
     if column is None:
         raise UsageError(
             f"--subgroup {subgroup}: the labels have no column {wanted} among {', '.join(columns)}."

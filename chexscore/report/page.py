@@ -170,7 +170,7 @@ def _points(evaluation: Evaluation, group: Group) -> str:
         rows = [
             [
                 text(label),
-                score(known.get(label, math.nan)) + below(shown.get(label, "")),
+                score(known.get(label, math.nan)) + below(text(shown.get(label, ""))),
                 *(cell(group.get(f"{measure}@{point}", label)) for measure in POINT_MEASURES),
                 _counts(group.counts[point].get(label)),
             ]
