@@ -7,14 +7,16 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Annotated, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
 import typer
 
 from chexscore import __version__
-from chexscore.errors import ChexscoreError, NoImageError, UsageError
+from chexscore.errors import ChexscoreError, UsageError
 from chexscore.messages import counted, open_streams, say, speak_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed, the message says why; 2 wrong usage; 3 finished, but "
@@ -42,6 +44,9 @@ DeviceOption = Annotated[
     Device,
     typer.Option(help="Where the network runs; auto takes CUDA where it works."),
 ]
+
+MOST_PIXELS = 178_956_970
+"""That Pillow decodes: twice its MAX_IMAGE_PIXELS."""
 
 FEWEST_RESAMPLES = 200
 """Draws that a standard error can be taken from (Efron and Tibshirani 1993, section 6.4)."""
@@ -114,7 +119,9 @@ def predict(
     lock_wait: Annotated[
         str, typer.Option(metavar="TIME", help="Wait so long for another run of the same output.")
     ] = "0s",
-    max_pixels: Annotated[int, typer.Option(min=1, help="Do not decode larger images.")] = 80_000_000,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=MOST_PIXELS, help="Do not decode larger images.")
+    ] = 80_000_000,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -144,7 +151,7 @@ def predict(
     ] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="JSON lines on standard output.")] = False,
     log_json: Annotated[
-        bool, typer.Option("--log-json", help="One JSON object a line on standard error.")
+        bool, typer.Option("--log-json", help="One JSON object a line on standard error, with --quiet too.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on standard error.")] = False,
 ) -> None:
@@ -158,7 +165,7 @@ def predict(
 
     Example: chexscore predict ./images -o out.csv
     """
-    from chexscore.discovery import find_images, read_list
+    from chexscore.discovery import check_some_are_there, find_images, read_list
     from chexscore.exits import STOPPED, exit_code
     from chexscore.outputs import list_paths
     from chexscore.stopping import Stop, StoppedError, stop_on_signals
@@ -166,10 +173,10 @@ def predict(
 
     if not paths and files_from is None:
         raise UsageError("no images are named; give files, directories or --files-from.")
+    _check_paths(paths or [])
     if address is not None and engine != "ray":
         raise UsageError("--address is that of a Ray cluster; it goes with --engine ray.")
-    if dicom_tag:
-        _check_tags(dicom_tag, quiet=quiet)
+    _check_tags(dicom_tag or [], quiet=quiet)
     limit = None if max_failures is None else parse_limit(max_failures)
     from chexscore.runs import Options, plan, run
 
@@ -197,6 +204,8 @@ def predict(
         if dry_run:
             if engine == "ray":
                 from chexscore.cluster.run import plan
+            elif files_from is None:
+                check_some_are_there(paths or [])
             say(f"{counted(list_paths(plan(inputs, output, options)), 'images')} would be scored")
             return
 
@@ -338,17 +347,10 @@ def evaluate(
 
     Example: chexscore eval out.csv --labels labels.csv --subgroup Sex --report report.html
     """
-    import functools
-    import tempfile
-
+    from chexscore.evaluating import Outputs
+    from chexscore.evaluating import evaluate as run
     from chexscore.evaluation.cases import Protocol
-    from chexscore.evaluation.evaluate import check_images
-    from chexscore.evaluation.evaluate import evaluate as measure
-    from chexscore.evaluation.points import are_predictions, points_and_model
-    from chexscore.evaluation.summary import describe, to_csv, to_json
-    from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
     from chexscore.labels import read_policies
-    from chexscore.outputs import STDOUT, replacing
 
     _freeze_imports()
     if 0 < resamples < FEWEST_RESAMPLES:
@@ -356,52 +358,22 @@ def evaluate(
             f"--resamples {resamples}: too few to tell how wide an interval is; give {FEWEST_RESAMPLES} or "
             "more, or 0 for none."
         )
-    predicted = are_predictions(inputs)
-    if predicted and keep is not None:
-        raise UsageError("--keep is for images; these are predictions already.")
-    if strict and not predicted and keep is None:
-        raise UsageError("--strict for images goes with --keep, or the scores are lost if an image fails.")
-    _check_outputs([output, report, keep], [*inputs, labels, against, model], overwrite)
-    if report is not None:
-        from chexscore.report.page import check_plots, to_html
-
-        check_plots()
+    if views != "max" and by != "study":
+        raise UsageError("--views is for the views of a study; it goes with --by study.")
     taken, blanks = (read_policies(words or ()) for words in (uncertain, blank))
     protocol = Protocol(
         taken, blanks, by, views, group, tuple(dict.fromkeys(subgroup or ())), resamples, strict
     )
-    other_points, other_model = points_and_model(against) if against else ({}, {})
-    with contextlib.ExitStack() as opened:
-        if predicted:
-            predictions = name = inputs[0]
-            points, about_model = points_and_model(predictions, model)
-        else:
-            name = keep or "scored by this command"
-            kept = keep or os.path.join(opened.enter_context(tempfile.TemporaryDirectory()), "out.csv")
-            predictions = _score(
-                inputs,
-                model,
-                device,
-                functools.partial(check_images, labels=labels, protocol=protocol, against=against),
-                kept,
-                overwrite=overwrite,
-            )
-            points, about_model = points_and_model(predictions)
-        found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
-    about = describe(found, name, about_model, against, other_model)
-    text = to_json(found, about) if (output or "").lower().endswith(".json") else to_csv(found)
-    say_what_was_evaluated(found, about)
-    if output == STDOUT:
-        typer.echo(text, nl=False)
-    else:
-        print_tables(found)
-        if output is not None:
-            with replacing(output) as file:
-                file.write(text.encode(errors="surrogateescape"))
-    if report is not None:
-        page = to_html(found, about, pictures=pictures)
-        with replacing(report) as file:
-            file.write(page.encode())
+    code = run(
+        inputs,
+        labels,
+        protocol,
+        Outputs(output, report, keep, overwrite, pictures),
+        model=model,
+        device=device,
+        against=against,
+    )
+    raise typer.Exit(code)
 
 
 @app.command(epilog=INFO_EXIT_CODES)
@@ -439,7 +411,7 @@ def main() -> None:
         say(f"chexscore: error: {error}", "error")
         sys.exit(error.exit_code)
     except OSError as error:  # the standard output is full, say
-        say(f"chexscore: error: {error.strerror}.", "error")
+        say(f"chexscore: error: {error.filename or 'standard output'}: {error.strerror}.", "error")
         sys.exit(1)
     finally:
         _freeze_imports()  # or Python looks through all of it several times before it ends
@@ -466,57 +438,14 @@ def _options(
     pass
 
 
-def _score(
-    paths: list[str],
-    model: str | None,
-    device: Device,
-    check: Callable[[list[str], tuple[str, ...]], None],
-    output: str,
-    *,
-    overwrite: bool,
-) -> str:
-    """Scores images for `eval` into a CSV; what else it was asked for is checked before, not after hours."""
-    from chexscore import progress
-    from chexscore.discovery import find_images
-    from chexscore.exits import exit_code
-    from chexscore.outputs import STDOUT
-    from chexscore.runs import Options, run
-    from chexscore.scoring import open_classifier
-    from chexscore.stopping import stop_on_signals
-
-    classifier, stop = open_classifier(model, device), stop_on_signals()
-    if (gone := [path for path in paths if not os.path.lexists(path)]) == paths:
-        raise NoImageError(f"{gone[0]}: there is no such file or folder.")
-    found = list(find_images(paths, stop=stop))
-    if any(map(os.path.exists, found)):
-        check(found, classifier.spec.labels)
-    # As for standard output: eval itself has no --resume that could go on from here.
-    with progress.show("text", STDOUT, classifier, lambda: len(found), stop) as watch:
-        record = run(paths, output, classifier, Options(overwrite=overwrite), stop=stop, watch=watch)
-    code = exit_code(record, output, stop, None)
-    if not record.finished:
-        raise typer.Exit(code)
-    return output
-
-
-def _check_outputs(outputs: list[str | None], inputs: list[str | None], overwrite: bool) -> None:
-    """Of `eval`: files to write, first the table and last the predictions, and files that it reads."""
-    from chexscore.outputs import STDOUT, check_target
-
-    table, *_, keep = outputs
-    if table not in (None, STDOUT) and not str(table).lower().endswith((".csv", ".json")):
-        raise UsageError(f"-o {table}: the table is CSV or JSON; name it .csv or .json.")
-    if keep is not None and not keep.lower().endswith(".csv"):
-        raise UsageError(f"--keep {keep}: predictions are kept as CSV; name it .csv.")
-    targets = [target for target in outputs if target is not None and target != STDOUT]
-    read, written = ([os.path.realpath(file) for file in files if file] for files in (inputs, targets))
-    if set(read).intersection(written) or len(set(written)) < len(written):
-        raise UsageError("a file that is read or written already is named as an output; give another name.")
-    for target in targets:
-        check_target(target, overwrite=overwrite)
+def _check_paths(paths: list[str]) -> None:
+    if "" in paths:
+        raise UsageError("an empty path is named; is a variable not set?")
 
 
 def _check_tags(keywords: list[str], *, quiet: bool) -> None:
+    if not keywords:
+        return
     from chexscore.dicom import check_keywords, names_people
 
     check_keywords(keywords)

@@ -66,6 +66,9 @@ COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_I
 KNOWN_PALETTES = frozenset({"PALETTE COLOR"})
 """PhotometricInterpretation, PS3.3 C.7.6.3.1.2."""
 
+ROWS = 0x0028_0010
+"""Tags stand in the order of their numbers; objects that are no image have some behind this one of images."""
+
 UNORDERED = ("ModalityLUTSequence", "VOILUTSequence", "PixelPaddingValue")
 """What can show a value between two others darker or brighter than both."""
 
@@ -244,12 +247,20 @@ def _grey(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.uint8]:
     return grey
 
 
-def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
-    """Refuses what cannot be read, before anything is decoded."""
+def _check_that_pixels_are_there(dataset: pydicom.Dataset, path: str) -> None:
+    if max(dataset.keys(), default=0) < ROWS:  # pydicom may drop all of what ends too early
+        raise UnreadableImageError(
+            path, "its header ends before it describes pixels; the file may be cut off"
+        )
     if "Rows" not in dataset or "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise UnsupportedImageError(path, "a DICOM object without an image of whole numbers")
     if "PixelData" not in dataset:
         raise UnreadableImageError(path, "its pixels are missing; the file may be cut off")
+
+
+def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
+    """Refuses what cannot be read, before anything is decoded."""
+    _check_that_pixels_are_there(dataset, path)
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise UnsupportedImageError(path, "a DICOM image of several frames; export each as a file of its own")
     if dataset.Rows * dataset.Columns > max_pixels:

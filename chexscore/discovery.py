@@ -3,13 +3,15 @@
 import os
 import select
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Literal
 
+from chexscore.errors import NoImageError
 from chexscore.formats import SUFFIXES, is_dicom
 from chexscore.stopping import Stop
 
-__all__ = ["find_images", "is_image_by_name", "read_list"]
+__all__ = ["check_some_are_there", "find_images", "is_image_by_name", "read_list"]
 
 POLL_S = 0.2
 
@@ -51,18 +53,26 @@ def find_images(
             yield _posix(path)
 
 
+def check_some_are_there(paths: Sequence[str]) -> None:
+    """Raises a NoImageError if nothing is at any of these paths."""
+    if not any(map(os.path.lexists, paths)):
+        raise NoImageError(f"{' and '.join(paths)}: there is no such file or folder.")
+
+
 def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
     """Reads a list of paths as it comes: one a line, or with NUL bytes between them (`find -print0`).
 
-    Empty lines are passed over; a path may be any bytes that the separator is not.
+    Empty lines are passed over, and a byte order mark ahead; a path may be any bytes that the separator is
+    not.
 
     Args:
         file: a file, or a pipe that may be silent for long.
         stop: ends the list.
     """
-    separator, rest = b"", b""
+    separator, rest, begun = b"", b"", False
     while _is_ready(file, stop or Stop()) and (chunk := os.read(file.fileno(), 65536)):
-        rest += chunk
+        rest += chunk if begun else chunk.removeprefix(BOM_UTF8)
+        begun = True
         if not separator:
             separator = b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b""
         if separator:

@@ -22,7 +22,9 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | 
     if not record.finished:
         return STOPPED[stop.reason]
     if record.found_nothing:
-        raise NoImageError("no image found.")
+        paths = record.arguments["paths"]
+        where = f" in {' and '.join(paths)}" if isinstance(paths, list) else ""
+        raise NoImageError(f"no image found{where}.")
     if record.none_old_enough:
         raise NoImageError("no image is older than --min-age.")
     if max_failures is not None and record.not_scored > max_failures.of(record.found):

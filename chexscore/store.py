@@ -56,6 +56,7 @@ class Store:
 
     Attributes:
         left_before: images that earlier runs left rows of.
+        met_before: whether one of these images was there for this run.
 
     Raises:
         UsageError: the output or rows are there and neither flag is given; there is nothing to resume beside
@@ -91,6 +92,7 @@ class Store:
         except BaseException:
             self._database.close()
             raise
+        self.met_before = False
         self._may_commit = not overwrite
         self._has_earlier = bool(self.left_before) and not overwrite
         self._committed = time.monotonic()
@@ -203,7 +205,8 @@ class Store:
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
             if fingerprint is not None and self._has_earlier:
-                self._database.execute("DELETE FROM rows WHERE path = ? AND run < ?", (row[2], self._run))
+                query = "DELETE FROM rows WHERE path = ? AND run < ?"
+                self.met_before |= self._database.execute(query, (row[2], self._run)).rowcount > 0
             self._may_commit |= fingerprint is not None
             self._database.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
@@ -239,6 +242,12 @@ class Store:
             )
             number, example = self._database.execute(query, (self._run, Status.OK.value)).fetchone()
             return int(number), os.fsdecode(example)
+
+    def forget(self) -> None:
+        """Lets this run's rows go, and leaves those of earlier runs."""
+        with self._guarded():
+            self._database.execute("DELETE FROM rows WHERE run = ?", (self._run,))
+        self.commit()
 
     def settle(self) -> None:
         """Makes this run's rows the only ones, and safe."""

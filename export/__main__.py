@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from chexscore.errors import exit_on_error
+from chexscore.errors import UsageError, exit_on_error
 from chexscore.spec import Precision
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
@@ -16,7 +16,17 @@ os.environ["KERAS_BACKEND"] = "tensorflow"  # tf2onnx reads TensorFlow's graphs,
 
 EXIT_CODES = "Exit codes: 0 published, 1 refused or failed and the message says why, 2 wrong usage."
 
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="ONNX", help="The file to publish.")]
+
+def _named_onnx(output: Path) -> Path:
+    if output.suffix.lower() != ".onnx":  # or a slip replaces a file of another kind
+        raise UsageError(f"{output}: a model is published under a name that ends in .onnx.")
+    return output
+
+
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="ONNX", callback=_named_onnx, help="The file to publish."),
+]
 PrecisionOption = Annotated[
     Precision,
     typer.Option(

@@ -102,7 +102,10 @@ def test_no_image_exits_4(model: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     done = chexscore("predict", tmp_path / "none", "--model", model)
     assert done.returncode == 4
-    assert "no image found" in done.stderr
+    assert f"no image found in {tmp_path / 'none'}." in done.stderr
+    done = chexscore("predict", tmp_path / "gone", "--dry-run")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "gone: there is no such file or folder" in done.stderr
 
 
 def test_wrong_usage_exits_2(
@@ -114,6 +117,8 @@ def test_wrong_usage_exits_2(
     for arguments in (
         ("predict",),
         ("predict", images, "--nonsense"),
+        ("predict", images, "", "--model", model),
+        ("predict", images, "--model", model, "--max-pixels", "200000000"),
         ("predict", images, "--model", model, "-o", tmp_path / "out.csv"),
         ("predict", images, "--model", model, "-o", tmp_path),
         ("predict", images, "--model", model, "-o", ""),
@@ -151,6 +156,8 @@ def test_wrong_usage_exits_2(
         ("eval", images, "--labels", "l.csv", "--strict"),
         ("eval", images, "--labels", "l.csv", "--report", tmp_path),
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--report", ""),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--report", "r.pdf"),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--views", "mean"),
     ):
         monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -408,6 +415,17 @@ def test_eval_prints_tables_and_takes_the_recorded_thresholds(
     done = chexscore(*command, "-m", other, "-o", "-")
     assert values(done.stdout)["Dark", "threshold@default"] == "0.900000"
     assert "warning: only 3 images: the intervals are rough" in done.stderr
+
+
+def test_eval_writes_its_files_whoever_reads_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,A\na.png,1\nb.png,0\n")
+    (tmp_path / "out.csv").write_text("path,status,A,note\na.png,ok,0.9,\nb.png,ok,0.1,\n")
+    names = " ".join(f"{tmp_path / name}" for name in ("out.csv --labels", "labels.csv -o", "table.csv"))
+    words = f"{sys.executable} -m chexscore eval {names} > /dev/full"
+    done = subprocess.run(["/bin/sh", "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: standard output: No space left on device." in done.stderr
+    assert (tmp_path / "table.csv").read_text().startswith("label,group,metric")
 
 
 def test_tables_of_eval_fit_80_columns(tmp_path: Path) -> None:

@@ -363,7 +363,9 @@ def test_means_of_subgroups_are_over_labels_that_all_of_them_have(tmp_path: Path
     about = describe(result, predictions, {})
     assert about["macro mean"] == "over 2 of 3 labels, without C (one class only)"
     assert about["macro means by Sex"] == "over 1 of 2 labels, without B (one class only in a subgroup)"
-    assert about["no macro mean by Sex"] == "Sex=? (both classes for 1 of 3 labels)"
+    assert about["no macro mean by Sex"] == (
+        "Sex=? (too few patients or labels: both classes for 1 of 3 labels)"
+    )
     rows = {(row["label"], row["group"], row["metric"]): row["value"] for row in tidy(result)}
     kept = [rows["macro", group, "labels"] for group in ("all", "Sex: all", "Sex=F", "Sex=?")]
     assert kept == ["2", "1", "1", "0"]

@@ -362,6 +362,11 @@ def test_compressed_dicom_that_is_cut_is_unreadable_not_unsupported(tmp_path: Pa
         else:
             with pytest.raises(outcome, match="damaged or truncated"):
                 load_image(path)
+    content = path.read_bytes()
+    for cut in (len(content) // 2, content.index(bytes([0x28, 0, 0x10, 0])), 400):
+        path.write_bytes(content[:cut])
+        with pytest.raises(UnreadableImageError, match="may be cut off"):
+            load_image(path)
 
 
 def test_several_pages_are_unsupported(tmp_path: Path) -> None:

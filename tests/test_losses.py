@@ -68,6 +68,21 @@ def test_a_folder_that_vanished_costs_no_row_and_what_is_new_is_kept(
     assert Path(output).read_bytes() == afresh(images, classifier)
 
 
+def test_a_slip_in_the_inputs_does_not_keep_the_right_ones_from_going_on(
+    classifier: Classifier, images: Path, output: str, flat: Flat
+) -> None:
+    before, other = published(output), Path(flat("other/00.png", 7)).parent
+    with pytest.raises(
+        OutputError, match=r"has rows of 20 images, such as .*00\.png, and not one .* spelling"
+    ):
+        run([str(other)], output, classifier, RESUME)
+    assert published(output) == before
+    flat("images/a/new.png", 99)
+    record = run([str(images)], output, classifier, RESUME)
+    assert (record.unchanged, record.scored, record.gone) == (20, 1, 0)
+    assert run([str(other)], output, classifier, FORGET).gone == 21
+
+
 def test_rows_of_images_that_are_gone_leave_when_that_is_asked_for(
     classifier: Classifier, images: Path, output: str
 ) -> None:

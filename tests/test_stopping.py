@@ -96,3 +96,9 @@ def test_a_signal_comes_before_the_clock() -> None:
     assert stop.asked()
     assert stop.reason == "SIGTERM"
     assert list(read_list(io.BytesIO(b"a"), stop)) == []
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\n\r\nb.png\r\n")
+    with (tmp_path / "list.txt").open("rb") as file:
+        assert list(read_list(file)) == ["a.png", "b.png"]

@@ -293,5 +293,9 @@ class TrainConfig(_Section):
 
 
 def _faults(error: ValidationError) -> str:
-    each = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    each = (
+        f"{'.'.join(map(str, fault['loc']))}: "
+        + ("there is no such field" if fault["type"] == "extra_forbidden" else fault["msg"])
+        for fault in error.errors()
+    )
     return "; ".join(fault.removeprefix(": ") for fault in each)

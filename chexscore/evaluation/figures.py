@@ -104,10 +104,11 @@ def mean_of(evaluation: Evaluation, split: Split) -> str:
 
 
 def without_mean(evaluation: Evaluation, split: Split) -> str:
-    """Which subgroups have no macro mean, because they lack labels that it is over; or nothing."""
+    """Which subgroups have no macro mean, because they are too small or lack labels; or nothing."""
     lacking = [one.group for one in split.subgroups if not one.group.over and split.everyone.over]
     return "; ".join(
-        f"{group.name} (both classes for {_complete(group)} of {len(evaluation.cases.names)} labels)"
+        f"{group.name} (too few patients or labels: both classes for {_complete(group)} of "
+        f"{len(evaluation.cases.names)} labels)"
         for group in lacking
     )
 

@@ -26,8 +26,8 @@ def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
             several predictions for a line. The text names them.
     """
     predictions, lines = [_parts(path) for path in predicted], [_parts(path) for path in labelled]
-    _refuse_twins(predictions, predicted, "predicted twice; keep one of its rows")
-    _refuse_twins(lines, labelled, "labelled twice; keep one of its lines")
+    _refuse_twins(predictions, predicted, "predicted twice; keep one of its rows in the predictions")
+    _refuse_twins(lines, labelled, "labelled twice; keep one of its lines in the labels")
     whole: dict[tuple[str, ...], list[int]] = defaultdict(list)
     endings: dict[tuple[str, ...], list[int]] = defaultdict(list)
     lengths = {len(parts) for parts in predictions}

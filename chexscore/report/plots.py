@@ -21,7 +21,7 @@ Floats = NDArray[np.floating]
 POSITIVE, NEGATIVE, GREY = "#d55e00", "#0072b2", "#777777"
 """Told apart in print and by colour-blind eyes (Okabe and Ito 2008)."""
 
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX*<>"
 MOST_VERTICES = 400
 """Of a curve: more than a page can show."""
 

@@ -1,0 +1,167 @@
+"""What `chexscore eval` does: predictions, or images that it scores first, beside labels."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from chexscore.discovery import check_some_are_there, find_images
+from chexscore.errors import UsageError
+from chexscore.evaluation.cases import Protocol
+from chexscore.evaluation.evaluate import check_images
+from chexscore.evaluation.evaluate import evaluate as measure
+from chexscore.evaluation.points import are_predictions, points_and_model
+from chexscore.evaluation.summary import describe, to_csv, to_json
+from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
+from chexscore.outputs import STDOUT, check_target, replacing
+
+__all__ = ["Outputs", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to write.
+
+    Attributes:
+        table: .csv or .json; "-" for the standard output; None for none.
+        report: a page, .html.
+        keep: CSV for the predictions of images; None keeps none.
+        overwrite: replace files that are there.
+        pictures: mistakes of each kind on the page.
+    """
+
+    table: str | None
+    report: str | None
+    keep: str | None
+    overwrite: bool
+    pictures: int
+
+    def check(self, inputs: Sequence[str | None]) -> None:
+        """Raises a UsageError for files that have other names, are there, or are read or written already."""
+        if self.table not in (None, STDOUT) and not str(self.table).lower().endswith((".csv", ".json")):
+            raise UsageError(f"-o {self.table}: the table is CSV or JSON; name it .csv or .json.")
+        if self.report is not None and not self.report.lower().endswith((".html", ".htm")):
+            raise UsageError(f"--report {self.report}: the page is HTML; name it .html.")
+        if self.keep is not None and not self.keep.lower().endswith(".csv"):
+            raise UsageError(f"--keep {self.keep}: predictions are kept as CSV; name it .csv.")
+        named = (self.table, self.report, self.keep)
+        targets = [target for target in named if target is not None and target != STDOUT]
+        read, written = ([os.path.realpath(file) for file in files if file] for files in (inputs, targets))
+        if set(read).intersection(written) or len(set(written)) < len(written):
+            raise UsageError(
+                "a file that is read or written already is named as an output; give another name."
+            )
+        for target in targets:
+            check_target(target, overwrite=self.overwrite)
+
+
+def evaluate(
+    inputs: list[str],
+    labels: str,
+    protocol: Protocol,
+    outputs: Outputs,
+    *,
+    model: str | None,
+    device: Literal["auto", "cpu", "cuda"],
+    against: str | None,
+) -> int:
+    """Evaluates, writes what is asked for and shows the rest.
+
+    Args:
+        inputs: a CSV of predictions, or images and directories.
+        labels: CSV of labels.
+        protocol: how to count.
+        outputs: what to write.
+        model: ONNX file that scores images, or has the operating points of predictions.
+        device: where it scores.
+        against: CSV of another model's predictions, or None.
+
+    Returns:
+        What the command ends with: 0, or what a run ends with that was stopped.
+
+    Raises:
+        UsageError: files or options that exclude each other, or an output that is there.
+        NoImageError: there is no image.
+        TableError: predictions or labels cannot be used.
+        OutputError: a file cannot be written.
+    """
+    predicted = are_predictions(inputs)
+    if predicted and outputs.keep is not None:
+        raise UsageError("--keep is for images; these are predictions already.")
+    if protocol.strict and not predicted and outputs.keep is None:
+        raise UsageError("--strict for images goes with --keep, or the scores are lost if an image fails.")
+    outputs.check([*inputs, labels, against, model])
+    if outputs.report is not None:
+        from chexscore.report.page import check_plots, to_html  # noqa: PLC0415, plots take a second to import
+
+        check_plots()
+    other_points, other_model = points_and_model(against) if against else ({}, {})
+    with ExitStack() as opened:
+        if predicted:
+            predictions = name = inputs[0]
+            points, about_model = points_and_model(predictions, model)
+        else:
+            name = outputs.keep or "scored by this command"
+            predictions = outputs.keep or os.path.join(opened.enter_context(TemporaryDirectory()), "out.csv")
+            code = _score(
+                inputs,
+                predictions,
+                lambda images, names: check_images(images, names, labels, protocol, against),
+                model=model,
+                device=device,
+                overwrite=outputs.overwrite,
+            )
+            if code is not None:
+                return code
+            points, about_model = points_and_model(predictions)
+        found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
+    about = describe(found, name, about_model, against, other_model)
+    text = to_json(found, about) if (outputs.table or "").lower().endswith(".json") else to_csv(found)
+    # Files first: nobody may read the terminal to its end.
+    if outputs.table is not None and outputs.table != STDOUT:
+        with replacing(outputs.table) as file:
+            file.write(text.encode(errors="surrogateescape"))
+    if outputs.report is not None:
+        page = to_html(found, about, pictures=outputs.pictures)
+        with replacing(outputs.report) as file:
+            file.write(page.encode())
+    say_what_was_evaluated(found, about)
+    if outputs.table == STDOUT:
+        print(text, end="")  # noqa: T201, this is what was asked for
+    else:
+        print_tables(found)
+    return 0
+
+
+def _score(
+    paths: list[str],
+    output: str,
+    check: Callable[[list[str], tuple[str, ...]], None],
+    *,
+    model: str | None,
+    device: Literal["auto", "cpu", "cuda"],
+    overwrite: bool,
+) -> int | None:
+    """Scores images into a CSV; what else is asked for is checked before, not after hours.
+
+    Returns:
+        What the command ends with if the run was stopped, else None.
+    """
+    from chexscore import progress  # noqa: PLC0415, for predictions nothing of this is needed
+    from chexscore.exits import exit_code  # noqa: PLC0415
+    from chexscore.runs import Options, run  # noqa: PLC0415
+    from chexscore.scoring import open_classifier  # noqa: PLC0415
+    from chexscore.stopping import stop_on_signals  # noqa: PLC0415
+
+    classifier, stop = open_classifier(model, device), stop_on_signals()
+    check_some_are_there(paths)
+    found = list(find_images(paths, stop=stop))
+    if any(map(os.path.exists, found)):
+        check(found, classifier.spec.labels)
+    # As for standard output: eval itself has no --resume that could go on from here.
+    with progress.show("text", STDOUT, classifier, lambda: len(found), stop) as watch:
+        record = run(paths, output, classifier, Options(overwrite=overwrite), stop=stop, watch=watch)
+    code = exit_code(record, output, stop, None)
+    return None if record.finished else code
