@@ -142,7 +142,7 @@ def _check_losses(run: "_Run", store: Store) -> None:
     if run.record.gone and not run.options.forget_gone and not store.met_before:
         store.forget()  # or the right inputs would lack its images from now on
         raise OutputError(
-            f"{output} has rows of {run.record.gone} images, such as {example}, and not one of them is found: "
+            f"{output} has rows of {run.record.gone} images, such as {example}, and not one of them is here: "
             "another folder, or another spelling? It is left as it was; --forget-gone lets its rows go."
         )
     if run.record.gone and not run.options.forget_gone:
