@@ -178,7 +178,8 @@ def predict(
         raise UsageError("--address is that of a Ray cluster; it goes with --engine ray.")
     _check_tags(dicom_tag or [], quiet=quiet)
     limit = None if max_failures is None else parse_limit(max_failures)
-    from chexscore.runs import Options, plan, run
+    from chexscore.options import Options
+    from chexscore.runs import plan, run
 
     _freeze_imports()
     options = Options(

@@ -151,7 +151,8 @@ def _score(
     """
     from chexscore import progress  # noqa: PLC0415, for predictions nothing of this is needed
     from chexscore.exits import exit_code  # noqa: PLC0415
-    from chexscore.runs import Options, run  # noqa: PLC0415
+    from chexscore.options import Options  # noqa: PLC0415
+    from chexscore.runs import run  # noqa: PLC0415
     from chexscore.scoring import open_classifier  # noqa: PLC0415
     from chexscore.stopping import stop_on_signals  # noqa: PLC0415
 

@@ -4,12 +4,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import ExitStack
 from typing import Any
 
-from chexscore import __version__
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
 from chexscore.errors import LockedError, NoImageError, OutputError
@@ -20,10 +17,11 @@ from chexscore.outputs import STDOUT, check_format, check_target, publish, strea
 from chexscore.predictions import Columns, Prediction, Status
 from chexscore.records import RunRecord, record_path
 from chexscore.scoring import score_images
+from chexscore.settings import begin_record, columns_of, now, settings_of
 from chexscore.stopping import Stop
 from chexscore.store import Store, store_path
 
-__all__ = ["Options", "begin_record", "columns_of", "installed", "now", "plan", "run", "settings_of"]
+__all__ = ["plan", "run"]
 
 
 def run(
@@ -250,61 +248,3 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
             young = fingerprint is not None and fingerprint.is_younger(options.min_age)
             if not held and not young:
                 yield path
-
-
-def columns_of(classifier: Classifier, options: Options) -> Columns:
-    """What an output says of each image; raises a UsageError if two columns would have one name."""
-    return Columns(
-        classifier.spec.labels,
-        thresholds=classifier.spec.default_thresholds if options.thresholds else {},
-        tags=options.tags,
-    )
-
-
-def begin_record(classifier: Classifier, options: Options, asked: Mapping[str, Any]) -> RunRecord:
-    """The record of a run that begins now; `asked` is what was asked for besides the options."""
-    spec = classifier.spec
-    return RunRecord(
-        chexscore=__version__,
-        model={
-            "path": classifier.path,
-            "name": spec.name,
-            "version": spec.version,
-            "sha256": classifier.sha256,
-        },
-        thresholds=spec.default_thresholds,
-        operating_points=spec.named_thresholds,
-        arguments={**options.in_force(classifier.device), **asked},
-        device=classifier.device,
-        batch_size=options.images_together(classifier.device),
-        started=now(),
-    )
-
-
-def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
-    """All that decides what stands in a row; a new version of a decoder may change a last digit."""
-    return {
-        **installed(),
-        "onnxruntime": classifier.runtime,
-        "model sha256": classifier.sha256,
-        "device": classifier.device,
-        "batch size": str(options.images_together(classifier.device)),
-        "max pixels": str(options.max_pixels),
-        "DICOM tags": ", ".join(options.tags) or "none",
-    }
-
-
-def installed() -> dict[str, str]:
-    """The versions of chexscore and of what decodes images here."""
-    return {"chexscore": __version__, "decoders": ", ".join(_versions())}
-
-
-def _versions() -> Iterator[str]:
-    for name in ("numpy", "pillow", "pydicom", "python-gdcm"):
-        with suppress(PackageNotFoundError):  # the last one is not for every platform
-            yield f"{name} {version(name)}"
-
-
-def now() -> str:
-    """This moment: UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

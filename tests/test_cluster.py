@@ -28,9 +28,9 @@ from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.predictions import Status
 from chexscore.records import RunRecord
-from chexscore.runs import installed
 from chexscore.runs import run as run_here
 from chexscore.scoring import Loaded, load
+from chexscore.settings import installed
 from chexscore.stopping import Stop
 from tests.phantoms import draw
 from tests.test_images import save_dicom

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from chexscore import Classifier
 from chexscore.errors import NetworkError, NoImageError, OutputError, UsageError
+from chexscore.options import Options
 from chexscore.records import RunRecord
-from chexscore.runs import Options, plan, run
+from chexscore.runs import plan, run
 from chexscore.stopping import Stop
 from chexscore.store import SCHEMA, Store, _open, store_path
 from tests.networks import brightness_model, brightness_spec

@@ -18,9 +18,10 @@ import pytest
 from chexscore import Classifier
 from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
 from chexscore.lock import locked
+from chexscore.options import Options
 from chexscore.predictions import Columns
 from chexscore.records import RunRecord
-from chexscore.runs import Options, run
+from chexscore.runs import run
 from chexscore.stopping import Stop
 from tests.networks import brightness_model, brightness_spec
 
@@ -271,7 +272,7 @@ def test_new_versions_of_decoders_are_other_settings(
 ) -> None:
     output = str(tmp_path / "out.csv")
     run([str(images)], output, classifier)
-    monkeypatch.setattr("chexscore.runs.version", lambda _: "99")
+    monkeypatch.setattr("chexscore.settings.version", lambda _: "99")
     with pytest.raises(UsageError, match=r"decoders .* then and numpy 99, pillow 99"):
         run([str(images)], output, classifier, RESUME)
 

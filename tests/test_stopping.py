@@ -12,7 +12,8 @@ import pytest
 from chexscore import Classifier, find_images
 from chexscore.discovery import read_list
 from chexscore.lock import locked
-from chexscore.runs import Options, run
+from chexscore.options import Options
+from chexscore.runs import run
 from chexscore.stopping import MAX_DURATION, Stop
 
 SOON = Options(max_duration=0.3)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chexscore.cluster.listing import read_paths
 from chexscore.cluster.storage import Folder
 from chexscore.errors import UsageError
-from chexscore.runs import installed
+from chexscore.settings import installed
 from chexscore.spec import ImageSpec
 
 __all__ = ["Batch", "Job", "check_installed", "pickled"]

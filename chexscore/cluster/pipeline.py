@@ -18,7 +18,7 @@ from chexscore.cluster.job import Batch, Job
 from chexscore.cluster.parts import Scored
 from chexscore.cluster.scorer import Scorer, rows_of
 from chexscore.errors import DeviceError
-from chexscore.runs import installed
+from chexscore.settings import installed
 from chexscore.stopping import Stop, StoppedError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.records import RunRecord, record_path
-from chexscore.runs import begin_record, columns_of, installed, now, settings_of
+from chexscore.settings import begin_record, columns_of, installed, now, settings_of
 from chexscore.stopping import Stop, StoppedError
 from chexscore.store import check_settings, store_path
 
