@@ -447,7 +447,7 @@ def _check_paths(paths: list[str]) -> None:
 def _check_tags(keywords: list[str], *, quiet: bool) -> None:
     if not keywords:
         return
-    from chexscore.dicom import check_keywords, names_people
+    from chexscore.tags import check_keywords, names_people
 
     check_keywords(keywords)
     naming = [keyword for keyword in keywords if names_people(keyword)]

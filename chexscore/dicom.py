@@ -1,17 +1,15 @@
-"""DICOM files, by pydicom: pixels as a screen would show them, and tags that were asked for."""
+"""DICOM files, by pydicom: pixels as a screen would show them."""
 
 import logging
 import os
 import struct
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import config
-from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.encaps import generate_frames
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
@@ -35,31 +33,10 @@ from chexscore.errors import (
     TooLargeImageError,
     UnreadableImageError,
     UnsupportedImageError,
-    UsageError,
 )
-from chexscore.formats import is_dicom
 from chexscore.isolation import LostCallError, call
 
-__all__ = ["check_keywords", "names_people", "read_dicom", "read_tags"]
-
-IDENTIFYING = frozenset(
-    {
-        "AccessionNumber",
-        "AdmissionID",
-        "FillerOrderNumberImagingServiceRequest",
-        "IssuerOfPatientID",
-        "MedicalRecordLocator",
-        "PlacerOrderNumberImagingServiceRequest",
-        "ServiceEpisodeID",
-    }
-)
-OF_PEOPLE = ("Patient", "OtherPatient", "Person", "ReferringPhysician", "ResponsiblePerson")
-"""Keywords, and how keywords begin, that lead to a person besides names; PS3.15 annex E removes them."""
-
-TEXTS = frozenset(
-    "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split()  # noqa: SIM905
-)
-"""Value representations of texts and numbers, PS3.5 6.2: not SQ, which holds tags, and not bytes."""
+__all__ = ["is_plain", "read_dicom"]
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"})
@@ -94,44 +71,6 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module="pydicom")
 
 
-def check_keywords(keywords: Sequence[str]) -> None:
-    """Raises a UsageError that names the first word that is no keyword of a text or number (PS3.6)."""
-    for keyword in keywords:
-        if tag_for_keyword(keyword) is None:
-            raise UsageError(f"{keyword} is no DICOM keyword; StudyInstanceUID would be one.")
-        if not TEXTS.issuperset(dictionary_VR(keyword).split(" or ")):
-            raise UsageError(
-                f"{keyword} holds no text or number, but other tags or bytes; name one of these."
-            )
-
-
-def names_people(keyword: str) -> bool:
-    """Whether a tag is a person's name (value representation PN) or leads to a person."""
-    return keyword in IDENTIFYING or keyword.startswith(OF_PEOPLE) or dictionary_VR(keyword) == "PN"
-
-
-def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:
-    """The values of a file's tags as text, without its pixels; empty for a file that is not DICOM."""
-    if not os.path.isfile(path):  # a pipe would be waited for
-        return {}
-    try:
-        with open(path, "rb") as file:
-            if not is_dicom(file):
-                return {}
-            _is_plain(path)  # for what it refuses
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(keywords))
-        return {keyword: _text(dataset[keyword].value) for keyword in keywords if keyword in dataset}
-    except Exception:  # noqa: BLE001, the row of a file that cannot be read says so without its tags
-        return {}
-
-
-def _text(value: object) -> str:
-    """A tag's value; several have the backslash between them that they have in the file (PS3.5 6.4)."""
-    if isinstance(value, MultiValue):
-        return "\\".join(map(str, value))
-    return "" if value is None else str(value)
-
-
 def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
     """Reads the single frame of a DICOM file, bright where a screen would show it bright.
 
@@ -156,7 +95,7 @@ def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
         ChexscoreError: no process can be started.
     """
     try:
-        if _is_plain(path):
+        if is_plain(path):
             return _read(path, max_pixels)
         return call(_read, os.path.abspath(path), max_pixels)
     except LostCallError as error:
@@ -169,8 +108,12 @@ def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
         raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
 
 
-def _is_plain(path: str) -> bool:
-    """Whether no decoder is needed; a deflated file is refused before anything is inflated."""
+def is_plain(path: str) -> bool:
+    """Whether no decoder is needed for a file.
+
+    Raises:
+        UnsupportedImageError: it is deflated; nothing was inflated.
+    """
     syntax = read_file_meta_info(path).TransferSyntaxUID
     if syntax == DeflatedExplicitVRLittleEndian:
         raise UnsupportedImageError(

@@ -196,7 +196,7 @@ def _batches(loaded: Iterable[tuple[str, Loaded]], size: int) -> Iterator[_Batch
 def _read_tags(path: str, tags: Sequence[str]) -> Mapping[str, str]:
     if not tags:
         return {}
-    from chexscore.dicom import read_tags  # noqa: PLC0415, pydicom costs start-up time
+    from chexscore.tags import read_tags  # noqa: PLC0415, pydicom costs start-up time
 
     return read_tags(path, tags)
 

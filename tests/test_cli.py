@@ -18,9 +18,9 @@ from PIL import Image
 from chexscore import __version__
 from chexscore.classifier import PROVIDERS
 from chexscore.cli import main
-from chexscore.dicom import names_people
 from chexscore.errors import ChexscoreError
 from chexscore.stopping import Stop
+from chexscore.tags import names_people
 from tests.networks import brightness_model, brightness_spec
 from tests.phantoms import draw
 from tests.test_images import save_dicom
@@ -529,7 +529,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(statement: str) -> None:
         ("predict IMAGES -m MODEL", "chexscore.runs.run"),
         ("predict IMAGES --dry-run", "chexscore.runs.plan"),
         ("merge FOLDER", "chexscore.cluster.run.merge"),
-        ("eval IMAGES --labels LABELS -m MODEL", "chexscore.evaluation.points.are_predictions"),
+        ("eval IMAGES --labels LABELS -m MODEL", "chexscore.evaluating.are_predictions"),
         ("info -m MODEL", "chexscore.display.info"),
     ],
 )

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chexscore import load_image
 from chexscore.depth import to_uint8
-from chexscore.dicom import _grey, read_tags
+from chexscore.dicom import _grey
 from chexscore.errors import (
     ChexscoreError,
     ImageError,
@@ -26,6 +26,7 @@ from chexscore.errors import (
     UnsupportedImageError,
 )
 from chexscore.spec import ImageSpec, Resize
+from chexscore.tags import read_tags
 from tests.phantoms import draw
 
 FILM = draw(1, size=64, opacity=True)
