@@ -12,7 +12,13 @@ __all__ = ["counted", "log", "open_streams", "say", "speak_json", "visible"]
 
 STDERR = 2
 
-ONE = {"images": "image", "studies": "study", "patients": "patient", "cases": "case", "lines": "line"} | {
+ONE = {
+    "images": "image",
+    "files": "file",
+    "studies": "study",
+    "patients": "patient",
+    "cases": "case",
+    "lines": "line",
     "predictions": "prediction",
     "comparisons": "comparison",
     "values": "value",

@@ -10,7 +10,7 @@ from typing import Literal
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
-from chexscore.messages import log, say
+from chexscore.messages import counted, log, say
 from chexscore.outputs import STDOUT
 from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
@@ -101,8 +101,8 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
             parts.append(f"{record.unchanged} unchanged")
         others = {"other files ignored": record.ignored, "too young, left for the next run": record.waiting}
         others["of an earlier run gone"] = record.gone
-        rest = "".join(f"; {number} {what}" for what, number in others.items() if number)
-        say(f"{record.found} images found: {', '.join(parts)}{rest}{took}")
+        rest = "".join(f"; {counted(number, what)}" for what, number in others.items() if number)
+        say(f"{counted(record.found, 'images')} found: {', '.join(parts)}{rest}{took}")
         for status, number in sorted(record.failed.items()):
             say(f"  {status}: {number}, the first is {record.examples[status]}")
     if record.batch_size < record.arguments["batch_size"]:
@@ -114,7 +114,7 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
     if stop.reason and not record.finished:
         why = "the time is over" if stop.reason == MAX_DURATION else f"stopped by {stop.reason}"
         rest = "" if output == STDOUT else f"; {go_on} goes on from here"
-        say(f"chexscore: {why}: {record.done} images have their row{rest}")
+        say(f"chexscore: {why}: {counted(record.done, 'images')} done{rest}")
 
 
 @contextmanager

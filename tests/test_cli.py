@@ -94,7 +94,7 @@ def test_some_failures_exit_3_and_nothing_is_lost(model: Path, images: Path, tmp
     record = json.loads((tmp_path / "out.csv.run.json").read_text())
     assert (record["found"], record["scored"]) == (5, 3)
     assert record["failed"] == {"unreadable": 1, "missing": 1}
-    assert "5 images found: 3 scored, 2 not; 1 other files ignored" in done.stderr
+    assert "5 images found: 3 scored, 2 not; 1 other file ignored" in done.stderr
     assert "missing: 1" in done.stderr
 
 
