@@ -176,7 +176,7 @@ def predict(
     _check_paths(paths or [])
     if address is not None and engine != "ray":
         raise UsageError("--address is that of a Ray cluster; it goes with --engine ray.")
-    _check_tags(dicom_tag or [], quiet=quiet)
+    _check_tags(dicom_tag or [], quiet=quiet and not log_json)
     limit = None if max_failures is None else parse_limit(max_failures)
     from chexscore.options import Options
     from chexscore.runs import plan, run
@@ -354,6 +354,7 @@ def evaluate(
     from chexscore.labels import read_policies
 
     _freeze_imports()
+    _check_paths(inputs)
     if 0 < resamples < FEWEST_RESAMPLES:
         raise UsageError(
             f"--resamples {resamples}: too few to tell how wide an interval is; give {FEWEST_RESAMPLES} or "

@@ -43,9 +43,6 @@ COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_I
 KNOWN_PALETTES = frozenset({"PALETTE COLOR"})
 """PhotometricInterpretation, PS3.3 C.7.6.3.1.2."""
 
-ROWS = 0x0028_0010
-"""Tags stand in the order of their numbers; objects that are no image have some behind this one of images."""
-
 UNORDERED = ("ModalityLUTSequence", "VOILUTSequence", "PixelPaddingValue")
 """What can show a value between two others darker or brighter than both."""
 
@@ -191,14 +188,17 @@ def _grey(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.uint8]:
 
 
 def _check_that_pixels_are_there(dataset: pydicom.Dataset, path: str) -> None:
-    if max(dataset.keys(), default=0) < ROWS:  # pydicom may drop all of what ends too early
-        raise UnreadableImageError(
-            path, "its header ends before it describes pixels; the file may be cut off"
-        )
+    if "Rows" not in dataset and "Image Storage" in _kind(dataset):  # pydicom drops what ends too early
+        raise UnreadableImageError(path, "nothing describes its pixels; the file may be cut off")
     if "Rows" not in dataset or "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise UnsupportedImageError(path, "a DICOM object without an image of whole numbers")
     if "PixelData" not in dataset:
         raise UnreadableImageError(path, "its pixels are missing; the file may be cut off")
+
+
+def _kind(dataset: pydicom.Dataset) -> str:
+    """The name of its SOP class, PS3.6 annex A, as the header of the file tells it."""
+    return UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))).name
 
 
 def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:

@@ -7,16 +7,15 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Literal
 
+from chexscore import beside
 from chexscore.errors import NoImageError
 from chexscore.formats import SUFFIXES, is_dicom
+from chexscore.messages import in_short
 from chexscore.stopping import Stop
 
 __all__ = ["check_some_are_there", "find_images", "is_image_by_name", "read_list"]
 
 POLL_S = 0.2
-
-OWN_SUFFIXES = (".state", ".state-journal", ".lock", ".run.json", ".partial")
-"""What runs keep beside their outputs; never opened here."""
 
 
 def find_images(
@@ -56,7 +55,7 @@ def find_images(
 def check_some_are_there(paths: Sequence[str]) -> None:
     """Raises a NoImageError if nothing is at any of these paths."""
     if not any(map(os.path.lexists, paths)):
-        raise NoImageError(f"{' and '.join(paths)}: there is no such file or folder.")
+        raise NoImageError(f"{in_short(paths)}: there is no such file or folder.")
 
 
 def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
@@ -175,7 +174,7 @@ def is_image_by_name(name: str) -> bool | None:
         return False
     if os.path.splitext(name)[1].lower() in SUFFIXES:
         return True
-    return False if name == "DICOMDIR" or name.endswith(OWN_SUFFIXES) else None
+    return False if name == "DICOMDIR" or name.endswith(beside.SUFFIXES) else None
 
 
 def _may_be_image(suffix: str) -> bool:

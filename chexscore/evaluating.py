@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from chexscore.discovery import check_some_are_there, find_images
 from chexscore.errors import UsageError
@@ -16,6 +16,9 @@ from chexscore.evaluation.points import are_predictions, points_and_model
 from chexscore.evaluation.summary import describe, to_csv, to_json
 from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
 from chexscore.outputs import STDOUT, check_target, replacing
+
+if TYPE_CHECKING:
+    from chexscore.classifier import Device
 
 __all__ = ["Outputs", "evaluate"]
 
@@ -64,7 +67,7 @@ def evaluate(
     outputs: Outputs,
     *,
     model: str | None,
-    device: Literal["auto", "cpu", "cuda"],
+    device: "Device",
     against: str | None,
 ) -> int:
     """Evaluates, writes what is asked for and shows the rest.
@@ -119,19 +122,20 @@ def evaluate(
         found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
     about = describe(found, name, about_model, against, other_model)
     text = to_json(found, about) if (outputs.table or "").lower().endswith(".json") else to_csv(found)
-    # Files first: nobody may read the terminal to its end.
-    if outputs.table is not None and outputs.table != STDOUT:
-        with replacing(outputs.table) as file:
-            file.write(text.encode(errors="surrogateescape"))
-    if outputs.report is not None:
-        page = to_html(found, about, pictures=outputs.pictures)
-        with replacing(outputs.report) as file:
-            file.write(page.encode())
-    say_what_was_evaluated(found, about)
-    if outputs.table == STDOUT:
-        print(text, end="")  # noqa: T201, this is what was asked for
-    else:
-        print_tables(found)
+    try:  # files first: nobody may read the terminal to its end
+        if outputs.table is not None and outputs.table != STDOUT:
+            with replacing(outputs.table) as file:
+                file.write(text.encode(errors="surrogateescape"))
+        if outputs.report is not None:
+            page = to_html(found, about, pictures=outputs.pictures)
+            with replacing(outputs.report) as file:
+                file.write(page.encode())
+    finally:  # and if they cannot be written, there is the terminal
+        say_what_was_evaluated(found, about)
+        if outputs.table == STDOUT:
+            print(text, end="")  # noqa: T201, this is what was asked for
+        else:
+            print_tables(found)
     return 0
 
 
@@ -141,7 +145,7 @@ def _score(
     check: Callable[[list[str], tuple[str, ...]], None],
     *,
     model: str | None,
-    device: Literal["auto", "cpu", "cuda"],
+    device: "Device",
     overwrite: bool,
 ) -> int | None:
     """Scores images into a CSV; what else is asked for is checked before, not after hours.

@@ -1,6 +1,7 @@
 """What the command line ends with after a run of `predict`."""
 
 from chexscore.errors import ChexscoreError, NoImageError
+from chexscore.messages import in_short
 from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
 from chexscore.units import Limit
@@ -23,7 +24,7 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | 
         return STOPPED[stop.reason]
     if record.found_nothing:
         paths = record.arguments["paths"]
-        where = f" in {' and '.join(paths)}" if isinstance(paths, list) else ""
+        where = f" in {in_short(paths)}" if isinstance(paths, list) else ""
         raise NoImageError(f"no image found{where}.")
     if record.none_old_enough:
         raise NoImageError("no image is older than --min-age.")

@@ -1,16 +1,16 @@
 """One run at a time for each output: a lock that the kernel holds, and drops when its process dies."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from chexscore.beside import LOCK, beside
 from chexscore.errors import LockedError, UsageError
 from chexscore.stopping import Stop
 
-__all__ = ["lock_path", "locked"]
+__all__ = ["locked"]
 
 POLL_S = 0.1
 
@@ -30,7 +30,7 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
     """
     deadline = time.monotonic() + wait
     try:
-        file = open(lock_path(output), "ab")  # noqa: SIM115, closed below, with everything that is done in between
+        file = open(beside(output, LOCK), "ab")  # noqa: SIM115, closed below, with everything that is done in between
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror}.") from error
     with file:
@@ -39,11 +39,6 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
                 raise LockedError(f"another run is writing {output}; --lock-wait 5m would wait.")
             time.sleep(POLL_S)
         yield
-
-
-def lock_path(output: str) -> str:
-    """The file that the lock of an output is held on; that of a link is that of what it points to."""
-    return f"{os.path.realpath(output) if os.path.islink(output) else output}.lock"
 
 
 if sys.platform == "win32":

@@ -4,11 +4,12 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO, cast
 
-__all__ = ["counted", "log", "open_streams", "say", "speak_json", "visible"]
+__all__ = ["counted", "in_short", "log", "open_streams", "say", "speak_json", "visible"]
 
 STDERR = 2
 
@@ -74,6 +75,11 @@ def counted(number: int, what: str) -> str:
     if number == 1:
         what = re.sub("|".join(ONE), lambda found: ONE[found[0]], what, count=1)
     return f"{number:,} {what}"
+
+
+def in_short(paths: Sequence[str]) -> str:
+    """The first of some paths, and how many others there are."""
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
 def visible(text: str) -> str:

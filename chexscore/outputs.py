@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 
+from chexscore.beside import PARTIAL, beside
 from chexscore.errors import OutputError, UsageError
 from chexscore.messages import visible
 from chexscore.predictions import Columns, Prediction, encode_scores, write_csv
@@ -33,7 +34,6 @@ Format = Literal["csv", "jsonl", "parquet"]
 
 STDOUT = "-"
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-PARTIAL = ".partial"
 PARQUET_ROWS = 10_000
 """Rows of a Parquet row group: what is in memory at a time."""
 
@@ -84,7 +84,12 @@ def replacing(target: str) -> Iterator[BinaryIO]:
 
 
 def publish(
-    output: str, predictions: Iterable[Prediction], columns: Columns, record: str, content: bytes
+    output: str,
+    predictions: Iterable[Prediction],
+    columns: Columns,
+    record: str,
+    content: bytes,
+    outdated: Sequence[str] = (),
 ) -> None:
     """Writes a file of predictions, and the record that stands beside it; see `replacing`.
 
@@ -97,6 +102,7 @@ def publish(
         columns: what it says of each.
         record: where the record stands.
         content: of the record.
+        outdated: files beside an earlier output that would be wrong beside this one.
 
     Raises:
         OutputError: as for `replacing`.
@@ -107,8 +113,9 @@ def publish(
         with _beside(record) as words:
             words.write(content)
             _make_safe(words)
-            with suppress(FileNotFoundError):
-                os.unlink(record)
+            for path in (record, *outdated):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
             _name(rows)
             _name(words)
 
@@ -116,7 +123,7 @@ def publish(
 @contextmanager
 def _beside(target: str) -> Iterator[BinaryIO]:
     """A file beside the target, or what it links to, which is gone afterwards unless it has got that name."""
-    partial = f"{os.path.realpath(target) if os.path.islink(target) else target}{PARTIAL}"
+    partial = beside(target, PARTIAL)
     try:
         with open(partial, "wb") as file:
             yield file
@@ -128,17 +135,16 @@ def _beside(target: str) -> Iterator[BinaryIO]:
 
 
 def _name(file: BinaryIO) -> None:
-    """Gives a file its name; who may read an earlier one of that name may read this one."""
-    target = file.name.removesuffix(PARTIAL)
-    with suppress(OSError):  # there is none, or its file system knows no such thing
-        shutil.copymode(target, file.name)
-    os.replace(file.name, target)
+    os.replace(file.name, file.name.removesuffix(PARTIAL))
 
 
 def _make_safe(file: BinaryIO) -> None:
+    """Brings a file to the disk; whoever may read an earlier one of its name may read this one."""
     file.flush()
     os.fsync(file.fileno())
     file.close()  # Windows renames no open file
+    with suppress(OSError):  # there is none, or its file system knows no such thing
+        shutil.copymode(file.name.removesuffix(PARTIAL), file.name)
 
 
 def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from chexscore.errors import OutputError
 from chexscore.predictions import Prediction, Status
 
-__all__ = ["RunRecord", "record_path"]
+__all__ = ["RunRecord"]
 
 
 @dataclass
@@ -107,8 +107,3 @@ class RunRecord:
             raise OutputError(
                 f"of {self.found} images found only {self.done} have a row; please report this."
             )
-
-
-def record_path(output: str) -> str:
-    """Where the record of an output stands."""
-    return f"{output}.run.json"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from chexscore.beside import record_path, store_path
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
 from chexscore.errors import LockedError, NoImageError, OutputError
@@ -15,11 +16,11 @@ from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.predictions import Columns, Prediction, Status
-from chexscore.records import RunRecord, record_path
+from chexscore.records import RunRecord
 from chexscore.scoring import score_images
 from chexscore.settings import begin_record, columns_of, now, settings_of
 from chexscore.stopping import Stop
-from chexscore.store import Store, store_path
+from chexscore.store import Store
 
 __all__ = ["plan", "run"]
 
@@ -138,10 +139,11 @@ def _check_losses(run: "_Run", store: Store) -> None:
     if run.record.gone and run.unlisted:
         raise OutputError(f"{run.unlisted} directories cannot be listed; {lost}, for --resume.")
     if run.record.gone and not run.options.forget_gone and not store.met_before:
-        store.forget()  # or the right inputs would lack its images from now on
+        store.forget()  # or the right inputs would lack these images from now on
         raise OutputError(
-            f"{output} has rows of {run.record.gone} images, such as {example}, and not one of them is here: "
-            "another folder, or another spelling? It is left as it was; --forget-gone lets its rows go."
+            f"there are rows of {run.record.gone} images, such as {example}, and not one of them is found: "
+            f"another folder, or another spelling? {output} is left as it was, and nothing new is kept; "
+            "--forget-gone lets those rows go."
         )
     if run.record.gone and not run.options.forget_gone:
         raise OutputError(f"{lost}. --resume goes on once they are back; --forget-gone lets their rows go.")

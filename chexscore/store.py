@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Self
 
+from chexscore.beside import store_path
 from chexscore.errors import OutputError, UsageError
 from chexscore.fingerprints import Fingerprint
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
 
-__all__ = ["Store", "check_settings", "store_path"]
+__all__ = ["Store", "check_settings"]
 
 COMMIT_INTERVAL_S = 1.0
 """What a power cut can cost."""
@@ -270,11 +271,6 @@ def check_settings(output: str, earlier: Mapping[str, str], now: Mapping[str, st
             f"{output} was made with other settings, so it cannot be resumed ({differences}); "
             "--overwrite begins anew."
         )
-
-
-def store_path(output: str) -> str:
-    """Where the rows of an output are kept."""
-    return f"{output}.state"
 
 
 def _open(path: str, *, discard_damaged: bool) -> sqlite3.Connection:

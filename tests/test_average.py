@@ -119,8 +119,11 @@ def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> No
     trained = json.loads((averaged / "spec.json").read_text())
     trained["provenance"]["seeds"] = "0, 2"
     (averaged / "spec.json").write_text(json.dumps(trained))
+    retrained = tmp_path / "retrained"  # of runs that were trained anew since
+    shutil.copytree(changed, retrained)
+    shutil.copy(data / "0" / "network.keras", retrained)
     (changed / "config.json").write_text(CONFIG.model_copy(update={"epochs": 9}).model_dump_json())
-    for taken in (data / "0", begun, averaged, changed, data / "labels.csv"):
+    for taken in (data / "0", begun, averaged, retrained, changed, data / "labels.csv"):
         before = contents(taken)
         with pytest.raises(UsageError, match="holds something else"):
             average([data / "0", data / "1"], data, taken, report=lambda _: None)

@@ -122,6 +122,10 @@ def test_what_an_earlier_run_has_kept_does_not_outlive_a_merge(
     output = str(tmp_path / "out.csv")
     run_here([f"{images}/001.png"], output, engine.classifier)
     run([str(images)], str(tmp_path / "out"), engine, Options())
+    Path(output).unlink()
+    Path(f"{output}.run.json").unlink()
+    with pytest.raises(UsageError, match=r"out\.csv\.state exists; --overwrite replaces it"):
+        merge(str(tmp_path / "out"), output)
     rows = merged(tmp_path / "out")
     with pytest.raises(UsageError, match="--overwrite"):  # it would know of one row
         run_here([f"{images}/001.png"], output, engine.classifier, RESUME)

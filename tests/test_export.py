@@ -663,3 +663,12 @@ def test_a_label_with_one_class_alone_has_no_operating_point(run: Path, tmp_path
     )
     assert "ece/Device" not in spec.metrics
     assert all(math.isfinite(value) for value in spec.metrics.values())
+
+
+def test_a_model_gets_no_name_of_another_kind(tmp_path: Path) -> None:
+    from export import __main__ as command
+
+    (tmp_path / "out.csv").write_text("precious")
+    with pytest.raises(UsageError, match=r"published under a name that ends in \.onnx"):
+        command.app([str(tmp_path), "-o", str(tmp_path / "out.csv")], standalone_mode=False)
+    assert (tmp_path / "out.csv").read_text() == "precious"

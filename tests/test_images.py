@@ -342,6 +342,10 @@ def test_dicom_without_one_readable_frame_is_refused_for_its_reason(tmp_path: Pa
     with pytest.raises(UnreadableImageError, match="its pixels are missing"):
         load_image(tmp_path / "n.dcm")
     del dataset.Rows
+    dataset.save_as(tmp_path / "r.dcm")
+    with pytest.raises(UnreadableImageError, match="nothing describes its pixels; the file may be cut off"):
+        load_image(tmp_path / "r.dcm")
+    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.RawDataStorage
     dataset.save_as(tmp_path / "o.dcm")
     with pytest.raises(UnsupportedImageError, match="without an image"):
         load_image(tmp_path / "o.dcm")

@@ -14,12 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from chexscore import Classifier
+from chexscore.beside import store_path
 from chexscore.errors import NetworkError, NoImageError, OutputError, UsageError
 from chexscore.options import Options
 from chexscore.records import RunRecord
 from chexscore.runs import plan, run
 from chexscore.stopping import Stop
-from chexscore.store import SCHEMA, Store, _open, store_path
+from chexscore.store import SCHEMA, Store, _open
 from tests.networks import brightness_model, brightness_spec
 
 Flat = Callable[[str, int], Path]
@@ -74,7 +75,7 @@ def test_a_slip_in_the_inputs_does_not_keep_the_right_ones_from_going_on(
 ) -> None:
     before, other = published(output), Path(flat("other/00.png", 7)).parent
     with pytest.raises(
-        OutputError, match=r"has rows of 20 images, such as .*00\.png, and not one .* spelling"
+        OutputError, match=r"there are rows of 20 images, such as .*00\.png, and not one .* spelling"
     ):
         run([str(other)], output, classifier, RESUME)
     assert published(output) == before

@@ -251,15 +251,19 @@ def test_a_link_stays_one(classifier: Classifier, images: Path, tmp_path: Path, 
         assert real.read_bytes() == whole
     with locked(str(output), 0, Stop()), pytest.raises(LockedError):
         run([str(images)], str(real), classifier, OVERWRITE)
+    assert run([str(images)], str(real), classifier, RESUME).unchanged == 40, "it has one state and record"
+    assert sorted(path.name for path in tmp_path.glob("out.csv*")) == ["out.csv"]
+    assert Path(f"{real}.run.json").exists()
 
 
 def test_who_may_read_an_output_stays(classifier: Classifier, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     run([str(images)], str(output), classifier)
-    output.chmod(0o640)
+    modes = {output: 0o640, Path(f"{output}.run.json"): 0o600}
+    for path, mode in modes.items():
+        path.chmod(mode)
     run([str(images)], str(output), classifier, OVERWRITE)
-    assert output.stat().st_mode & 0o777 == 0o640
-    assert Path(f"{output}.run.json").stat().st_mode & 0o777 != 0o640
+    assert {path: path.stat().st_mode & 0o777 for path in modes} == modes
 
 
 def test_columns_of_one_name_are_refused() -> None:

@@ -224,15 +224,20 @@ def test_blanks_make_no_other_patient_and_no_other_label(tmp_path: Path) -> None
     table = read_table(tmp_path, data)
     assert list(table["path"]) == ["a.png", "b.png", "c.png"]
     assert list(table["patient"]) == ["p", "p", "q"]
+    (tmp_path / "list.csv").write_text("path\n c.png \n")
+    _, sides = divide(tmp_path, data.model_copy(update={"validation_list": "list.csv"}))
+    assert list(sides) == ["training", "training", "validation"]
     np.testing.assert_allclose(labels.learned(table, data, 0).ravel(), [0.6, 1, np.nan])
 
 
-def test_patients_may_have_names_that_are_no_utf_8(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_bytes(b"path,patient,Opacity\na.png,p\xe9,1\nb.png,q,0\n")
+def test_patients_and_images_may_have_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(b"path,patient,Opacity\na\xe9.png,p\xe9,1\nb.png,q,0\n")
     table, sides = divide(tmp_path, DataConfig(labels=("Opacity",), validation=0.5))
     assert sorted(sides) == ["training", "validation"]
     write(table, sides, tmp_path / "run")
-    assert sum(b"a.png,p\xe9,1" in file.read_bytes() for file in (tmp_path / "run").iterdir()) == 1
+    assert sum(b"a\xe9.png,p\xe9,1" in file.read_bytes() for file in (tmp_path / "run").iterdir()) == 1
+    again = DataConfig(labels=("Opacity",), validation_list="run/validation.csv")
+    np.testing.assert_array_equal(divide(tmp_path, again)[1], sides)
 
 
 def test_a_label_that_is_none_is_named_with_its_line() -> None:
@@ -288,6 +293,19 @@ def test_an_earlier_split_is_honoured_in_each_layout(tmp_path: Path, layout: str
     found, found_sides = divide(tmp_path, data.model_copy(update=lists))
     assert found.to_csv() == table.to_csv()
     np.testing.assert_array_equal(found_sides, sides)
+
+
+def test_a_list_brings_no_view_that_the_recipe_leaves_out(tmp_path: Path) -> None:
+    rows = "a.png,p,1,PA\nb.png,q,0,LATERAL\nc.png,r,1,PA\n"
+    (tmp_path / "labels.csv").write_text(f"path,patient,Opacity,view\n{rows}")
+    (tmp_path / "list.csv").write_text("path,patient,Opacity\na.png,p,1\nb.png,q,0\nd.png,s,0\n")
+    data = DataConfig(labels=("Opacity",), only={"view": ("PA",)}, validation_list="list.csv")
+    table, sides = divide(tmp_path, data)
+    assert list(zip(table["path"], sides, strict=True)) == [
+        ("a.png", "validation"),
+        ("c.png", "training"),
+        ("d.png", "validation"),
+    ]
 
 
 def test_a_list_of_names_is_honoured(tmp_path: Path) -> None:

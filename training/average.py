@@ -60,13 +60,8 @@ def average(
         raise UsageError(f"{runs[0]} began with random weights, of which no average makes a network.")
 
     whence = [_provenance(run) for run in runs]
-    made_of = {
-        "begun_with": whence[0]["begun_with"],
-        "commit": ", ".join(sorted({each["commit"] for each in whence})),
-        "seeds": ", ".join(map(str, seeds)),
-    }
-    finished = (out / "spec.json").exists() and made_of.items() <= _provenance(out).items()
-    if finished and TrainConfig.of_run(out) == config:
+    mean, named = _mean(config, runs), ", ".join(map(str, seeds))
+    if (out / "spec.json").exists() and _holds(out, config, mean, named):
         report(f"{out} is finished; give another --out to average again.")
         return
     _make_way(out)
@@ -80,10 +75,24 @@ def average(
             left.unlink()
     splits.write(data.table, data.sides, partial)
     config.keep(partial)
-    outcome.write(partial, config, _mean(config, runs), data, {**made_of, "averaged_at": commit})
+    provenance = {
+        "begun_with": whence[0]["begun_with"],
+        "commit": ", ".join(sorted({each["commit"] for each in whence})),
+        "averaged_at": commit,
+        "seeds": named,
+    }
+    outcome.write(partial, config, mean, data, provenance)
     del data  # its pixels are a file in there, and Windows moves no open one
     partial.rename(out)
     report(f"finished: {out}")
+
+
+def _holds(out: Path, config: TrainConfig, mean: keras.Model, seeds: str) -> bool:
+    """Whether a finished run folder is this very average."""
+    if TrainConfig.of_run(out) != config or _provenance(out).get("seeds") != seeds:
+        return False
+    there = keras.saving.load_model(out / "network.keras", compile=False).get_weights()
+    return all(map(np.array_equal, there, mean.get_weights()))
 
 
 def _make_way(out: Path) -> None:

@@ -59,8 +59,9 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
         frame[name] = labels.stripped(frame[name])
         if (frame[name] == "").any():
             raise TableError(f"{source}: line {frame.index[frame[name] == ''][0] + 2} has no {name}.")
-    if (again := frame["path"].map(posixpath.normpath).duplicated()).any():
-        raise TableError(f"{source}: {frame['path'][again].iloc[0]} is named twice.")
+    plain = pd.Series([posixpath.normpath(path) for path in frame["path"]], dtype=object)
+    if (again := plain.duplicated()).any():
+        raise TableError(f"{source}: {frame['path'][again.to_numpy()].iloc[0]} is named twice.")
     # Read here for what they refuse, while it is known which file and line a cell comes from.
     labels.to_targets(frame, data.labels, str(source), uncertain=IGNORE, blank=IGNORE)
     return frame[["path", "patient", *data.labels]].reset_index(drop=True)
@@ -79,7 +80,8 @@ def find_table(root: Path, name: str) -> Path:
 
 def without_prefix(paths: pd.Series) -> pd.Series:
     """CheXpert's paths as they are below its own folder."""
-    return paths.str.replace(CHEXPERT_PREFIX, "", regex=True)
+    below = [CHEXPERT_PREFIX.sub("", path) for path in paths]
+    return pd.Series(below, index=paths.index, dtype=object)
 
 
 def _demand(source: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from chexscore import metrics
-from chexscore.report.curves import roc as curve
+from chexscore.report.curves import roc as roc_curve
 
 __all__ = ["curves", "frequencies", "roc", "samples"]
 
@@ -72,7 +72,7 @@ def roc(file: Path, names: Sequence[str], truth: Array, scores: Array) -> None:
         auc = metrics.auroc(labels, each)
         axes.plot([0, 1], [0, 1], color=UNKNOWN, linewidth=1)
         if np.isfinite(auc):
-            axes.plot(*curve(labels, each), color=NEGATIVE)
+            axes.plot(*roc_curve(labels, each), color=NEGATIVE)
         text = (
             f"AUC {auc:.3f}, {int(labels.sum())} of {len(labels)}" if np.isfinite(auc) else "one class only"
         )

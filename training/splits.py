@@ -145,10 +145,13 @@ def _listed(
         column = next((key for key in ("path", PATH_COLUMNS[data.layout]) if key in frame), None)
         if column is None:
             raise TableError(f"{source}: no column 'path'; it has {', '.join(frame.columns)}.")
-        cells = frame[column]
+        cells = labels.stripped(frame[column])
         if set(data.labels) <= set(frame.columns):
             more = read_table(root, _written(data, column, frame), name)
-            table = pd.concat([table, more[~more["path"].isin(table["path"])]], ignore_index=True)
+            everything = read_table(root, data.model_copy(update={"only": {}})) if data.only else table
+            known = {*table["path"], *everything["path"]}  # and what `only` leaves out stays out
+            new = [path not in known for path in more["path"]]
+            table = pd.concat([table, more[new]], ignore_index=True)
     else:
         try:
             cells = pd.Series(source.read_text(encoding="utf-8").splitlines(), dtype=object).str.strip()
@@ -156,8 +159,8 @@ def _listed(
             raise TableError(f"{source}: the list of images cannot be read: {error}.") from error
     named = set(without_prefix(cells)) - {""}
     by_name = all("/" not in path for path in named)
-    keys = table["path"].map(lambda path: PurePosixPath(path).name) if by_name else table["path"]
-    rows = keys.isin(named).to_numpy()
+    keys = [PurePosixPath(path).name if by_name else path for path in table["path"]]
+    rows = np.array([key in named for key in keys], dtype=np.bool_)
     # Views that the recipe leaves out may be named all the same.
     if not data.only and (unknown := sorted(named - set(keys))):
         raise TableError(

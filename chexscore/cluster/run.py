@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from chexscore.beside import record_path, store_path
 from chexscore.classifier import Classifier, Device
 from chexscore.cluster.connection import connected
 from chexscore.cluster.job import Job
@@ -21,10 +22,10 @@ from chexscore.errors import LockedError, NoImageError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
-from chexscore.records import RunRecord, record_path
+from chexscore.records import RunRecord
 from chexscore.settings import begin_record, columns_of, installed, now, settings_of
 from chexscore.stopping import Stop, StoppedError
-from chexscore.store import check_settings, store_path
+from chexscore.store import check_settings
 
 __all__ = ["Engine", "merge", "on_ray", "plan", "run"]
 
@@ -259,13 +260,18 @@ def merge(source: str, output: str, *, overwrite: bool = False) -> None:
     if output == STDOUT:
         stream(parts.rows(), parts.columns, jsonl=False)
         return
-    for target in (output, record_path(output)):
+    kept = store_path(output)
+    for target in (output, record_path(output), kept):
         check_target(target, overwrite=overwrite)
     check_format(output)
     if folder.is_local and os.path.realpath(folder.place) in map(str, Path(output).resolve().parents):
         raise UsageError(f"{output} would stand among the parts; name a file outside {folder.name}.")
     with locked(output, 0, Stop()):
-        Path(store_path(output)).unlink(missing_ok=True)  # its rows are not those that come here
         publish(
-            output, parts.rows(), parts.columns, record_path(output), json.dumps(record, indent=1).encode()
+            output,
+            parts.rows(),
+            parts.columns,
+            record_path(output),
+            json.dumps(record, indent=1).encode(),
+            outdated=[kept],
         )

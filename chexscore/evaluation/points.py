@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from chexscore.beside import record_path
 from chexscore.errors import ModelError, TableError, UsageError
 from chexscore.predictions import read_predictions
-from chexscore.records import record_path
 
 __all__ = ["DEFAULT", "Points", "are_predictions", "points_and_model"]
 
