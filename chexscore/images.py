@@ -4,6 +4,7 @@ A change of anything here changes scores: the pixel path is part of what a netwo
 """
 
 import errno
+import math
 import os
 import stat
 from typing import BinaryIO
@@ -40,9 +41,11 @@ WHITE_IS_ZERO = 0
 
 IMPOSSIBLE = "no file can have such a name"
 
-DRAFT_OVERSAMPLING = 2
+DRAFT_OVERSAMPLING = 1.5
 """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that leaves this many times the target's side:
-several times faster, and the antialiased resize that follows still has pixels to average."""
+several times faster, and the antialiased resize that follows still has pixels to average. On 95 originals the
+bundled network's pixels differ from those of whole decoding by .43 levels on average (with twice the side by
+.24, at its side by .69), and no score by more than .025 (.025, .055)."""
 
 
 def load_image(
@@ -140,7 +143,7 @@ def _grey(picture: Image.Image, path: str, image: ImageSpec | None, max_pixels: 
     ):  # Pillow would keep the high byte of each channel
         raise UnsupportedImageError(path, "colour of 16 bits a channel; store it in grey")
     if picture.format == "JPEG":
-        side = DRAFT_OVERSAMPLING * max(image.height, image.width) if image else 0
+        side = math.ceil(DRAFT_OVERSAMPLING * max(image.height, image.width)) if image else 0
         picture.draft("L", (side, side) if side else None)
     tags = getattr(picture, "tag_v2", {})  # of a TIFF
     if tags.get(TIFF_BITS) == (32,) and tags.get(TIFF_SAMPLE_FORMAT, (1,)) == (1,):

@@ -43,7 +43,7 @@ def decode(files: list[str], side: int) -> Work:
             picture = Image.fromarray((pydicom.dcmread(file).pixel_array >> 4).astype(np.uint8))
             return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
         with Image.open(file) as opened:
-            opened.draft("L", (2 * side, 2 * side))
+            opened.draft("L", (3 * side // 2, 3 * side // 2))
             return np.asarray(opened.convert("L").resize((side, side), Image.Resampling.BILINEAR))
 
     def work() -> None:
