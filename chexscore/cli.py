@@ -386,10 +386,12 @@ def info(model: ModelOption = None) -> None:
     """
     from chexscore import display
     from chexscore.classifier import Classifier, usable_devices
+    from chexscore.outputs import standard_output
 
     _freeze_imports()
     classifier = Classifier(model, device="cpu")
-    display.info(classifier, usable_devices(classifier))
+    with standard_output():
+        display.info(classifier, usable_devices(classifier))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """What `chexscore eval` does: predictions, or images that it scores first, beside labels."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from chexscore.evaluation.evaluate import evaluate as measure
 from chexscore.evaluation.points import are_predictions, points_and_model
 from chexscore.evaluation.summary import describe, to_csv, to_json
 from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
-from chexscore.outputs import STDOUT, check_target, replacing
+from chexscore.outputs import STDOUT, check_target, replacing, standard_output
 
 if TYPE_CHECKING:
     from chexscore.classifier import Device
@@ -133,9 +134,11 @@ def evaluate(
     finally:  # and if they cannot be written, there is the terminal
         say_what_was_evaluated(found, about)
         if outputs.table == STDOUT:
-            print(text, end="")  # noqa: T201, this is what was asked for
-        else:
-            print_tables(found)
+            with standard_output() as file:
+                file.write(text.encode(errors="surrogateescape"))
+        elif sys.stdout is not None:  # as a scheduler may close it
+            with standard_output():
+                print_tables(found)
     return 0
 
 

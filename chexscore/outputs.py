@@ -26,6 +26,7 @@ __all__ = [
     "list_paths",
     "publish",
     "replacing",
+    "standard_output",
     "stream",
     "to_table",
 ]
@@ -154,7 +155,7 @@ def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) 
         OutputError: its reader went away, or its disk is full.
         UsageError: it was closed from the beginning.
     """
-    with _standard_output() as file:
+    with standard_output() as file:
         if jsonl:
             _write_jsonl(file, predictions, columns)
         else:
@@ -168,7 +169,7 @@ def list_paths(paths: Iterable[str]) -> int:
         How many there were.
     """
     number = 0
-    with _standard_output() as file:
+    with standard_output() as file:
         for path in paths:
             file.write((visible(path).encode() if file.isatty() else os.fsencode(path)) + b"\n")
             number += 1
@@ -176,12 +177,18 @@ def list_paths(paths: Iterable[str]) -> int:
 
 
 @contextmanager
-def _standard_output() -> Iterator[BinaryIO]:
+def standard_output() -> Iterator[BinaryIO]:
+    """The bytes of standard output, which are written when this ends.
+
+    Raises:
+        OutputError: its reader went away, or its disk is full.
+        UsageError: it was closed from the beginning.
+    """
     if sys.stdout is None:
         raise UsageError("standard output is closed; give --output a file.")
     try:
         yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         if isinstance(error, BrokenPipeError):

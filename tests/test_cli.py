@@ -424,7 +424,7 @@ def test_eval_writes_its_files_whoever_reads_the_terminal(tmp_path: Path) -> Non
     words = f"{sys.executable} -m chexscore eval {names} > /dev/full"
     done = subprocess.run(["/bin/sh", "-c", words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "error: standard output: No space left on device." in done.stderr
+    assert "error: standard output cannot be written: No space left on device.\n" in done.stderr
     assert (tmp_path / "table.csv").read_text().startswith("label,group,metric")
 
 
