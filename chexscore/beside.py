@@ -2,7 +2,7 @@
 
 import os
 
-__all__ = ["LOCK", "PARTIAL", "SUFFIXES", "beside", "record_path", "store_path"]
+__all__ = ["LOCK", "PARTIAL", "RECORD", "SUFFIXES", "beside", "record_path", "store_path"]
 
 PARTIAL, LOCK, RECORD, STORE = ".partial", ".lock", ".run.json", ".state"
 

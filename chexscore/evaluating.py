@@ -2,18 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from chexscore.discovery import check_some_are_there, find_images
-from chexscore.errors import UsageError
+from chexscore.errors import OutputError, UsageError
 from chexscore.evaluation.cases import Protocol
 from chexscore.evaluation.evaluate import check_images
 from chexscore.evaluation.evaluate import evaluate as measure
 from chexscore.evaluation.points import are_predictions, points_and_model
+from chexscore.evaluation.results import Evaluation
 from chexscore.evaluation.summary import describe, to_csv, to_json
 from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
 from chexscore.outputs import STDOUT, check_target, replacing, standard_output
@@ -46,6 +47,8 @@ class Outputs:
         """Raises a UsageError for files that have other names, are there, or are read or written already."""
         if self.table not in (None, STDOUT) and not str(self.table).lower().endswith((".csv", ".json")):
             raise UsageError(f"-o {self.table}: the table is CSV or JSON; name it .csv or .json.")
+        if self.table == STDOUT and sys.stdout is None:
+            raise UsageError("standard output is closed; give --output a file.")
         if self.report is not None and not self.report.lower().endswith((".html", ".htm")):
             raise UsageError(f"--report {self.report}: the page is HTML; name it .html.")
         if self.keep is not None and not self.keep.lower().endswith(".csv"):
@@ -98,7 +101,7 @@ def evaluate(
         raise UsageError("--strict for images goes with --keep, or the scores are lost if an image fails.")
     outputs.check([*inputs, labels, against, model])
     if outputs.report is not None:
-        from chexscore.report.page import check_plots, to_html  # noqa: PLC0415, plots take a second to import
+        from chexscore.report.page import check_plots  # noqa: PLC0415, plots take a second to import
 
         check_plots()
     other_points, other_model = points_and_model(against) if against else ({}, {})
@@ -123,23 +126,37 @@ def evaluate(
         found = measure(predictions, labels, points, protocol, against=against, other_points=other_points)
     about = describe(found, name, about_model, against, other_model)
     text = to_json(found, about) if (outputs.table or "").lower().endswith(".json") else to_csv(found)
-    try:  # files first: nobody may read the terminal to its end
-        if outputs.table is not None and outputs.table != STDOUT:
-            with replacing(outputs.table) as file:
-                file.write(text.encode(errors="surrogateescape"))
-        if outputs.report is not None:
-            page = to_html(found, about, pictures=outputs.pictures)
-            with replacing(outputs.report) as file:
-                file.write(page.encode())
-    finally:  # and if they cannot be written, there is the terminal
-        say_what_was_evaluated(found, about)
-        if outputs.table == STDOUT:
-            with standard_output() as file:
-                file.write(text.encode(errors="surrogateescape"))
-        elif sys.stdout is not None:  # as a scheduler may close it
-            with standard_output():
-                print_tables(found)
+    # Files first: nobody may read the terminal to its end.
+    try:
+        _write(found, about, text, outputs)
+    except OutputError:
+        with suppress(OutputError):
+            _show(found, about, text, outputs)
+        raise
+    _show(found, about, text, outputs)
     return 0
+
+
+def _write(found: Evaluation, about: Mapping[str, str], text: str, outputs: Outputs) -> None:
+    if outputs.table is not None and outputs.table != STDOUT:
+        with replacing(outputs.table) as file:
+            file.write(text.encode(errors="surrogateescape"))
+    if outputs.report is not None:
+        from chexscore.report.page import to_html  # noqa: PLC0415, as above
+
+        page = to_html(found, about, pictures=outputs.pictures)
+        with replacing(outputs.report) as file:
+            file.write(page.encode())
+
+
+def _show(found: Evaluation, about: Mapping[str, str], text: str, outputs: Outputs) -> None:
+    say_what_was_evaluated(found, about)
+    if outputs.table == STDOUT:
+        with standard_output() as file:
+            file.write(text.encode(errors="surrogateescape"))
+    elif sys.stdout is not None:  # as a scheduler may close it
+        with standard_output():
+            print_tables(found)
 
 
 def _score(

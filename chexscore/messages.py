@@ -79,7 +79,7 @@ def counted(number: int, what: str) -> str:
 
 def in_short(paths: Sequence[str]) -> str:
     """The first of some paths, and how many others there are."""
-    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    return "".join(paths) if len(paths) <= 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
 def visible(text: str) -> str:

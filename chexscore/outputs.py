@@ -185,14 +185,14 @@ def standard_output() -> Iterator[BinaryIO]:
         UsageError: it was closed from the beginning.
     """
     if sys.stdout is None:
-        raise UsageError("standard output is closed; give --output a file.")
+        raise UsageError("standard output is closed.")
     try:
         yield sys.stdout.buffer
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         if isinstance(error, BrokenPipeError):
-            raise OutputError("standard output was closed before the last row.") from error
+            raise OutputError("standard output was closed before its end.") from error
         raise OutputError(f"standard output cannot be written: {error.strerror}.") from error
 
 

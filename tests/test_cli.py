@@ -426,6 +426,13 @@ def test_eval_writes_its_files_whoever_reads_the_terminal(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "error: standard output cannot be written: No space left on device.\n" in done.stderr
     assert (tmp_path / "table.csv").read_text().startswith("label,group,metric")
+    (tmp_path / "table.csv").unlink()
+    (tmp_path / "table.csv.partial").mkdir()
+    done = subprocess.run(["/bin/sh", "-c", words], capture_output=True, text=True, check=False)
+    assert "table.csv cannot be written: Is a directory" in done.stderr, "the first thing that went wrong"
+    done = subprocess.run(["/bin/sh", "-c", words[:-11]], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "AUC" in done.stdout, "and there is the terminal"
 
 
 def test_tables_of_eval_fit_80_columns(tmp_path: Path) -> None:

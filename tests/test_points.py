@@ -31,6 +31,19 @@ def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:
             points_and_model(predictions)
 
 
+def test_points_are_found_through_links(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    record = json.dumps({"thresholds": {"A": 0.3}})
+    (tmp_path / "store" / "aa").write_text("path,status,A,note\n")
+    (tmp_path / "store" / "bb").write_text(record)
+    output = tmp_path / "out.csv"
+    output.symlink_to(tmp_path / "store" / "aa")
+    (tmp_path / "out.csv.run.json").symlink_to(tmp_path / "store" / "bb")
+    assert points_and_model(str(output))[0] == {"A": {"default": 0.3}}
+    (tmp_path / "store" / "aa.run.json").write_text(record.replace("0.3", "0.4"))
+    assert points_and_model(str(output))[0] == {"A": {"default": 0.4}}
+
+
 def test_points_come_from_the_model_that_made_the_predictions(tmp_path: Path, model: Path) -> None:
     predictions = str(tmp_path / "out.csv")
     (tmp_path / "out.csv").write_text("path,status,Bright,note\na.png,ok,0.5,\n")

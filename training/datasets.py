@@ -10,7 +10,7 @@ from chexscore import labels
 from chexscore.errors import TableError
 from training.config import DataConfig
 
-__all__ = ["PATH_COLUMNS", "find_table", "read_table", "without_prefix"]
+__all__ = ["PATH_COLUMNS", "find_table", "read_paths", "read_table", "without_prefix"]
 
 PATH_COLUMNS = {"plain": "path", "chexpert": "Path", "nih": "Image Index"}
 """Layout -> the column that names the image."""
@@ -40,12 +40,7 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
             blank.
     """
     source = find_table(root, table or data.table)
-    frame = labels.read_table(str(source))
-    _demand(source, frame, (PATH_COLUMNS[data.layout], *data.only))
-    if data.layout == "chexpert":
-        frame = _from_chexpert(frame)
-    elif data.layout == "nih":
-        frame = _from_nih(frame, source, root, data)
+    frame = _as_plain(source, root, data)
     _demand(source, frame, ("path", "patient", *data.labels))
     for column, kept in data.only.items():
         cells = frame[column].str.strip()
@@ -65,6 +60,16 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
     # Read here for what they refuse, while it is known which file and line a cell comes from.
     labels.to_targets(frame, data.labels, str(source), uncertain=IGNORE, blank=IGNORE)
     return frame[["path", "patient", *data.labels]].reset_index(drop=True)
+
+
+def read_paths(root: Path, data: DataConfig) -> set[str]:
+    """All images that the CSV of a data set names, those that `only` leaves out, too.
+
+    Raises:
+        TableError: as for `read_table`, but for what is wrong with a single line.
+    """
+    source = find_table(root, data.table)
+    return set(labels.stripped(_as_plain(source, root, data)["path"]))
 
 
 def find_table(root: Path, name: str) -> Path:
@@ -87,6 +92,15 @@ def without_prefix(paths: pd.Series) -> pd.Series:
 def _demand(source: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
     if missing := [name for name in columns if name not in frame]:
         raise TableError(f"{source}: no column {missing[0]!r}; it has {', '.join(frame.columns)}.")
+
+
+def _as_plain(source: Path, root: Path, data: DataConfig) -> pd.DataFrame:
+    """The cells of a CSV, with the columns of the plain layout as far as they are there."""
+    frame = labels.read_table(str(source))
+    _demand(source, frame, (PATH_COLUMNS[data.layout], *data.only))
+    if data.layout == "chexpert":
+        return _from_chexpert(frame)
+    return _from_nih(frame, source, root, data) if data.layout == "nih" else frame
 
 
 def _from_chexpert(frame: pd.DataFrame) -> pd.DataFrame:

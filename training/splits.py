@@ -11,7 +11,7 @@ from chexscore import labels
 from chexscore.errors import TableError
 from chexscore.outputs import replacing
 from training.config import DataConfig
-from training.datasets import PATH_COLUMNS, read_table, without_prefix
+from training.datasets import PATH_COLUMNS, read_paths, read_table, without_prefix
 
 __all__ = ["SIDES", "Side", "by_patient", "check", "divide", "write"]
 
@@ -148,8 +148,10 @@ def _listed(
         cells = labels.stripped(frame[column])
         if set(data.labels) <= set(frame.columns):
             more = read_table(root, _written(data, column, frame), name)
-            everything = read_table(root, data.model_copy(update={"only": {}})) if data.only else table
-            known = {*table["path"], *everything["path"]}  # and what `only` leaves out stays out
+            known = {
+                *table["path"],
+                *(read_paths(root, data) if data.only else ()),
+            }  # what is left out stays out
             new = [path not in known for path in more["path"]]
             table = pd.concat([table, more[new]], ignore_index=True)
     else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from chexscore.beside import record_path
+from chexscore.beside import RECORD, record_path
 from chexscore.errors import ModelError, TableError, UsageError
 from chexscore.predictions import read_predictions
 
@@ -64,7 +64,7 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
     record = _read_record(predictions)
     about = {key: str(value) for key, value in (record or {}).get("model", {}).items()}
     if model is None:
-        return _recorded_points(record, record_path(predictions)), about
+        return _recorded_points(record, _record_of(predictions)), about
     from chexscore.classifier import Classifier  # noqa: PLC0415, onnxruntime costs start-up time
 
     classifier = Classifier(model, device="cpu")
@@ -83,8 +83,14 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
     return points, {"name": spec.name, "version": spec.version, "sha256": classifier.sha256}
 
 
-def _read_record(predictions: str) -> dict[str, Any] | None:
+def _record_of(predictions: str) -> str:
+    """Where the record stands: beside what a link points to, or beside the link, if both were put away."""
     source = record_path(predictions)
+    return source if os.path.exists(source) else f"{predictions}{RECORD}"
+
+
+def _read_record(predictions: str) -> dict[str, Any] | None:
+    source = _record_of(predictions)
     if not os.path.exists(source):
         return None
     try:
