@@ -96,15 +96,15 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
         took = (
             f"; {record.seconds:.1f} s, {record.done / record.seconds:.0f} images/s" if record.seconds else ""
         )
-        parts = [f"{record.scored} scored", f"{record.not_scored} not"]
+        parts = [f"{record.scored:,} scored", f"{record.not_scored:,} not"]
         if record.unchanged:
-            parts.append(f"{record.unchanged} unchanged")
+            parts.append(f"{record.unchanged:,} unchanged")
         others = {"other files ignored": record.ignored, "too young, left for the next run": record.waiting}
         others["of an earlier run gone"] = record.gone
         rest = "".join(f"; {counted(number, what)}" for what, number in others.items() if number)
         say(f"{counted(record.found, 'images')} found: {', '.join(parts)}{rest}{took}")
         for status, number in sorted(record.failed.items()):
-            say(f"  {status}: {number}, the first is {record.examples[status]}")
+            say(f"  {status}: {number:,}, the first is {record.examples[status]}")
     if record.batch_size < record.arguments["batch_size"]:
         say(
             f"chexscore: memory was short: batches of {record.batch_size} instead of "
