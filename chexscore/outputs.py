@@ -78,7 +78,7 @@ def replacing(target: str) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the disk is full or gone, or the folder is not ours; an earlier file is untouched.
     """
-    with _beside(target) as file:
+    with _partial(target) as file:
         yield file
         _make_safe(file)
         _name(file)
@@ -108,10 +108,10 @@ def publish(
     Raises:
         OutputError: as for `replacing`.
     """
-    with _beside(output) as rows:
+    with _partial(output) as rows:
         _WRITERS[check_format(output)](rows, predictions, columns)
         _make_safe(rows)
-        with _beside(record) as words:
+        with _partial(record) as words:
             words.write(content)
             _make_safe(words)
             for path in (record, *outdated):
@@ -122,7 +122,7 @@ def publish(
 
 
 @contextmanager
-def _beside(target: str) -> Iterator[BinaryIO]:
+def _partial(target: str) -> Iterator[BinaryIO]:
     """A file beside the target, or what it links to, which is gone afterwards unless it has got that name."""
     partial = beside(target, PARTIAL)
     try:

@@ -138,14 +138,14 @@ def _check_losses(run: "_Run", store: Store) -> None:
     )
     if run.record.gone and run.unlisted:
         raise OutputError(f"{run.unlisted} directories cannot be listed; {lost}, for --resume.")
-    if run.record.gone and not run.options.forget_gone and not store.met_before:
-        store.forget()  # or the right inputs would lack these images from now on
-        raise OutputError(
-            f"there are rows of {run.record.gone} images, such as {example}, and not one of them is found: "
-            f"another folder, or another spelling? {output} is left as it was, and nothing new is kept; "
-            "--forget-gone lets those rows go."
-        )
     if run.record.gone and not run.options.forget_gone:
+        if not store.met_before:
+            store.forget()  # or the right inputs would lack these images from now on
+            raise OutputError(
+                f"there are rows of {run.record.gone} images, such as {example}, and not one of them is "
+                f"found: another folder, or another spelling? {output} is left as it was, and nothing new is "
+                "kept; --forget-gone lets those rows go."
+            )
         raise OutputError(f"{lost}. --resume goes on once they are back; --forget-gone lets their rows go.")
     if store.count() != run.record.done:
         raise OutputError(f"{run.record.done} images, but {store.count()} rows; please report this.")

@@ -1,7 +1,7 @@
 """The rows of an output while they grow and afterwards, in a SQLite file beside it.
 
 SQLite gives what a run that nobody watches needs: rows that survive a power cut, and look-ups in bounded
-memory. The output is written from the rows.
+memory. The output is written from the rows. One class and what opens its file; its parts share every table.
 """
 
 import json

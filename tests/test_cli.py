@@ -421,7 +421,8 @@ def test_eval_writes_its_files_whoever_reads_the_terminal(tmp_path: Path) -> Non
     (tmp_path / "labels.csv").write_text("path,A\na.png,1\nb.png,0\n")
     (tmp_path / "out.csv").write_text("path,status,A,note\na.png,ok,0.9,\nb.png,ok,0.1,\n")
     names = " ".join(f"{tmp_path / name}" for name in ("out.csv --labels", "labels.csv -o", "table.csv"))
-    words = f"{sys.executable} -m chexscore eval {names} > /dev/full"
+    command = f"{sys.executable} -m chexscore eval {names}"
+    words = f"{command} > /dev/full"
     done = subprocess.run(["/bin/sh", "-c", words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "error: standard output cannot be written: No space left on device.\n" in done.stderr
@@ -430,7 +431,7 @@ def test_eval_writes_its_files_whoever_reads_the_terminal(tmp_path: Path) -> Non
     (tmp_path / "table.csv.partial").mkdir()
     done = subprocess.run(["/bin/sh", "-c", words], capture_output=True, text=True, check=False)
     assert "table.csv cannot be written: Is a directory" in done.stderr, "the first thing that went wrong"
-    done = subprocess.run(["/bin/sh", "-c", words[:-11]], capture_output=True, text=True, check=False)
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "AUC" in done.stdout, "and there is the terminal"
 

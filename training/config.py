@@ -1,4 +1,7 @@
-"""One training recipe: TrainConfig <-> TOML. The recipes that the project ships stand in `configs/`."""
+"""One training recipe: TrainConfig <-> TOML. The recipes that the project ships stand in `configs/`.
+
+Long because each field has its comment here, and nowhere else.
+"""
 
 import tomllib
 from pathlib import Path

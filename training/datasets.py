@@ -43,7 +43,7 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
     frame = _as_plain(source, root, data)
     _demand(source, frame, ("path", "patient", *data.labels))
     for column, kept in data.only.items():
-        cells = frame[column].str.strip()
+        cells = labels.stripped(frame[column])
         if not cells.isin(kept).any():
             raise TableError(
                 f"{source}: no line has {' or '.join(map(repr, kept))} in column {column!r}; "

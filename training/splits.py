@@ -145,21 +145,19 @@ def _listed(
         column = next((key for key in ("path", PATH_COLUMNS[data.layout]) if key in frame), None)
         if column is None:
             raise TableError(f"{source}: no column 'path'; it has {', '.join(frame.columns)}.")
-        cells = labels.stripped(frame[column])
+        cells = frame[column]
         if set(data.labels) <= set(frame.columns):
             more = read_table(root, _written(data, column, frame), name)
-            known = {
-                *table["path"],
-                *(read_paths(root, data) if data.only else ()),
-            }  # what is left out stays out
+            left_out = read_paths(root, data) if data.only else set[str]()  # by the recipe, and stays so
+            known = {*table["path"], *left_out}
             new = [path not in known for path in more["path"]]
             table = pd.concat([table, more[new]], ignore_index=True)
     else:
         try:
-            cells = pd.Series(source.read_text(encoding="utf-8").splitlines(), dtype=object).str.strip()
+            cells = pd.Series(source.read_text(encoding="utf-8").splitlines(), dtype=object)
         except (OSError, UnicodeDecodeError) as error:
             raise TableError(f"{source}: the list of images cannot be read: {error}.") from error
-    named = set(without_prefix(cells)) - {""}
+    named = set(without_prefix(labels.stripped(cells))) - {""}
     by_name = all("/" not in path for path in named)
     keys = [PurePosixPath(path).name if by_name else path for path in table["path"]]
     rows = np.array([key in named for key in keys], dtype=np.bool_)

@@ -61,10 +61,11 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
         ModelError: the model cannot be used, it is another one than the record names, or it has not got all
             labels of the predictions.
     """
-    record = _read_record(predictions)
+    source = _record_of(predictions)
+    record = _read_record(source)
     about = {key: str(value) for key, value in (record or {}).get("model", {}).items()}
     if model is None:
-        return _recorded_points(record, _record_of(predictions)), about
+        return _recorded_points(record, source), about
     from chexscore.classifier import Classifier  # noqa: PLC0415, onnxruntime costs start-up time
 
     classifier = Classifier(model, device="cpu")
@@ -89,8 +90,7 @@ def _record_of(predictions: str) -> str:
     return source if os.path.exists(source) else f"{predictions}{RECORD}"
 
 
-def _read_record(predictions: str) -> dict[str, Any] | None:
-    source = _record_of(predictions)
+def _read_record(source: str) -> dict[str, Any] | None:
     if not os.path.exists(source):
         return None
     try:

@@ -1,4 +1,7 @@
-"""An evaluation as a page to be read: one HTML file that needs nothing else, on a screen or on paper."""
+"""An evaluation as a page to be read: one HTML file that needs nothing else, on a screen or on paper.
+
+Long because each section of the page is a function, in the page's order.
+"""
 
 import base64
 import math

@@ -10,6 +10,7 @@ FILES is a folder of X-rays. Imports, opening the network and a first batch are 
 of these, and not chexscore, whose whole process is measured.
 """
 
+import math
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ from PIL import Image
 
 from chexscore import find_images
 from chexscore.cores import usable_cores
+from chexscore.images import DRAFT_OVERSAMPLING
 from tests.bench.speed.processes import MEASURED
 
 __all__ = ["BATCHES"]
@@ -43,7 +45,7 @@ def decode(files: list[str], side: int) -> Work:
             picture = Image.fromarray((pydicom.dcmread(file).pixel_array >> 4).astype(np.uint8))
             return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
         with Image.open(file) as opened:
-            opened.draft("L", (3 * side // 2, 3 * side // 2))
+            opened.draft("L", (math.ceil(DRAFT_OVERSAMPLING * side),) * 2)
             return np.asarray(opened.convert("L").resize((side, side), Image.Resampling.BILINEAR))
 
     def work() -> None:
