@@ -16,7 +16,6 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chexscore import load_image
 from chexscore.depth import to_uint8
-from chexscore.dicom import _grey
 from chexscore.errors import (
     ChexscoreError,
     ImageError,
@@ -25,6 +24,7 @@ from chexscore.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
+from chexscore.presentation import _grey
 from chexscore.spec import ImageSpec, Resize
 from chexscore.tags import read_tags
 from tests.phantoms import draw

@@ -1,0 +1,122 @@
+"""Values of a DICOM image as a screen would show them."""
+
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.multival import MultiValue
+from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.pixels.utils import pixel_array
+
+from chexscore.depth import to_uint8
+
+__all__ = ["present"]
+
+UNORDERED = ("ModalityLUTSequence", "VOILUTSequence", "PixelPaddingValue")
+"""What can show a value between two others darker or brighter than both."""
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue; ITU-R BT.601."""
+
+TINY = 1e-6
+
+KEYS_AT_ONCE = 2**16
+
+
+def present(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
+    """The pixels as a screen would show them."""
+    if dataset.SamplesPerPixel > 1:
+        colours = pixel_array(dataset)
+        grey = np.empty(colours.shape[:2], dtype=np.uint8)
+        for row, of_row in zip(grey, colours, strict=True):  # a whole film of floats is eight times as large
+            row[:] = np.rint(of_row @ LUMA)
+        return grey
+    pixels = pixel_array(dataset, view_only=True, correct_unused_bits=False)
+    low, high = int(pixels.min()), int(pixels.max())
+    limit = 2 ** (dataset.BitsStored - dataset.PixelRepresentation)
+    if high >= limit or low < -limit:  # something stands in bits that are not in use, as in old overlays
+        pixels = pixel_array(dataset)
+        low, high = int(pixels.min()), int(pixels.max())
+    if pixels.itemsize > 2:  # noqa: PLR2004, more values than a table should have
+        return _grey(pixels, dataset)
+    # What a value is shown as is worked out once, and not for each of the millions of pixels that have it.
+    unsigned = f"u{pixels.itemsize}"
+    ordered = not any(keyword in dataset for keyword in UNORDERED)
+    values = np.arange(low, high + 1).astype(pixels.dtype) if ordered else _values(pixels)
+    shown = np.zeros(256**pixels.itemsize, dtype=np.uint8)
+    shown[values.view(unsigned)] = _grey(values, dataset)
+    return _look_up(shown, pixels.view(unsigned))
+
+
+def _values(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Each value that a pixel has, once."""
+    there = np.zeros(256**pixels.itemsize, dtype=np.bool_)
+    there[pixels.view(f"u{pixels.itemsize}")] = True
+    return np.flatnonzero(there).astype(f"u{pixels.itemsize}").view(pixels.dtype)
+
+
+def _look_up(table: NDArray[np.uint8], keys: NDArray[Any]) -> NDArray[np.uint8]:
+    """`table[keys]` in parts that a processor's cache holds: NumPy makes 8 bytes of each key first."""
+    found = np.empty(keys.size, dtype=np.uint8)
+    flat = keys.reshape(-1)
+    for start in range(0, keys.size, KEYS_AT_ONCE):
+        part = slice(start, start + KEYS_AT_ONCE)
+        # No key is out of the table: "raise" would need a buffer, and "clip" takes a third longer.
+        np.take(table, flat[part], out=found[part], mode="wrap")
+    return found.reshape(keys.shape)
+
+
+def _grey(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.uint8]:
+    """What each of the values is shown as, which depends on the darkest and the brightest of them."""
+    values = apply_modality_lut(pixels, dataset)
+    padding = _padding(pixels, dataset)
+    if padding.any() and not padding.all():
+        values = np.where(padding, values[~padding].min(), values)
+    grey = to_uint8(_voi(values, dataset))
+    if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+        grey = np.asarray(255 - grey, dtype=np.uint8)
+    grey[padding] = 0
+    return grey
+
+
+def _padding(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.bool_]:
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(pixels.shape, dtype=np.bool_)
+    limit = dataset.get("PixelPaddingRangeLimit", value)
+    return np.asarray((pixels >= min(value, limit)) & (pixels <= max(value, limit)))
+
+
+def _voi(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
+    """The values of interest as floats in 0..1; without a VOI transform the values themselves."""
+    if dataset.get("VOILUTSequence"):
+        table = dataset.VOILUTSequence[0]
+        return np.asarray(apply_voi(values, dataset) / (2.0 ** table.LUTDescriptor[2] - 1), dtype=np.float32)
+    window = _window(dataset)
+    if window is None:
+        depth = 2**dataset.BitsStored - 1
+        return values / np.float32(depth) if depth < 255 and values.dtype == np.uint8 else values  # noqa: PLR2004
+    centre, width, function = window
+    shown = values.astype(np.float32)
+    if function == "LINEAR":  # PS3.3 C.11.2.1.2.1: its middle and its width are those of whole numbers
+        centre, width = centre - 0.5, max(width - 1, TINY)
+    shown -= centre
+    shown /= width
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(-4 * shown)))
+    shown += 0.5
+    return np.clip(shown, 0, 1, out=shown)
+
+
+def _window(dataset: pydicom.Dataset) -> tuple[float, float, str] | None:
+    """Centre, width and function of the first window, if the file has one that means something."""
+    try:
+        centre, width = (
+            float(value[0] if isinstance(value, MultiValue) else value)
+            for value in (dataset.WindowCenter, dataset.WindowWidth)
+        )
+    except (AttributeError, TypeError, ValueError, IndexError):
+        return None
+    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    return (centre, width, function) if width >= 1 or (function != "LINEAR" and width > 0) else None
