@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -134,12 +134,27 @@ def test_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
         assert np.abs(load_image(path)[..., 0].astype(int) - FILM).max() <= 1
 
 
-def test_a_large_jpeg_reduced_while_decoding_looks_as_one_reduced_afterwards(tmp_path: Path) -> None:
-    large = Image.fromarray(draw(3, size=1600))
-    path = save(tmp_path / "large.jpg", large, quality=95)
-    expected = np.asarray(large.resize((100, 100), Image.Resampling.BILINEAR), dtype=float)
-    loaded = load_image(path, ImageSpec(100, 100))[..., 0]
-    assert np.abs(loaded - expected).mean() < 1
+@pytest.fixture(scope="module")
+def large_film() -> NDArray[np.uint8]:
+    return draw(3, size=1607)
+
+
+@pytest.mark.parametrize("rule", Resize)
+@pytest.mark.parametrize("beyond", [0, 1, 7])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_large_jpeg_reduced_while_decoding_looks_as_one_reduced_afterwards(
+    tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, beyond: int, orientation: int
+) -> None:
+    """At an eighth of its size the last pixels of most JPEGs reach beyond its border, by 7/8 at the most."""
+    film = large_film[: 1600 + beyond, : 1200 + beyond]
+    stored = np.rot90(film, {1: 0, 3: 2, 6: 1}[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "large.jpg", Image.fromarray(stored), quality=95, exif=exif)
+    lossless = save(tmp_path / "large.png", Image.fromarray(film))
+    expected, loaded = (load_image(each, ImageSpec(100, 90, rule)) for each in (lossless, path))
+    assert np.abs(loaded.astype(int) - expected).max() <= 12
+    assert np.abs(loaded.astype(int) - expected).mean() < 0.5
 
 
 def test_resize_rules(tmp_path: Path) -> None:
@@ -152,6 +167,17 @@ def test_resize_rules(tmp_path: Path) -> None:
     assert (cropped[:, 1:-1] == 200).all()
     assert (padded[:5] == 0).all()
     assert padded[10, 10] == 200
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 80), (301, 200), (64, 64), (97, 61)])
+def test_crop_and_pad_are_those_of_pillow(tmp_path: Path, height: int, width: int) -> None:
+    picture = Image.fromarray(draw(4, size=320)[:height, :width])
+    path, filtered = save(tmp_path / "x.png", picture), Image.Resampling.BILINEAR
+    for side in range(2, 120):  # for each, a part of a pixel more or less than the whole picture is cropped
+        cropped = load_image(path, ImageSpec(50, side, Resize.CROP))[..., 0]
+        np.testing.assert_array_equal(cropped, np.asarray(ImageOps.fit(picture, (side, 50), filtered)))
+        padded = load_image(path, ImageSpec(50, side, Resize.PAD))[..., 0]
+        np.testing.assert_array_equal(padded, np.asarray(ImageOps.pad(picture, (side, 50), filtered)))
 
 
 DEEP = FILM.astype(np.uint16) * 16  # 12 bits
