@@ -54,7 +54,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module="pydicom")
 
 
-def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
+def read_dicom(path: str, max_pixels: int, side: int = 0) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     """Reads the single frame of a DICOM file, bright where a screen would show it bright.
 
     The modality transform (PS3.3 C.11.1) is applied, then the first VOI LUT or window (C.11.2), whose range
@@ -65,9 +65,10 @@ def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
     Args:
         path: the file.
         max_pixels: refuse larger frames before they are decoded.
+        side: pixels that are enough for the shorter side, see `chexscore.presentation.present`; 0 keeps all.
 
     Returns:
-        uint8 [H, W].
+        uint8 [H, W], and how wide and high the frame is in these pixels: not W and H where they are means.
 
     Raises:
         UnsupportedImageError: no image, several frames, palette or deep colour, or an encoding that no
@@ -79,8 +80,8 @@ def read_dicom(path: str, max_pixels: int) -> NDArray[np.uint8]:
     """
     try:
         if is_plain(path):
-            return _read(path, max_pixels)
-        return call(_read, os.path.abspath(path), max_pixels)
+            return _read(path, max_pixels, side)
+        return call(_read, os.path.abspath(path), max_pixels, side)
     except LostCallError as error:
         raise UnreadableImageError(path, f"damaged: the decoder of its pixels {error}") from error
     except ImageError as error:
@@ -105,12 +106,12 @@ def is_plain(path: str) -> bool:
     return syntax in PLAIN
 
 
-def _read(path: str, max_pixels: int) -> NDArray[np.uint8]:
+def _read(path: str, max_pixels: int, side: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     """Does what `read_dicom` says; raises nothing that other processes do not understand."""
     try:
         dataset = pydicom.dcmread(path)
         _check(dataset, path, max_pixels)
-        return present(dataset)
+        return present(dataset, side)
     except (ImageError, OSError, MemoryError):
         raise
     except Exception as error:  # as above

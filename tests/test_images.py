@@ -262,6 +262,57 @@ def test_each_value_of_a_dicom_is_shown_as_if_each_pixel_were_looked_at(
     assert dicom_difference(path, _grey(dataset.pixel_array, dataset)) == 0
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        {"WindowCenter": "2048", "WindowWidth": "1024"},
+        {"WindowCenter": "2048", "WindowWidth": "1024", "VOILUTFunction": "SIGMOID", **NEGATIVE},
+        {"PixelRepresentation": 1, "RescaleSlope": "-1", "RescaleIntercept": "7"},
+    ],
+)
+@pytest.mark.parametrize("rule", Resize)
+def test_a_large_dicom_averaged_before_its_window_looks_as_one_reduced_afterwards(
+    tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, tags: dict[str, str]
+) -> None:
+    pixels = large_film[:403, :290] * 16.0 - 2048 * ("PixelRepresentation" in tags)
+    path = save_dicom(tmp_path / "x.dcm", pixels.astype(np.int16), BitsStored=12, HighBit=11, **tags)
+    png = save(tmp_path / "x.png", Image.fromarray(load_image(path)[..., 0]))
+    image = ImageSpec(24, 25, rule)  # so that means of 7 x 7 pixels are enough: 4 and 3 are left over
+    difference = load_image(path, image).astype(int) - load_image(png, image)
+    assert difference.any(), "nothing was averaged"
+    assert np.abs(difference).max() <= 16
+    assert np.abs(difference).mean() < 1
+
+
+@pytest.mark.parametrize("value", [1, 65535, 32768])
+def test_averages_of_a_dicom_do_not_overflow(tmp_path: Path, value: int) -> None:
+    for pixels in (np.full((64, 64), value, np.uint16), np.full((64, 64), value, np.uint16).view(np.int16)):
+        signed = {"PixelRepresentation": int(pixels.dtype == np.int16)}
+        tags = {"WindowCenter": str(pixels[0, 0]), "WindowWidth": "2", "VOILUTFunction": "LINEAR_EXACT"}
+        path = save_dicom(tmp_path / f"{pixels.dtype}.dcm", pixels, **signed, **tags)
+        assert set(load_image(path, ImageSpec(2, 2)).ravel()) == {128}
+
+
+def test_a_compressed_dicom_is_averaged_like_a_plain_one(tmp_path: Path) -> None:
+    path = Path(save_dicom(tmp_path / "x.dcm", DEEP, BitsStored=12, HighBit=11))
+    plain = load_image(path, ImageSpec(8, 8))
+    dataset = pydicom.dcmread(path)
+    dataset.compress(pydicom.uid.RLELossless)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(load_image(path, ImageSpec(8, 8)), plain)
+    assert (plain[..., 0] != np.asarray(Image.fromarray(load_image(path)[..., 0]).resize((8, 8), 2))).any()
+
+
+@pytest.mark.parametrize("tags", [{"PixelPaddingValue": 0}, {"VOILUTSequence": lut(HILLS, 16)}])
+def test_what_shows_values_in_no_order_is_never_averaged_before(
+    tmp_path: Path, tags: dict[str, object]
+) -> None:
+    path = save_dicom(tmp_path / "x.dcm", DEEP, BitsStored=12, HighBit=11, **tags)
+    afterwards = Image.fromarray(load_image(path)[..., 0]).resize((8, 8), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(load_image(path, ImageSpec(8, 8))[..., 0], np.asarray(afterwards))
+
+
 @pytest.mark.parametrize("tags", [{}, NEGATIVE, {"PresentationLUTShape": "INVERSE"}])
 def test_dicom_padding_is_black_and_does_not_flatten_the_rest(tmp_path: Path, tags: dict[str, str]) -> None:
     pixels = 4080 - DEEP if tags else DEEP.copy()
