@@ -65,7 +65,8 @@ def read_dicom(path: str, max_pixels: int, side: int = 0) -> tuple[NDArray[np.ui
     Args:
         path: the file.
         max_pixels: refuse larger frames before they are decoded.
-        side: pixels that are enough for the shorter side, see `chexscore.presentation.present`; 0 keeps all.
+        side: pixels that are enough for the shorter side; 0 keeps all. Where there are many more, means of
+            them are shown in their place, see `chexscore.presentation.present`.
 
     Returns:
         uint8 [H, W], and how wide and high the frame is in these pixels: not W and H where they are means.

@@ -33,9 +33,10 @@ MAX_PIXELS = 80_000_000
 """Default of the largest image that is decoded; the largest X-ray detectors give about 20 million."""
 
 EXIF_ORIENTATION = 0x0112
-"""Tag of the orientation, 1 (upright) to 8; Exif 2.32, table 4."""
+"""Tag of the orientation, 1 to 8; Exif 2.32, table 4."""
 
-TURNED = range(2, 9)
+UPRIGHT, SIDEWAYS = 1, range(5, 9)
+"""Orientations: as it is stored; with its rows as columns."""
 
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO = 0
@@ -44,11 +45,12 @@ WHITE_IS_ZERO = 0
 IMPOSSIBLE = "no file can have such a name"
 
 OVERSAMPLING = 1.5
-"""JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, and squares of a DICOM's pixels are averaged before all
-else, where that leaves this many times the target's side: several times faster, and the antialiased resize
-behind it still has pixels to average. On 95 original JPEGs the bundled network's pixels differ from those of
-whole decoding by .22 levels on average (with twice the side by .13, at its side by .34), and no score for
-Pneumonia by more than .012 (.009, .055); as DICOM of 12 bits by .28 levels, and .032 (twice: .16, .034)."""
+"""JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, and most DICOM is averaged before it is looked up
+(`chexscore.presentation.present`), where that leaves this many times the target's side: several times faster,
+and the antialiased resize behind it still has pixels to average. On 95 original JPEGs the bundled network's
+pixels differ from those of whole decoding by .22 levels on average (with twice the side by .13, at its side
+by .34), and no score for Pneumonia by more than .012 (.009, .055). As DICOM of 12
+bits, without and with windows, they differ by .28 to .33, and no score by more than .032."""
 
 
 def load_image(
@@ -120,7 +122,7 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
         return _resize(Image.fromarray(pixels), size, image)
     try:
         with Image.open(file, formats=FORMATS) as picture:
-            return _resize(*_grey(picture, path, image, max_pixels), image)
+            return _resize(*_grey(picture, path, image, max_pixels), image, _orientation(picture))
     except UnidentifiedImageError as error:
         raise UnreadableImageError(path, "not an image of a known format, or damaged at its start") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -140,7 +142,7 @@ def _read_dicom(
 def _grey(
     picture: Image.Image, path: str, image: ImageSpec | None, max_pixels: int
 ) -> tuple[Image.Image, tuple[float, float]]:
-    """The picture upright and in 8 bits of grey, and how wide and high it is in its pixels.
+    """The picture as it is stored, in 8 bits of grey, and how wide and high it is in its pixels.
 
     Those of a JPEG may be larger than the file's, and the last of them reach beyond its border.
     """
@@ -153,17 +155,14 @@ def _grey(
         getattr(picture, "tile", "")
     ):  # Pillow would keep the high byte of each channel
         raise UnsupportedImageError(path, "colour of 16 bits a channel; store it in grey")
-    size = None
+    draft = None
     if picture.format == "JPEG":
-        # The last pixels of what is turned lie on another side, so that it is reduced afterwards alone.
-        side = 0 if _orientation(picture) in TURNED else _enough(image)
+        side = _enough(image)
         draft = picture.draft("L", (side, side) if side else None)
-        size = draft[1][2:] if draft and side else None
     tags = getattr(picture, "tag_v2", {})  # of a TIFF
     if tags.get(TIFF_BITS) == (32,) and tags.get(TIFF_SAMPLE_FORMAT, (1,)) == (1,):
         raise UnsupportedImageError(path, "a TIFF of 32-bit unsigned values; store it in 16 bits")
     picture.load()
-    orientation = _orientation(picture)  # behind load(), which turns a TIFF by itself
     if deep:
         values = to_uint8(np.asarray(picture))
         grey = Image.fromarray(255 - values if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO else values)
@@ -171,10 +170,7 @@ def _grey(
         grey = picture.convert("RGB").convert("L")
     else:
         grey = picture.convert("L")
-    if orientation in TURNED:
-        grey.getexif()[EXIF_ORIENTATION] = orientation
-        grey = ImageOps.exif_transpose(grey)
-    return grey, size or grey.size
+    return grey, draft[1][2:] if draft else grey.size
 
 
 def _enough(image: ImageSpec | None) -> int:
@@ -183,37 +179,49 @@ def _enough(image: ImageSpec | None) -> int:
 
 
 def _orientation(picture: Image.Image) -> int:
+    """That of a loaded picture: loading turns a TIFF by itself."""
     try:
-        return int(picture.getexif().get(EXIF_ORIENTATION, 1))
+        return int(picture.getexif().get(EXIF_ORIENTATION, UPRIGHT))
     except Exception:  # noqa: BLE001, a broken Exif block must not cost a sound image
-        return 1
+        return UPRIGHT
 
 
-def _resize(grey: Image.Image, size: tuple[float, float], image: ImageSpec | None) -> Image.Image:
-    """Pillow's antialiased bilinear filter: a triangle as wide as the reduction.
+def _resize(
+    grey: Image.Image, size: tuple[float, float], image: ImageSpec | None, orientation: int = UPRIGHT
+) -> Image.Image:
+    """Brings a picture to the shape that is asked for, and turns it upright.
 
-    `ImageOps.fit` and `pad` would do the same, but only for a whole number of pixels.
+    By Pillow's antialiased bilinear filter: a triangle as wide as the reduction. `ImageOps.fit` and `pad` do
+    the same, but know no size of parts of a pixel, and leave nothing of what gets thinner than one.
     """
     if image is None:
-        return grey
+        return _turned(grey, orientation)
     width, height = size
-    filtered = Image.Resampling.BILINEAR
-    match image.resize:
-        case Resize.STRETCH:
-            return grey.resize((image.width, image.height), filtered, (0, 0, width, height))
-        case Resize.CROP:
-            across = min(width, height * image.width / image.height)
-            down = min(height, width * image.height / image.width)
-            left, top = (width - across) / 2, (height - down) / 2
-            part = (left, top, left + across, top + down)
-            return grey.resize((image.width, image.height), filtered, part)
-        case Resize.PAD:
-            across = max(1, min(image.width, round(width / height * image.height)))
-            down = max(1, min(image.height, round(height / width * image.width)))
-            padded = Image.new("L", (image.width, image.height))
-            small = grey.resize((across, down), filtered, (0, 0, width, height))
-            padded.paste(small, (round((image.width - across) / 2), round((image.height - down) / 2)))
-            return padded
+    sideways = orientation in SIDEWAYS
+    across, down = (image.height, image.width) if sideways else (image.width, image.height)
+    part = (0.0, 0.0, width, height)
+    if image.resize is Resize.CROP:
+        wide, high = min(width, height * across / down), min(height, width * down / across)
+        left, top = (width - wide) / 2, (height - high) / 2
+        part = (left, top, left + wide, top + high)
+    elif image.resize is Resize.PAD:
+        across, down = (
+            max(1, min(across, round(width / height * down))),
+            max(1, min(down, round(height / width * across))),
+        )
+    small = _turned(grey.resize((across, down), Image.Resampling.BILINEAR, part), orientation)
+    if small.size == (image.width, image.height):
+        return small
+    padded = Image.new("L", (image.width, image.height))
+    padded.paste(small, (round((image.width - small.width) / 2), round((image.height - small.height) / 2)))
+    return padded
+
+
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    if orientation == UPRIGHT:
+        return picture
+    picture.getexif()[EXIF_ORIENTATION] = orientation
+    return ImageOps.exif_transpose(picture)
 
 
 def _damaged(error: Exception) -> str:

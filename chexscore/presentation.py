@@ -23,6 +23,9 @@ TINY = 1e-6
 
 KEYS_AT_ONCE = 2**16
 
+WORTH_CLIPPING = 0.99
+"""Share of the values that is seen above which clipping the others costs more than it changes."""
+
 
 def present(dataset: pydicom.Dataset, side: int = 0) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     """The pixels as a screen would show them.
@@ -30,7 +33,8 @@ def present(dataset: pydicom.Dataset, side: int = 0) -> tuple[NDArray[np.uint8],
     Args:
         dataset: of one frame, grey or in colour of 8 bits.
         side: pixels that are enough for the shorter side; 0 keeps all. Where there are twice as many or more,
-            means of squares of them take their place, unless something in `UNORDERED` forbids that.
+            means of squares of pixels take their place; not those of colour, of more than 16 bits, with
+            something of `UNORDERED`, or with values that are shown more than a level apart.
 
     Returns:
         uint8 [H, W], and how wide and high the frame is in them: the last may reach beyond its border.
@@ -38,27 +42,32 @@ def present(dataset: pydicom.Dataset, side: int = 0) -> tuple[NDArray[np.uint8],
     Raises:
         Exception: nearly anything, where the file is damaged.
     """
-    width, height = dataset.Columns, dataset.Rows
     if dataset.SamplesPerPixel > 1:
-        return _luma(pixel_array(dataset)), (width, height)
+        grey = _luma(pixel_array(dataset))
+        return grey, grey.shape[::-1]
     pixels = pixel_array(dataset, view_only=True, correct_unused_bits=False)
     low, high = int(pixels.min()), int(pixels.max())
     limit = 2 ** (dataset.BitsStored - dataset.PixelRepresentation)
     if high >= limit or low < -limit:  # something stands in bits that are not in use, as in old overlays
         pixels = pixel_array(dataset)
         low, high = int(pixels.min()), int(pixels.max())
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    height, width = pixels.shape
     if pixels.itemsize > 2:  # noqa: PLR2004, more values than a table should have
         return _grey(pixels, dataset), (width, height)
-    ordered = not any(keyword in dataset for keyword in UNORDERED)
-    times = min(width, height) // side if ordered and side else 1
-    if times > 1:
-        pixels, width, height = _reduce(pixels, low, high, times), width / times, height / times
     # What a value is shown as is worked out once, and not for each of the millions of pixels that have it.
-    unsigned = f"u{pixels.itemsize}"
+    ordered = not any(keyword in dataset for keyword in UNORDERED)
     values = np.arange(low, high + 1).astype(pixels.dtype) if ordered else _values(pixels)
-    shown = np.zeros(256**pixels.itemsize, dtype=np.uint8)
-    shown[values.view(unsigned)] = _grey(values, dataset)
-    return _look_up(shown, pixels.view(unsigned)), (width, height)
+    shown = _grey(values, dataset)
+    steps = np.abs(np.diff(shown.astype(np.int16)))
+    times = min(width, height) // side if ordered and side and steps.max(initial=0) <= 1 else 1
+    if times > 1:
+        pixels = _reduce(_clip(pixels, values, steps), low, high, times)
+        width, height = width / times, height / times
+    unsigned = f"u{pixels.itemsize}"
+    table = np.zeros(256**pixels.itemsize, dtype=np.uint8)
+    table[values.view(unsigned)] = shown
+    return _look_up(table, pixels.view(unsigned)), (width, height)
 
 
 def _luma(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -68,8 +77,15 @@ def _luma(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return grey
 
 
+def _clip(pixels: NDArray[Any], values: NDArray[Any], steps: NDArray[np.int16]) -> NDArray[Any]:
+    """The pixels without what nobody sees: letters far beyond a window would outshine their squares."""
+    seen = np.flatnonzero(steps)
+    first, last = (seen[0], seen[-1] + 1) if seen.size else (0, 0)
+    return pixels.clip(values[first], values[last]) if last - first < WORTH_CLIPPING * len(steps) else pixels
+
+
 def _reduce(pixels: NDArray[Any], low: int, high: int, times: int) -> NDArray[Any]:
-    """The means of squares of `times` x `times` pixels, rounded to what a pixel can have."""
+    """The means of squares of `times` x `times` pixels in `low` to `high`, rounded to what one can have."""
     # The narrowest integers that hold the sums of columns: three times as fast as 32 bits.
     narrow = np.result_type(pixels, *map(np.min_scalar_type, (low * times, high * times)))
     totals = _sums(_sums(pixels, times, narrow).T, times, np.dtype(np.float64)).T

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from chexscore import load_image
 from chexscore.depth import to_uint8
@@ -24,7 +24,7 @@ from chexscore.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
-from chexscore.presentation import _grey
+from chexscore.presentation import _grey, _reduce
 from chexscore.spec import ImageSpec, Resize
 from chexscore.tags import read_tags
 from tests.phantoms import draw
@@ -141,20 +141,28 @@ def large_film() -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("rule", Resize)
 @pytest.mark.parametrize("beyond", [0, 1, 7])
-@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_a_large_jpeg_reduced_while_decoding_looks_as_one_reduced_afterwards(
     tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, beyond: int, orientation: int
 ) -> None:
     """At an eighth of its size the last pixels of most JPEGs reach beyond its border, by 7/8 at the most."""
     film = large_film[: 1600 + beyond, : 1200 + beyond]
-    stored = np.rot90(film, {1: 0, 3: 2, 6: 1}[orientation])
+    stored = np.rot90(film, {1: 0, 3: 2, 6: 1, 8: 3}[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "large.jpg", Image.fromarray(stored), quality=95, exif=exif)
-    lossless = save(tmp_path / "large.png", Image.fromarray(film))
-    expected, loaded = (load_image(each, ImageSpec(100, 90, rule)) for each in (lossless, path))
-    assert np.abs(loaded.astype(int) - expected).max() <= 12
-    assert np.abs(loaded.astype(int) - expected).mean() < 0.5
+    lossless = save(tmp_path / "large.png", Image.open(path))  # its decoded pixels, and no orientation
+    image = ImageSpec(100, 90, rule)
+    loaded, whole = (load_image(each, image).astype(int) for each in (path, turned(lossless, orientation)))
+    assert (loaded != whole).any(), "nothing was reduced"
+    assert np.abs(loaded - whole).max() <= 6
+    assert np.abs(loaded - whole).mean() < 0.5
+
+
+def turned(path: str, orientation: int) -> str:
+    """The same file, upright."""
+    times = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    return save(Path(path), Image.fromarray(np.rot90(np.asarray(Image.open(path)), times)))
 
 
 def test_resize_rules(tmp_path: Path) -> None:
@@ -178,6 +186,11 @@ def test_crop_and_pad_are_those_of_pillow(tmp_path: Path, height: int, width: in
         np.testing.assert_array_equal(cropped, np.asarray(ImageOps.fit(picture, (side, 50), filtered)))
         padded = load_image(path, ImageSpec(50, side, Resize.PAD))[..., 0]
         np.testing.assert_array_equal(padded, np.asarray(ImageOps.pad(picture, (side, 50), filtered)))
+
+
+def test_the_thinnest_image_still_is_one(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", Image.fromarray(np.full((1, 5000), 200, np.uint8)))
+    assert load_image(path, ImageSpec(10, 10, Resize.PAD)).max() == 200
 
 
 DEEP = FILM.astype(np.uint16) * 16  # 12 bits
@@ -263,35 +276,85 @@ def test_each_value_of_a_dicom_is_shown_as_if_each_pixel_were_looked_at(
 
 
 @pytest.mark.parametrize(
-    "tags",
+    ("limit", "tags"),
     [
-        {},
-        {"WindowCenter": "2048", "WindowWidth": "1024"},
-        {"WindowCenter": "2048", "WindowWidth": "1024", "VOILUTFunction": "SIGMOID", **NEGATIVE},
-        {"PixelRepresentation": 1, "RescaleSlope": "-1", "RescaleIntercept": "7"},
+        (4, {}),
+        (4, {"PixelRepresentation": 1, "RescaleSlope": "-1", "RescaleIntercept": "7"}),
+        (8, {"WindowCenter": "2048", "WindowWidth": "1024"}),
+        (8, {"WindowCenter": "2048", "WindowWidth": "2048", "VOILUTFunction": "SIGMOID", **NEGATIVE}),
     ],
 )
 @pytest.mark.parametrize("rule", Resize)
 def test_a_large_dicom_averaged_before_its_window_looks_as_one_reduced_afterwards(
-    tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, tags: dict[str, str]
+    tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, limit: int, tags: dict[str, str]
 ) -> None:
     pixels = large_film[:403, :290] * 16.0 - 2048 * ("PixelRepresentation" in tags)
     path = save_dicom(tmp_path / "x.dcm", pixels.astype(np.int16), BitsStored=12, HighBit=11, **tags)
-    png = save(tmp_path / "x.png", Image.fromarray(load_image(path)[..., 0]))
-    image = ImageSpec(24, 25, rule)  # so that means of 7 x 7 pixels are enough: 4 and 3 are left over
-    difference = load_image(path, image).astype(int) - load_image(png, image)
-    assert difference.any(), "nothing was averaged"
-    assert np.abs(difference).max() <= 16
-    assert np.abs(difference).mean() < 1
+    before, afterwards = both_ways(path, ImageSpec(24, 25, rule))  # 7 x 7 pixels; 4 and 3 are left over
+    assert (before != afterwards).any(), "nothing was averaged"
+    assert np.abs(before - afterwards).max() <= limit
+    assert np.abs(before - afterwards).mean() < 0.75
 
 
-@pytest.mark.parametrize("value", [1, 65535, 32768])
-def test_averages_of_a_dicom_do_not_overflow(tmp_path: Path, value: int) -> None:
-    for pixels in (np.full((64, 64), value, np.uint16), np.full((64, 64), value, np.uint16).view(np.int16)):
-        signed = {"PixelRepresentation": int(pixels.dtype == np.int16)}
-        tags = {"WindowCenter": str(pixels[0, 0]), "WindowWidth": "2", "VOILUTFunction": "LINEAR_EXACT"}
-        path = save_dicom(tmp_path / f"{pixels.dtype}.dcm", pixels, **signed, **tags)
+def both_ways(path: str, image: ImageSpec) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A DICOM's pixels, averaged before they are looked up, and all looked up and reduced afterwards."""
+    png = save(Path(path).with_suffix(".png"), Image.fromarray(load_image(path)[..., 0]))
+    return load_image(path, image).astype(int), load_image(png, image).astype(int)
+
+
+def test_what_lies_far_beyond_a_window_does_not_outshine_its_square(tmp_path: Path) -> None:
+    """Letters, and pixels of a detector that do not work."""
+    pixels = np.full((200, 200), 1024, np.uint16)
+    pixels[::16, ::16] = pixels[50:150, 100] = 65535
+    path = save_dicom(tmp_path / "x.dcm", pixels, WindowCenter="2048", WindowWidth="4096")
+    before, afterwards = both_ways(path, ImageSpec(20, 20))
+    assert (before != afterwards).any(), "nothing was averaged"
+    assert np.abs(before - afterwards).max() <= 4
+
+
+@pytest.mark.parametrize(
+    "tags", [{"WindowCenter": "128", "WindowWidth": "16"}, {"BitsStored": 2, "HighBit": 1}]
+)
+def test_means_of_few_values_are_not_rounded_to_them(tmp_path: Path, tags: dict[str, object]) -> None:
+    pixels = FILM if "WindowCenter" in tags else FILM // 64
+    before, afterwards = both_ways(save_dicom(tmp_path / "x.dcm", pixels, **tags), ImageSpec(8, 8))
+    np.testing.assert_array_equal(before, afterwards)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2"])
+@pytest.mark.parametrize("times", [2, 3, 7])
+def test_means_are_those_of_whole_squares(kind: str, times: int) -> None:
+    limits = np.iinfo(kind)
+    pixels = (
+        np.random.default_rng(times).integers(limits.min, limits.max, (45, 62), endpoint=True).astype(kind)
+    )
+    pixels[: 2 * times, : 2 * times], pixels[-9:, -9:] = limits.max, limits.min
+    found = _reduce(pixels, limits.min, limits.max, times)
+    assert (found.dtype, found.shape) == (np.dtype(kind), (-(-45 // times), -(-62 // times)))
+    for row, column in np.ndindex(found.shape):
+        top, left = min(row * times, 45 - times), min(column * times, 62 - times)
+        square = pixels[top : top + times, left : left + times]
+        assert found[row, column] == np.rint(square.mean())
+
+
+def test_a_dicom_of_one_value_keeps_it(tmp_path: Path) -> None:
+    for value in (1, 32768, 65535):
+        pixels = np.full((64, 64), value, np.uint16)
+        tags = {"WindowCenter": str(value), "WindowWidth": "2000", "VOILUTFunction": "LINEAR_EXACT"}
+        path = save_dicom(tmp_path / "x.dcm", pixels, **tags)
         assert set(load_image(path, ImageSpec(2, 2)).ravel()) == {128}
+
+
+def test_a_dicom_whose_bytes_come_in_the_other_order_is_averaged_like_any(tmp_path: Path) -> None:
+    window = {"WindowCenter": "2048", "WindowWidth": "2048"}
+    path = save_dicom(tmp_path / "x.dcm", DEEP, BitsStored=12, HighBit=11, **window)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.PixelData = DEEP.astype(">u2").tobytes()
+    other = tmp_path / "y.dcm"
+    pydicom.dcmwrite(other, dataset, implicit_vr=False, little_endian=False, force_encoding=True)
+    for image in (None, ImageSpec(8, 8)):
+        np.testing.assert_array_equal(load_image(other, image), load_image(path, image))
 
 
 def test_a_compressed_dicom_is_averaged_like_a_plain_one(tmp_path: Path) -> None:
@@ -301,16 +364,26 @@ def test_a_compressed_dicom_is_averaged_like_a_plain_one(tmp_path: Path) -> None
     dataset.compress(pydicom.uid.RLELossless)
     dataset.save_as(path)
     np.testing.assert_array_equal(load_image(path, ImageSpec(8, 8)), plain)
-    assert (plain[..., 0] != np.asarray(Image.fromarray(load_image(path)[..., 0]).resize((8, 8), 2))).any()
+    before, afterwards = both_ways(str(path), ImageSpec(8, 8))
+    assert (before != afterwards).any(), "nothing was averaged"
 
 
-@pytest.mark.parametrize("tags", [{"PixelPaddingValue": 0}, {"VOILUTSequence": lut(HILLS, 16)}])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PixelPaddingValue": 0},
+        {"VOILUTSequence": lut(HILLS, 16)},
+        {"ModalityLUTSequence": lut(HILLS, 16)},
+        {"BitsAllocated": 32},
+    ],
+)
 def test_what_shows_values_in_no_order_is_never_averaged_before(
     tmp_path: Path, tags: dict[str, object]
 ) -> None:
-    path = save_dicom(tmp_path / "x.dcm", DEEP, BitsStored=12, HighBit=11, **tags)
-    afterwards = Image.fromarray(load_image(path)[..., 0]).resize((8, 8), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(load_image(path, ImageSpec(8, 8))[..., 0], np.asarray(afterwards))
+    pixels = DEEP.astype(np.uint32) if "BitsAllocated" in tags else DEEP
+    path = save_dicom(tmp_path / "x.dcm", pixels, BitsStored=12, HighBit=11, **tags)
+    before, afterwards = both_ways(path, ImageSpec(8, 8))
+    np.testing.assert_array_equal(before, afterwards)
 
 
 @pytest.mark.parametrize("tags", [{}, NEGATIVE, {"PresentationLUTShape": "INVERSE"}])

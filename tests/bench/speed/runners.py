@@ -36,15 +36,16 @@ Work = Callable[[], object]
 
 
 def decode(files: list[str], side: int) -> Work:
-    """The least that gives the network its pixels, by bare calls of Pillow or pydicom, with all threads."""
+    """What gives the network its pixels by few bare calls of Pillow or pydicom, with all threads."""
 
     def one(file: str) -> NDArray[np.uint8]:
         if file.endswith(".dcm"):
             import pydicom
 
             picture = Image.fromarray((pydicom.dcmread(file).pixel_array >> 4).astype(np.uint8))
-            small = picture.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=OVERSAMPLING)
-            return np.asarray(small)
+            return np.asarray(
+                picture.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=OVERSAMPLING)
+            )
         with Image.open(file) as opened:
             opened.draft("L", (math.ceil(OVERSAMPLING * side),) * 2)
             return np.asarray(opened.convert("L").resize((side, side), Image.Resampling.BILINEAR))
