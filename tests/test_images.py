@@ -136,7 +136,7 @@ def test_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def large_film() -> NDArray[np.uint8]:
-    return draw(3, size=1607)
+    return draw(3, size=807)
 
 
 @pytest.mark.parametrize("rule", Resize)
@@ -146,17 +146,17 @@ def test_a_large_jpeg_reduced_while_decoding_looks_as_one_reduced_afterwards(
     tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, beyond: int, orientation: int
 ) -> None:
     """At an eighth of its size the last pixels of most JPEGs reach beyond its border, by 7/8 at the most."""
-    film = large_film[: 1600 + beyond, : 1200 + beyond]
+    film = large_film[: 800 + beyond, : 640 + beyond]
     stored = np.rot90(film, {1: 0, 3: 2, 6: 1, 8: 3}[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "large.jpg", Image.fromarray(stored), quality=95, exif=exif)
     lossless = save(tmp_path / "large.png", Image.open(path))  # its decoded pixels, and no orientation
-    image = ImageSpec(100, 90, rule)
+    image = ImageSpec(50, 45, rule)
     loaded, whole = (load_image(each, image).astype(int) for each in (path, turned(lossless, orientation)))
     assert (loaded != whole).any(), "nothing was reduced"
-    assert np.abs(loaded - whole).max() <= 6
-    assert np.abs(loaded - whole).mean() < 0.5
+    assert np.abs(loaded - whole).max() <= 8
+    assert np.abs(loaded - whole).mean() < 0.47
 
 
 def turned(path: str, orientation: int) -> str:
@@ -276,24 +276,24 @@ def test_each_value_of_a_dicom_is_shown_as_if_each_pixel_were_looked_at(
 
 
 @pytest.mark.parametrize(
-    ("limit", "tags"),
+    "tags",
     [
-        (4, {}),
-        (4, {"PixelRepresentation": 1, "RescaleSlope": "-1", "RescaleIntercept": "7"}),
-        (8, {"WindowCenter": "2048", "WindowWidth": "1024"}),
-        (8, {"WindowCenter": "2048", "WindowWidth": "2048", "VOILUTFunction": "SIGMOID", **NEGATIVE}),
+        {},
+        {"PixelRepresentation": 1, "RescaleSlope": "-1", "RescaleIntercept": "7"},
+        {"WindowCenter": "2048", "WindowWidth": "1024"},
+        {"WindowCenter": "2048", "WindowWidth": "2048", "VOILUTFunction": "SIGMOID", **NEGATIVE},
     ],
 )
 @pytest.mark.parametrize("rule", Resize)
 def test_a_large_dicom_averaged_before_its_window_looks_as_one_reduced_afterwards(
-    tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, limit: int, tags: dict[str, str]
+    tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, tags: dict[str, str]
 ) -> None:
     pixels = large_film[:403, :290] * 16.0 - 2048 * ("PixelRepresentation" in tags)
     path = save_dicom(tmp_path / "x.dcm", pixels.astype(np.int16), BitsStored=12, HighBit=11, **tags)
     before, afterwards = both_ways(path, ImageSpec(24, 25, rule))  # 7 x 7 pixels; 4 and 3 are left over
     assert (before != afterwards).any(), "nothing was averaged"
-    assert np.abs(before - afterwards).max() <= limit
-    assert np.abs(before - afterwards).mean() < 0.75
+    assert np.abs(before - afterwards).max() <= 6
+    assert np.abs(before - afterwards).mean() < 0.6
 
 
 def both_ways(path: str, image: ImageSpec) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
