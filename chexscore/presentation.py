@@ -33,8 +33,8 @@ def present(dataset: pydicom.Dataset, side: int = 0) -> tuple[NDArray[np.uint8],
     Args:
         dataset: of one frame, grey or in colour of 8 bits.
         side: pixels that are enough for the shorter side; 0 keeps all. Where there are twice as many or more,
-            means of squares of pixels take their place; not those of colour, of more than 16 bits, with
-            something of `UNORDERED`, or with values that are shown more than a level apart.
+            means of squares of pixels take their place; not of colour, of more than 16 bits, or where what is
+            shown of a value jumps, turns back or depends on others (`UNORDERED`).
 
     Returns:
         uint8 [H, W], and how wide and high the frame is in them: the last may reach beyond its border.
@@ -54,15 +54,16 @@ def present(dataset: pydicom.Dataset, side: int = 0) -> tuple[NDArray[np.uint8],
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     height, width = pixels.shape
     if pixels.itemsize > 2:  # noqa: PLR2004, more values than a table should have
-        return _grey(pixels, dataset), (width, height)
+        return _grey(pixels, dataset)[0], (width, height)
     # What a value is shown as is worked out once, and not for each of the millions of pixels that have it.
-    ordered = not any(keyword in dataset for keyword in UNORDERED)
-    values = np.arange(low, high + 1).astype(pixels.dtype) if ordered else _values(pixels)
-    shown = _grey(values, dataset)
-    steps = np.abs(np.diff(shown.astype(np.int16)))
-    times = min(width, height) // side if ordered and side and steps.max(initial=0) <= 1 else 1
-    if times > 1:
-        pixels = _reduce(_clip(pixels, values, steps), low, high, times)
+    values = np.arange(low, high + 1).astype(pixels.dtype)
+    shown, alone = _grey(values, dataset)
+    if not alone and any(keyword in dataset for keyword in UNORDERED):
+        values = _values(pixels)
+        shown, _ = _grey(values, dataset)
+    elif side and min(width, height) >= 2 * side and _is_smooth(shown):
+        times = min(width, height) // side
+        pixels = _reduce(_clip(pixels, values, shown), low, high, times)
         width, height = width / times, height / times
     unsigned = f"u{pixels.itemsize}"
     table = np.zeros(256**pixels.itemsize, dtype=np.uint8)
@@ -77,11 +78,17 @@ def _luma(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return grey
 
 
-def _clip(pixels: NDArray[Any], values: NDArray[Any], steps: NDArray[np.int16]) -> NDArray[Any]:
+def _is_smooth(shown: NDArray[np.uint8]) -> bool:
+    """Whether what values are shown as goes one way by a level at most: means are shown as they would be."""
+    steps = np.diff(shown.astype(np.int16))
+    return bool(steps.max(initial=0) - steps.min(initial=0) <= 1)
+
+
+def _clip(pixels: NDArray[Any], values: NDArray[Any], shown: NDArray[np.uint8]) -> NDArray[Any]:
     """The pixels without what nobody sees: letters far beyond a window would outshine their squares."""
-    seen = np.flatnonzero(steps)
-    first, last = (seen[0], seen[-1] + 1) if seen.size else (0, 0)
-    return pixels.clip(values[first], values[last]) if last - first < WORTH_CLIPPING * len(steps) else pixels
+    changes = np.flatnonzero(shown[1:] != shown[:-1])
+    first, last = (changes[0], changes[-1] + 1) if changes.size else (0, 0)
+    return pixels.clip(values[first], values[last]) if last - first < WORTH_CLIPPING * len(values) else pixels
 
 
 def _reduce(pixels: NDArray[Any], low: int, high: int, times: int) -> NDArray[Any]:
@@ -117,17 +124,19 @@ def _look_up(table: NDArray[np.uint8], keys: NDArray[Any]) -> NDArray[np.uint8]:
     return found.reshape(keys.shape)
 
 
-def _grey(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.uint8]:
-    """What each of the values is shown as, which depends on the darkest and the brightest of them."""
+def _grey(pixels: NDArray[Any], dataset: pydicom.Dataset) -> tuple[NDArray[np.uint8], bool]:
+    """What each value is shown as, and whether by itself: else the darkest and brightest of all count too."""
     values = apply_modality_lut(pixels, dataset)
     padding = _padding(pixels, dataset)
     if padding.any() and not padding.all():
         values = np.where(padding, values[~padding].min(), values)
-    grey = to_uint8(_voi(values, dataset))
+    interest = _voi(values, dataset)
+    alone = interest.dtype.kind == "f" and interest.min() >= 0 and interest.max() <= 1
+    grey = to_uint8(interest)
     if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
         grey = np.asarray(255 - grey, dtype=np.uint8)
     grey[padding] = 0
-    return grey
+    return grey, bool(alone)
 
 
 def _padding(pixels: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.bool_]:

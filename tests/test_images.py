@@ -248,6 +248,8 @@ def lut(values: NDArray[np.uint16], bits: int) -> list[Dataset]:
     return [table]
 
 
+CLINICAL = {"WindowCenter": "2048", "WindowWidth": "4000"}
+
 HILLS = (2000 + 1900 * np.sin(np.arange(4096) / 50)).astype(np.uint16)
 """A table whose darkest and brightest entries are not at its ends."""
 
@@ -272,7 +274,7 @@ def test_each_value_of_a_dicom_is_shown_as_if_each_pixel_were_looked_at(
     pixels = np.random.default_rng(0).permutation(np.arange(100, 4000, 3, dtype=np.uint16)).reshape(26, 50)
     path = save_dicom(tmp_path / "x.dcm", pixels, **tags)
     dataset = pydicom.dcmread(path)
-    assert dicom_difference(path, _grey(dataset.pixel_array, dataset)) == 0
+    assert dicom_difference(path, _grey(dataset.pixel_array, dataset)[0]) == 0
 
 
 @pytest.mark.parametrize(
@@ -282,11 +284,13 @@ def test_each_value_of_a_dicom_is_shown_as_if_each_pixel_were_looked_at(
         {"PixelRepresentation": 1, "RescaleSlope": "-1", "RescaleIntercept": "7"},
         {"WindowCenter": "2048", "WindowWidth": "1024"},
         {"WindowCenter": "2048", "WindowWidth": "2048", "VOILUTFunction": "SIGMOID", **NEGATIVE},
+        {**CLINICAL, "PixelPaddingValue": 0, "PixelPaddingRangeLimit": 40},
+        {"VOILUTSequence": lut((np.arange(4096) ** 2 / 4096).astype(np.uint16), 12)},
     ],
 )
 @pytest.mark.parametrize("rule", Resize)
 def test_a_large_dicom_averaged_before_its_window_looks_as_one_reduced_afterwards(
-    tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, tags: dict[str, str]
+    tmp_path: Path, large_film: NDArray[np.uint8], rule: Resize, tags: dict[str, object]
 ) -> None:
     pixels = large_film[:403, :290] * 16.0 - 2048 * ("PixelRepresentation" in tags)
     path = save_dicom(tmp_path / "x.dcm", pixels.astype(np.int16), BitsStored=12, HighBit=11, **tags)
@@ -372,15 +376,19 @@ def test_a_compressed_dicom_is_averaged_like_a_plain_one(tmp_path: Path) -> None
     "tags",
     [
         {"PixelPaddingValue": 0},
+        {"PixelPaddingValue": 4095, "PixelPaddingRangeLimit": 3000, **CLINICAL},
+        {"PixelPaddingValue": 0, **CLINICAL, **NEGATIVE},
         {"VOILUTSequence": lut(HILLS, 16)},
+        {"VOILUTSequence": lut(np.abs(np.arange(-2048, 2048)).astype(np.uint16), 11)},
         {"ModalityLUTSequence": lut(HILLS, 16)},
         {"BitsAllocated": 32},
     ],
 )
-def test_what_shows_values_in_no_order_is_never_averaged_before(
+def test_what_shows_values_in_jumps_or_no_order_is_never_averaged_before(
     tmp_path: Path, tags: dict[str, object]
 ) -> None:
-    pixels = DEEP.astype(np.uint32) if "BitsAllocated" in tags else DEEP
+    pixels = DEEP.astype(np.uint32 if "BitsAllocated" in tags else np.uint16)
+    pixels[0, 0] = 0
     path = save_dicom(tmp_path / "x.dcm", pixels, BitsStored=12, HighBit=11, **tags)
     before, afterwards = both_ways(path, ImageSpec(8, 8))
     np.testing.assert_array_equal(before, afterwards)
