@@ -20,7 +20,7 @@ from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
 from chexscore.outputs import STDOUT, check_target, replacing, standard_output
 
 if TYPE_CHECKING:
-    from chexscore.classifier import Device
+    from chexscore.sessions import Device
 
 __all__ = ["Outputs", "evaluate"]
 

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexscore.ahead import work_ahead
-from chexscore.classifier import Classifier, Device
+from chexscore.classifier import Classifier
 from chexscore.cores import usable_cores
 from chexscore.discovery import find_images
 from chexscore.errors import ImageError, NetworkError
 from chexscore.images import MAX_PIXELS, load_image
 from chexscore.predictions import Prediction, Status
+from chexscore.sessions import Device
 from chexscore.spec import ImageSpec
 
 __all__ = [

@@ -10,9 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from chexscore.classifier import open_session
 from chexscore.errors import ModelError, first_line
 from chexscore.messages import visible
+from chexscore.sessions import open_session
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 from export.calibrate import sigmoid
 from export.files import candidate, check_output, describe, place

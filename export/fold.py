@@ -23,8 +23,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, numpy_helper
 
-from chexscore.classifier import SILENT  # which switches off onnxruntime's telemetry before it is loaded
 from chexscore.errors import ModelError, first_line
+from chexscore.sessions import SILENT  # which switches off onnxruntime's telemetry before it is loaded
 
 __all__ = ["fold", "fold_for_int8"]
 
@@ -127,7 +127,7 @@ def _fix_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
     """What onnxruntime makes of a graph at its basic level, which keeps to ONNX's own operators."""
-    import onnxruntime  # noqa: PLC0415, behind chexscore.classifier
+    import onnxruntime  # noqa: PLC0415, behind chexscore.sessions
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT

@@ -50,7 +50,7 @@ def reduce(model: onnx.ModelProto, precision: Precision, images: NDArray[np.uint
         precision: what to make of it.
         images: uint8 [S, H, W, 1], typical ones, for the ranges of int8, RANGE_IMAGES of them at most.
     """
-    # Behind chexscore.classifier, which switches off onnxruntime's telemetry before it is loaded.
+    # Behind chexscore.sessions, which switches off onnxruntime's telemetry before it is loaded.
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
 
     match precision:

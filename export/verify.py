@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from chexscore import Classifier
-from chexscore.classifier import open_session
 from chexscore.errors import ModelError
+from chexscore.sessions import open_session
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ImageSpec
 
 __all__ = [

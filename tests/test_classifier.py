@@ -79,12 +79,12 @@ def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytes
     monkeypatch.setattr(onnxruntime, "InferenceSession", fallback)
     with pytest.raises(DeviceError, match="does not work here"):
         Classifier(model, device="cuda")
-    monkeypatch.setattr("chexscore.classifier.DRIVER", None)  # this process, which can be loaded
+    monkeypatch.setattr("chexscore.sessions.DRIVER", None)  # this process, which can be loaded
     classifier = Classifier(model, device="auto")
     assert (classifier.device, classifier.cuda_fault) == ("cpu", "")
     assert tried == [["CUDAExecutionProvider", "CPUExecutionProvider"]] * 2
     assert on_cuda == [{"cudnn_conv_algo_search": "HEURISTIC"}] * 2
-    monkeypatch.setattr("chexscore.classifier.DRIVER", "no such library")
+    monkeypatch.setattr("chexscore.sessions.DRIVER", "no such library")
     assert Classifier(model, device="auto").device == "cpu"
     assert tried[2:] == [["CPUExecutionProvider"]]
     assert usable_devices(classifier) == ["cpu"]
@@ -107,7 +107,7 @@ def test_a_cuda_that_breaks_says_why_and_nothing_on_standard_output(
     with pytest.raises(DeviceError, match="the driver is too old"):
         Classifier(model, device="cuda")
     assert Classifier(model, device="auto").device == "cpu"
-    monkeypatch.setattr("chexscore.classifier.NVIDIA", model)  # a device that is there
+    monkeypatch.setattr("chexscore.sessions.NVIDIA", model)  # a device that is there
     assert "the driver is too old" in Classifier(model, device="auto").cuda_fault
     assert Classifier(model, device="cpu").cuda_fault == ""
     assert capsys.readouterr().out == ""

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from chexscore import __version__
-from chexscore.classifier import PROVIDERS
 from chexscore.cli import main
 from chexscore.errors import ChexscoreError
+from chexscore.sessions import PROVIDERS
 from chexscore.stopping import Stop
 from chexscore.tags import names_people
 from tests.networks import brightness_model, brightness_spec
@@ -282,9 +282,9 @@ def test_a_fall_back_to_the_cpu_is_told_even_when_quiet(
     model: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("chexscore.stopping.stop_on_signals", Stop)
-    monkeypatch.setattr("chexscore.classifier.NVIDIA", str(model))  # a device that is there
+    monkeypatch.setattr("chexscore.sessions.NVIDIA", str(model))  # a device that is there
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(PROVIDERS.values()))
-    monkeypatch.setattr("chexscore.classifier.onnxruntime.InferenceSession", OnCpu)
+    monkeypatch.setattr("chexscore.sessions.onnxruntime.InferenceSession", OnCpu)
     monkeypatch.setattr(sys, "argv", ["chexscore", "predict", str(images), "-m", str(model), "-q"])
     with pytest.raises(SystemExit) as ended:
         main()

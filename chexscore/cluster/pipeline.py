@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from chexscore.classifier import Classifier, Device
+from chexscore.classifier import Classifier
 from chexscore.cluster.connection import told
 from chexscore.cluster.decoding import IMAGES_A_BLOCK, decode
 from chexscore.cluster.job import Batch, Job
 from chexscore.cluster.parts import Scored
 from chexscore.cluster.scorer import Scorer, rows_of
 from chexscore.errors import DeviceError
+from chexscore.sessions import Device
 from chexscore.settings import installed
 from chexscore.stopping import Stop, StoppedError
 

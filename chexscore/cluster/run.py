@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chexscore.beside import record_path, store_path
-from chexscore.classifier import Classifier, Device
+from chexscore.classifier import Classifier
 from chexscore.cluster.connection import connected
 from chexscore.cluster.job import Job
 from chexscore.cluster.listing import LISTING, Inputs, Listing, take_list
@@ -23,6 +23,7 @@ from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.records import RunRecord
+from chexscore.sessions import Device
 from chexscore.settings import begin_record, columns_of, installed, now, settings_of
 from chexscore.stopping import Stop, StoppedError
 from chexscore.store import check_settings

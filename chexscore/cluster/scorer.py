@@ -7,10 +7,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from chexscore.classifier import Classifier, Device
+from chexscore.classifier import Classifier
 from chexscore.cluster.job import Batch, check_installed, pickled
 from chexscore.cluster.parts import Scored
 from chexscore.scoring import Loaded, Network, score_loaded
+from chexscore.sessions import Device
 
 __all__ = ["Scorer", "rows_of"]
 
