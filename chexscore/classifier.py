@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from chexscore.cores import usable_cores
 from chexscore.errors import DeviceError, ModelError, NetworkError, UsageError, first_line
-from chexscore.sessions import PROVIDERS, RUNTIME, Device, DeviceBuffer, open_session, shows_gpu
+from chexscore.sessions import PROVIDERS, RUNTIME, Device, DeviceBuffer, cuda_reason, open_session, shows_gpu
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, SPEC_KEY, ModelSpec
 
 __all__ = ["BUNDLED_MODEL", "Classifier", "usable_devices"]
@@ -73,6 +73,7 @@ class Classifier:
                 f"{self.path}: not a model that onnxruntime can load: {first_line(error)}"
             ) from error
         self.device = "cuda" if PROVIDERS["cuda"] in self._session.get_providers() else "cpu"
+        self._turn = threading.Lock()
         self._own = threading.local()  # what each thread that scores on a GPU has for itself
         self.runtime = RUNTIME
         self.cuda_fault = fault if shows_gpu() else ""
@@ -98,7 +99,7 @@ class Classifier:
             scores = self._run(images)
         except Exception as error:  # as above: no common base
             raise NetworkError(
-                f"the network failed on a batch of {len(images)}: {first_line(error)}"
+                f"the network failed on a batch of {len(images)}: {cuda_reason(error)}"
             ) from error
         return scores
 
@@ -109,7 +110,7 @@ class Classifier:
             return scores
         buffer: DeviceBuffer | None = getattr(self._own, "buffer", None)
         if buffer is None or buffer.shape != images.shape:
-            buffer = self._own.buffer = DeviceBuffer(self._session, images.shape, self.device)
+            buffer = self._own.buffer = DeviceBuffer(self._session, images.shape, self.device, self._turn)
         return buffer.score(images)
 
     def _read_spec(self) -> ModelSpec:
@@ -135,6 +136,10 @@ class Classifier:
         return spec
 
 
-def usable_devices(classifier: Classifier) -> list[str]:
-    """The devices that can really run a model here: onnxruntime claims more, so it is opened once more."""
-    return ["cpu"] if Classifier(classifier.path, device="auto").device == "cpu" else ["cpu", "cuda"]
+def usable_devices(classifier: Classifier) -> tuple[list[str], str]:
+    """The devices that can really run a model here, and why CUDA is none of them where that is a surprise.
+
+    onnxruntime claims more, so the model is opened once more.
+    """
+    tried = Classifier(classifier.path, device="auto")
+    return (["cpu"] if tried.device == "cpu" else ["cpu", "cuda"]), tried.cuda_fault

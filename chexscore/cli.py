@@ -391,7 +391,7 @@ def info(model: ModelOption = None) -> None:
     _freeze_imports()
     classifier = Classifier(model, device="cpu")
     with standard_output():
-        display.info(classifier, usable_devices(classifier))
+        display.info(classifier, *usable_devices(classifier))
 
 
 def main() -> None:

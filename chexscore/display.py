@@ -14,12 +14,12 @@ from chexscore.spec import ModelSpec
 __all__ = ["info"]
 
 
-def info(classifier: Classifier, devices: list[str]) -> None:
-    """Prints a model's description of itself, and what chexscore can use here."""
+def info(classifier: Classifier, devices: list[str], cuda_fault: str) -> None:
+    """Prints a model's description of itself, and what chexscore can use here, or why it cannot use a GPU."""
     spec = classifier.spec
     rows = {
         "chexscore": __version__,
-        "devices": ", ".join(devices),
+        "devices": ", ".join(devices) + (f"; CUDA does not work ({cuda_fault})" if cuda_fault else ""),
         "model": f"{spec.name} {spec.version}",
         "file": classifier.path,
         "sha256": classifier.sha256,

@@ -247,9 +247,9 @@ class Network:
         """Scores the images of a batch, whatever their number.
 
         Whenever something fails, a blank image is tried in the same shape. Where that works, an image is to
-        blame: each of its batch is run by itself, in the same shape, so that its neighbours' scores stay what
-        they are to the last digit. Where it fails too, no image is blamed, and the shape is halved for the
-        rest of the run, in case that memory is short.
+        blame: each of its batch is run by itself, and what fails once more, in the same shape, so that its
+        neighbours' scores stay what they are to the last digit. Where it fails too, no image is blamed, and
+        the shape is halved for the rest of the run, in case that memory is short.
 
         Raises:
             NetworkError: even one blank image fails: the network, or its device, is of no use any more.
@@ -261,7 +261,7 @@ class Network:
             part = batch.pixels[start : start + (1 if start < suspects else shape)]
             try:
                 scored.extend(self._run(part, shape))
-            except NetworkError as error:
+            except NetworkError:
                 if self._blank_fails(part[0], shape):
                     if shape == 1:
                         raise
@@ -269,8 +269,15 @@ class Network:
                 elif len(part) > 1:
                     suspects = start + len(part)
                 else:
-                    scored.append(error)
+                    scored.append(self._once_more(part, shape))
         return _Scored(scored, self._shape)
+
+    def _once_more(self, part: list[NDArray[np.uint8]], shape: int) -> NDArray[np.float32] | NetworkError:
+        """For an image that failed before a blank one did not: memory may have been short meanwhile."""
+        try:
+            return self._run(part, shape)[0]
+        except NetworkError as error:
+            return error
 
     def _blank_fails(self, like: NDArray[np.uint8], shape: int) -> bool:
         try:

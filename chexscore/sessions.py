@@ -1,7 +1,11 @@
 """onnxruntime's sessions, on the device that is asked for. The only importer of onnxruntime."""
 
+import contextlib
 import ctypes
+import io
 import os
+import re
+import threading
 from importlib.util import find_spec
 from typing import Literal
 
@@ -19,7 +23,16 @@ from chexscore.spec import INPUT_NAME, OUTPUT_NAME
 
 onnxruntime.disable_telemetry_events()  # in case that an application has loaded it before
 
-__all__ = ["PROVIDERS", "RUNTIME", "SILENT", "Device", "DeviceBuffer", "open_session", "shows_gpu"]
+__all__ = [
+    "PROVIDERS",
+    "RUNTIME",
+    "SILENT",
+    "Device",
+    "DeviceBuffer",
+    "cuda_reason",
+    "open_session",
+    "shows_gpu",
+]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -27,20 +40,19 @@ RUNTIME: str = onnxruntime.__version__
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
-    "cpu": {},
-    # Searching exhaustively, the default, may choose other algorithms in another run, with other last digits:
-    # https://github.com/microsoft/onnxruntime/issues/19822. A resumed output would not be what it is without
-    # the stop. What this costs has not been measured.
-    "cuda": {"cudnn_conv_algo_search": "HEURISTIC"},
-}
-"""No CUDA graphs: a session that replays one may not run in two threads, which keep two batches in flight."""
+HALVES = b'"precision": "fp16"'
+"""How a model that was exported to compute in 16 bits says so (`chexscore.spec.ModelSpec.to_json`)."""
 
-NVIDIA = "/dev/nvidiactl"
-"""What NVIDIA's driver shows of itself on Linux."""
+NVIDIA = ("/dev/nvidiactl", "/dev/dxg")
+"""What shows of a GPU on Linux with NVIDIA's driver, and on Linux within Windows."""
 
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 """The library that comes with NVIDIA's driver."""
+
+CUDA_SAYS = re.compile(
+    r"((CUDA|CUDNN|CUBLAS)\w* failure|cuDNN is|cuFFT is|Failed to allocate).*?(?= ; |\n|$)"
+)
+"""What is worth reading of onnxruntime's words for what fails on a GPU, behind signatures in C++."""
 
 WARNING, SILENT = 2, 4
 """onnxruntime's severities: its default, and "fatal"."""
@@ -70,7 +82,7 @@ def open_session(
             content,
             options,
             providers=[PROVIDERS[name] for name in devices],
-            provider_options=[PROVIDER_OPTIONS[name] for name in devices],
+            provider_options=[_cuda_options(content) if name == "cuda" else {} for name in devices],
             enable_fallback=0,
         )
 
@@ -78,16 +90,19 @@ def open_session(
         if device == "cuda":
             raise DeviceError("this onnxruntime is built without CUDA; install onnxruntime-gpu.")
         return on("cpu"), ""
-    if device == "auto" and not os.path.exists(NVIDIA) and not _has_driver():
+    if device == "auto" and not shows_gpu() and not _has_driver():
         return on("cpu"), ""  # a fraction of a second earlier than onnxruntime finds that out
     if find_spec("nvidia") is not None:  # CUDA's libraries as Python packages: the extra `cuda`
-        onnxruntime.preload_dlls()
+        with contextlib.redirect_stdout(io.StringIO()):  # where it tells what it does not find
+            onnxruntime.preload_dlls()
     onnxruntime.set_default_logger_severity(SILENT)  # its words are those of `_cuda_fault`, on standard error
     reason = ""
     try:
         session = on("cuda", "cpu")
+        if PROVIDERS["cuda"] in session.get_providers():
+            _score_blank(session)
     except Exception as error:  # noqa: BLE001, the model's fault, which the CPU tells too, or CUDA's
-        session, reason = on("cpu"), first_line(error)
+        session, reason = on("cpu"), cuda_reason(error)
     finally:
         onnxruntime.set_default_logger_severity(WARNING)
     if PROVIDERS["cuda"] in session.get_providers():
@@ -95,10 +110,35 @@ def open_session(
     reason = reason or _cuda_fault()
     if device == "cuda":
         raise DeviceError(
-            f"CUDA was asked for and does not work here ({reason}). It needs an NVIDIA driver, CUDA 13 and "
-            "cuDNN 9 (pip install 'chexscore[cuda]'); --device cpu runs without."
+            f"CUDA was asked for and does not work here ({reason}). It needs a GPU of compute capability 7.5 "
+            "or more, NVIDIA's driver 580 or later, CUDA 13 and cuDNN 9 (pip install 'chexscore[cuda]'); "
+            "--device cpu runs without."
         )
     return session, reason
+
+
+def _cuda_options(content: bytes) -> dict[str, str]:
+    """How the network runs on a GPU; without CUDA graphs, for a session with one is for a single thread."""
+    return {
+        # By rules, the same in another run, as a resumed output needs it; of two kinds of rules those that
+        # take less time to choose: https://github.com/microsoft/onnxruntime/issues/22705.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # TensorFloat-32 keeps 10 bits of each number: export has proved, calibrated and chosen thresholds in
+        # 32. Without it networks of 16 bits would lose their cores for these, too.
+        "use_tf32": str(int(HALVES in content)),
+    }
+
+
+def _score_blank(session: onnxruntime.InferenceSession) -> None:
+    """Raises what a first image would: a GPU that is too old, and cuDNN that is missing, show no earlier."""
+    (image,) = session.get_inputs()
+    session.run(None, {image.name: np.zeros((1, *image.shape[1:]), np.uint8)})
+
+
+def cuda_reason(error: Exception) -> str:
+    """What an exception says of a GPU, in one line."""
+    found = CUDA_SAYS.search(str(error))
+    return found[0].strip() if found else first_line(error)
 
 
 def _has_driver() -> bool:
@@ -123,21 +163,36 @@ def _cuda_fault() -> str:
 
 
 def shows_gpu() -> bool:
-    """Whether the host shows a device of NVIDIA's, so that somebody may expect it to be used."""
-    return os.path.exists(NVIDIA)
+    """Whether the host shows a GPU, so that somebody may expect it to be used; Windows shows a driver."""
+    return any(map(os.path.exists, NVIDIA)) or (os.name == "nt" and _has_driver())
 
 
 class DeviceBuffer:
     """Memory on a device that batches of one shape go through one after the other; for one thread at a time.
 
-    onnxruntime would else ask for it anew for each batch. With one for each of two threads the pixels of a
-    batch reach the device while the network runs on the one before. The host's side is not pinned: that saved
-    1 ms, 2 % of a run whose batch was 50 MB (https://github.com/pykeio/ort/issues/88), and four images of
-    512 x 512 are 1 MB; it has not been measured here.
+    With one for each of two threads the pixels of a batch reach the device while the network runs on the one
+    before; it runs on one at a time, for runs of one session at the same time have failed with illegal memory
+    accesses (https://github.com/pykeio/ort/issues/348), and nobody would see a score that another wrote over.
+    The host's side is not pinned: that saved 1 ms, 2 % of a run whose batch was 50 MB
+    (https://github.com/pykeio/ort/issues/88), and four images of 512 x 512 are 1 MB. None of this has been
+    measured here.
+
+    Args:
+        session: on the device.
+        shape: of the batches, [N, H, W, 1].
+        device: "cuda".
+        turn: the session's, held while the network runs.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, shape: tuple[int, ...], device: str) -> None:
-        self.shape, self._session, self._binding = shape, session, session.io_binding()
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        shape: tuple[int, ...],
+        device: str,
+        turn: threading.Lock,
+    ) -> None:
+        self.shape, self._turn = shape, turn
+        self._session, self._binding = session, session.io_binding()
         self._images = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, device)
         self._binding.bind_ortvalue_input(INPUT_NAME, self._images)
         self._binding.bind_output(OUTPUT_NAME, "cpu")
@@ -145,6 +200,7 @@ class DeviceBuffer:
     def score(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Scores [N, L] of uint8 images [N, H, W, 1], of the shape that it was made for."""
         self._images.update_inplace(np.ascontiguousarray(images))
-        self._session.run_with_iobinding(self._binding)
+        with self._turn:
+            self._session.run_with_iobinding(self._binding)
         scores: NDArray[np.float32] = self._binding.copy_outputs_to_cpu()[0]
         return scores

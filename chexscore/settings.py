@@ -14,6 +14,12 @@ from chexscore.records import RunRecord
 
 __all__ = ["begin_record", "columns_of", "installed", "now", "settings_of"]
 
+DECODERS = ("numpy", "pillow", "pydicom", "python-gdcm")
+"""Packages; the last one is not for every platform."""
+
+CUDNN = "nvidia-cudnn-cu13"
+"""The package, where cuDNN is not the system's own: another version may choose other algorithms."""
+
 
 def columns_of(classifier: Classifier, options: Options) -> Columns:
     """What an output says of each image; raises a UsageError if two columns would have one name."""
@@ -50,7 +56,7 @@ def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
         **installed(),
         "onnxruntime": classifier.runtime,
         "model sha256": classifier.sha256,
-        "device": classifier.device,
+        "device": ", ".join((classifier.device, *(_versions(CUDNN) if classifier.device == "cuda" else ()))),
         "batch size": str(options.images_together(classifier.device)),
         "max pixels": str(options.max_pixels),
         "DICOM tags": ", ".join(options.tags) or "none",
@@ -59,12 +65,12 @@ def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
 
 def installed() -> dict[str, str]:
     """The versions of chexscore and of what decodes images here."""
-    return {"chexscore": __version__, "decoders": ", ".join(_versions())}
+    return {"chexscore": __version__, "decoders": ", ".join(_versions(*DECODERS))}
 
 
-def _versions() -> Iterator[str]:
-    for name in ("numpy", "pillow", "pydicom", "python-gdcm"):
-        with suppress(PackageNotFoundError):  # the last one is not for every platform
+def _versions(*packages: str) -> Iterator[str]:
+    for name in packages:
+        with suppress(PackageNotFoundError):
             yield f"{name} {version(name)}"
 
 

@@ -1,4 +1,6 @@
 import hashlib
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +85,15 @@ def test_a_silent_fallback_to_the_cpu_is_noticed(model: Path, monkeypatch: pytes
     classifier = Classifier(model, device="auto")
     assert (classifier.device, classifier.cuda_fault) == ("cpu", "")
     assert tried == [["CUDAExecutionProvider", "CPUExecutionProvider"]] * 2
-    assert on_cuda == [{"cudnn_conv_algo_search": "HEURISTIC"}] * 2
+    assert on_cuda == [{"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}] * 2
     monkeypatch.setattr("chexscore.sessions.DRIVER", "no such library")
     assert Classifier(model, device="auto").device == "cpu"
     assert tried[2:] == [["CPUExecutionProvider"]]
-    assert usable_devices(classifier) == ["cpu"]
+    assert usable_devices(classifier) == (["cpu"], "")
+    monkeypatch.setattr("chexscore.sessions.DRIVER", None)
+    halves = replace(brightness_spec(), precision="fp16")
+    Classifier(brightness_model(model.with_name("halves.onnx"), halves), device="auto")
+    assert on_cuda[-1]["use_tf32"] == "1", "or networks of 16 bits would not use the cores that are for them"
 
 
 def test_a_cuda_that_breaks_says_why_and_nothing_on_standard_output(
@@ -97,20 +103,70 @@ def test_a_cuda_that_breaks_says_why_and_nothing_on_standard_output(
 
     def broken(self: object, providers: list[str], *rest: object) -> None:
         if "CUDAExecutionProvider" in providers:
-            raise RuntimeError("CUDA failure 35: the driver is too old")
+            raise RuntimeError(OLD_DRIVER)
         create(self, providers, *rest)
+
+    def preload() -> None:
+        sys.stdout.write("Failed to load libcudart.so.13: cannot open shared object file")
 
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", broken)
-    with pytest.raises(DeviceError, match="the driver is too old"):
+    monkeypatch.setattr("chexscore.sessions.find_spec", lambda _: "NVIDIA's packages, of another version")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    why = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"
+    with pytest.raises(DeviceError, match=rf"does not work here \({why}\)\. It needs"):
         Classifier(model, device="cuda")
-    assert Classifier(model, device="auto").device == "cpu"
-    monkeypatch.setattr("chexscore.sessions.NVIDIA", model)  # a device that is there
-    assert "the driver is too old" in Classifier(model, device="auto").cuda_fault
+    monkeypatch.setattr("chexscore.sessions.DRIVER", None)
+    monkeypatch.setattr("chexscore.sessions.NVIDIA", [])
+    assert (Classifier(model, device="auto").device, Classifier(model, device="auto").cuda_fault) == (
+        "cpu",
+        "",
+    )
+    monkeypatch.setattr("chexscore.sessions.NVIDIA", [model])  # a device that is there
+    assert Classifier(model, device="auto").cuda_fault == why
     assert Classifier(model, device="cpu").cuda_fault == ""
     assert capsys.readouterr().out == ""
+
+
+OLD_DRIVER = (
+    "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:129 "
+    "std::conditional_t<THRW, void, onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, "
+    "const char*, SUCCTYPE, const char*, const char*, int) [with ERRTYPE = cudaError; bool THRW = true; "
+    "SUCCTYPE = cudaError; std::conditional_t<THRW, void, onnxruntime::common::Status> = void] "
+    "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; "
+    "hostname=ward-7 ; file=/onnxruntime_src/cuda_execution_provider.cc ; line=280 ; expr=cudaSetDevice(0); "
+)
+"""In onnxruntime's manner, which names the host, too."""
+
+
+def test_a_cuda_that_opens_and_cannot_run_is_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where cuDNN is missing, or the GPU is older than what CUDA is built for."""
+    real = onnxruntime.InferenceSession
+
+    class Opens(real):  # type: ignore[misc, valid-type]  # it has no types
+        def __init__(self, content: bytes, options: object, providers: list[str], **_: object) -> None:
+            super().__init__(content, options, providers=["CPUExecutionProvider"])
+            self.asked = providers
+
+        def get_providers(self) -> list[str]:
+            return self.asked
+
+        def run(self, *arguments: object) -> object:
+            if "CUDAExecutionProvider" in self.asked:
+                raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : cuDNN is not available")
+            return super().run(*arguments)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Opens)
+    monkeypatch.setattr("chexscore.sessions.NVIDIA", [model])
+    with pytest.raises(DeviceError, match=r"does not work here \(cuDNN is not available\)"):
+        Classifier(model, device="cuda")
+    classifier = Classifier(model)
+    assert (classifier.device, classifier.cuda_fault) == ("cpu", "cuDNN is not available")
+    assert classifier.score(np.zeros((1, 8, 8, 1), np.uint8)).tolist() == [[0, 1]]
+    assert usable_devices(classifier) == (["cpu"], "cuDNN is not available")
 
 
 def test_a_model_reads_no_other_file(model: Path) -> None:

@@ -282,7 +282,7 @@ def test_a_fall_back_to_the_cpu_is_told_even_when_quiet(
     model: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("chexscore.stopping.stop_on_signals", Stop)
-    monkeypatch.setattr("chexscore.sessions.NVIDIA", str(model))  # a device that is there
+    monkeypatch.setattr("chexscore.sessions.NVIDIA", [model])  # a device that is there
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(PROVIDERS.values()))
     monkeypatch.setattr("chexscore.sessions.onnxruntime.InferenceSession", OnCpu)
     monkeypatch.setattr(sys, "argv", ["chexscore", "predict", str(images), "-m", str(model), "-q"])

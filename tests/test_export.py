@@ -123,9 +123,10 @@ def test_info_shows_it_in_80_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     classifier = Classifier(exported, device="cpu")
-    display.info(classifier, ["cpu"])
+    display.info(classifier, ["cpu"], "cuDNN is missing")
     shown = capsys.readouterr().out
     for word in (
+        "cpu; CUDA does not work (cuDNN is missing)",
         "fp32",
         "Platt scaling",
         "calibration error",

@@ -72,6 +72,22 @@ def test_an_image_that_makes_the_network_fail_fails_alone(model: Path, flat: Fla
     assert results[5].scores["Bright"] == pytest.approx(100 / 255)
 
 
+def test_an_image_that_fails_once_is_scored_the_next_time(model: Path, flat: Flat) -> None:
+    """Others may have had the memory meanwhile."""
+    left = [3]
+
+    def fault(images: NDArray[np.uint8]) -> None:
+        if (images == 80).any() and left[0]:
+            left[0] -= 1
+            raise NetworkError("Failed to allocate memory")
+
+    paths = [str(flat(f"{i}.png", 20 * i)) for i in range(10)]
+    for times, expected in ((2, Status.OK), (3, Status.FAILED)):
+        left[0] = times
+        results = list(score_images(paths, Stub(model, fault), batch_size=5))
+        assert [r.status for r in results] == [expected if i == 4 else Status.OK for i in range(10)]
+
+
 def test_a_score_that_is_no_number_is_a_failure(model: Path, flat: Flat) -> None:
     def fault(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         scores = np.full((len(images), 2), 0.5, dtype=np.float32)
@@ -232,9 +248,22 @@ def test_two_batches_at_once_go_through_buffers_of_a_device(
 
     score = Network.score
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", on_cpu)
+
+    def alone(session: object, binding: object) -> None:
+        first = running.acquire(blocking=False)
+        overlapped.append(not first)
+        time.sleep(0.01)
+        run(session, binding)
+        if first:
+            running.release()
+
+    run, running = onnxruntime.InferenceSession.run_with_iobinding, threading.Lock()
+    overlapped: list[bool] = []
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", alone)
     monkeypatch.setattr(Network, "score", watch)
     assert list(score_images(paths, classifier, batch_size=4)) == expected
     assert places == [((4, 8, 8, 1), "cuda")] * 2
+    assert not any(overlapped), "the network runs on one batch at a time"
     images = np.zeros((3, 8, 8, 1), np.uint8)
     first = classifier.score(images)
     assert not np.array_equal(classifier.score(images + 255), first)

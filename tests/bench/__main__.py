@@ -202,7 +202,7 @@ class Bench:
         commands = {
             "--help": python("-m", "chexscore", "--help"),
             BARE_HELP: python("-c", BARE_HELP),
-            "predict, one image": self._predict(film, BUNDLED_MODEL),
+            "predict, one image": self._predict(film, BUNDLED_MODEL, "cpu"),
             BARE_IMPORTS: python("-c", BARE_IMPORTS),
             "these and a session": python("-c", f"{BARE_IMPORTS}; {BARE_SESSION}"),
             "in a command of Typer": python("-c", BARE_COMMAND),
@@ -227,9 +227,9 @@ class Bench:
         self._tell("memory", counts[-1], taken)
         self._ratio(f"{many} / {few}, memory", taken[many], taken[few], "megabytes")
 
-    def _predict(self, images: Path, model: object) -> list[str]:
+    def _predict(self, images: Path, model: object, device: str = "") -> list[str]:
         output = self.place / "out.csv"
-        options = ("-o", output, "--model", model, "--device", self.device, "--overwrite", "-q")
+        options = ("-o", output, "--model", model, "--device", device or self.device, "--overwrite", "-q")
         return python("-m", "chexscore", "predict", images, *options)
 
     def _network(self, runner: str, folder: Path, side: int, model: object) -> list[str]:

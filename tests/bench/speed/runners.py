@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ from PIL import Image
 from chexscore import find_images
 from chexscore.cores import usable_cores
 from chexscore.images import OVERSAMPLING
+from chexscore.sessions import Device, open_session
 from tests.bench.speed.processes import MEASURED
 
 __all__ = ["BATCHES"]
 
-BATCHES = {"cpu": (1, 8), "cuda": (32,)}
+BATCHES = {"cpu": (1, 8), "cuda": (4, 32)}
 """Images to a batch for the network alone; the fastest counts."""
 
 Work = Callable[[], object]
@@ -59,7 +61,7 @@ def decode(files: list[str], side: int) -> Work:
     return work
 
 
-def network(files: list[str], side: int, model: str, device: str) -> Work:
+def network(files: list[str], side: int, model: str, device: Device) -> Work:
     """onnxruntime on batches that are ready, in the fastest of several ways, each tried on a few of them.
 
     One batch at a time on all cores, as onnxruntime does by itself, or on a CPU also a batch on each core.
@@ -88,7 +90,7 @@ def network(files: list[str], side: int, model: str, device: str) -> Work:
     return way(*ways[took.index(min(took))], images=len(files))
 
 
-def loop(files: list[str], side: int, model: str, device: str) -> Work:
+def loop(files: list[str], side: int, model: str, device: Device) -> Work:
     """A script that loads, scores and goes on to the next."""
     session = _session(model, device)
 
@@ -158,13 +160,8 @@ def foreign(_: list[str], side: int, target: str) -> Work:
     return list
 
 
-def _session(model: str, device: str, threads: int = 0) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
-    return onnxruntime.InferenceSession(model, options, providers=providers[device])
+def _session(model: str, device: Device, threads: int = 0) -> Any:
+    return open_session(Path(model).read_bytes(), device, threads=threads)[0]
 
 
 def _seconds(work: Work) -> float:
