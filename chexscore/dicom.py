@@ -58,9 +58,10 @@ def read_dicom(path: str, max_pixels: int, side: int = 0) -> tuple[NDArray[np.ui
     """Reads the single frame of a DICOM file, bright where a screen would show it bright.
 
     The modality transform (PS3.3 C.11.1) is applied, then the first VOI LUT or window (C.11.2), whose range
-    becomes 0..255. A file with neither is scaled by `chexscore.depth.to_uint8`, as a PNG of the same values
-    would be. MONOCHROME1 and PresentationLUTShape INVERSE (C.7.6.3.1.2, C.11.6) are inverted; padding
-    (C.7.5.1.1.2) is black. Compressed files are decoded in a process of their own.
+    becomes 0..255. Of a file with neither all values that its stored bits can have become 0..255; 16 bits in
+    16 are scaled by `chexscore.depth.to_uint8`, as a PNG of the same values would be. MONOCHROME1 and
+    PresentationLUTShape INVERSE (C.7.6.3.1.2, C.11.6) are inverted; padding (C.7.5.1.1.2) is black. What is
+    compressed is decoded in a process of its own.
 
     Args:
         path: the file.
@@ -151,6 +152,8 @@ def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
         known = syntax.name if syntax.name != str(syntax) else "unknown"
         raise UnsupportedImageError(path, f"no installed decoder reads its pixels (encoding: {known})")
     if syntax not in PLAIN | {RLELossless}:
+        if dataset.get("HighBit", dataset.BitsStored - 1) != dataset.BitsStored - 1:  # decoders differ there
+            raise UnsupportedImageError(path, "compressed, and not in the lowest bits; store it plain")
         rows, columns = _code_size(next(generate_frames(dataset.PixelData, number_of_frames=1)))
         if rows * columns > max_pixels:
             raise TooLargeImageError(path, f"its pixels are {columns} x {rows}, above {max_pixels:,}")

@@ -1,0 +1,199 @@
+"""What DICOM's stored values are shown as, where the file says it in an odd way."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
+
+from chexscore import load_image
+from chexscore.errors import UnsupportedImageError
+from tests.phantoms import draw
+from tests.test_images import save_dicom
+
+FILM = draw(2, size=64, opacity=True)
+DEEP = FILM.astype(np.uint16) * 16
+TWELVE = {"BitsStored": 12, "HighBit": 11}
+WIDE = {"WindowCenter": "2048", "WindowWidth": "4096"}
+
+
+def table(entries: NDArray[np.generic], first: int, bits: int, kind: str = "US") -> list[Dataset]:
+    """A lookup table whose descriptor is written as `kind` says, and its entries as their bytes."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", kind, [len(entries) % 2**16, first, bits])
+    item.add_new("LUTData", "OW", entries.tobytes())
+    return [item]
+
+
+def curve(count: int, top: int) -> NDArray[np.float64]:
+    """From 0 to `top`, and no straight line."""
+    return np.asarray(np.rint(top * np.linspace(0, 1, count) ** 2))
+
+
+def shown(values: NDArray[Any], entries: NDArray[Any], first: int, bits: int) -> NDArray[np.float64]:
+    places = np.clip(np.trunc(values).astype(int) - first, 0, len(entries) - 1)
+    return np.asarray(entries[places].astype(float) / (2**bits - 1) * 255)
+
+
+def differ(path: str, expected: NDArray[np.generic]) -> float:
+    return float(np.abs(load_image(path)[..., 0].astype(float) - expected).max())
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("top", [12, 13, 15])
+def test_values_stand_where_the_highest_bit_says(
+    tmp_path: Path, top: int, signed: int, *, compressed: bool
+) -> None:
+    values = DEEP.astype(np.int16) - 2048 * signed
+    window = {"WindowCenter": str(2048 - 2048 * signed), "WindowWidth": "4096", "PixelRepresentation": signed}
+    plain = load_image(save_dicom(tmp_path / "plain.dcm", values, **TWELVE, **window))
+    below, above = (1 << (top - 11)) - 1, ~((1 << (top + 1)) - 1) & 0xFFFF  # an overlay in all other bits
+    moved = (values.astype(np.uint16) << (top - 11)) & ~np.uint16(above) | np.uint16(below | above)
+    path = save_dicom(tmp_path / "moved.dcm", moved, BitsStored=12, HighBit=top, **window)
+    if compressed:
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLELossless)
+        dataset.save_as(path)
+    np.testing.assert_array_equal(load_image(path), plain)
+
+
+def test_a_highest_bit_that_none_of_the_values_reaches_is_a_mistake(tmp_path: Path) -> None:
+    plain = load_image(save_dicom(tmp_path / "plain.dcm", DEEP, **TWELVE, **WIDE))
+    path = save_dicom(tmp_path / "x.dcm", DEEP, BitsStored=12, HighBit=15, **WIDE)
+    np.testing.assert_array_equal(load_image(path), plain)
+
+
+def test_values_in_upper_bits_are_refused_where_decoders_lose_them(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "x.dcm", DEEP, BitsStored=12, HighBit=15)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8 and so on"])
+    dataset.save_as(path)
+    with pytest.raises(UnsupportedImageError, match="compressed, and not in the lowest bits; store it plain"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("count", [256, 4096])
+def test_tables_of_8_bits_are_read_however_they_are_stored(
+    tmp_path: Path, count: int, kind: type, keyword: str
+) -> None:
+    values = FILM if count == 256 else DEEP
+    entries: NDArray[Any] = curve(count, 255).astype(kind)
+    depth = {} if count == 256 else TWELVE
+    path = save_dicom(tmp_path / "x.dcm", values, **depth, **{keyword: table(entries, 0, 8)})
+    assert differ(path, shown(values, entries, 0, 8)) <= 1
+
+
+def test_a_table_of_all_words_is_read_in_both_orders_of_bytes(tmp_path: Path) -> None:
+    entries: NDArray[Any] = curve(2**16, 2**16 - 1)  # so many that their number is written as 0
+    path = save_dicom(tmp_path / "x.dcm", DEEP, VOILUTSequence=table(entries.astype("<u2"), 0, 16))
+    assert differ(path, shown(DEEP, entries, 0, 16)) <= 1
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.PixelData = DEEP.astype(">u2").tobytes()
+    dataset.VOILUTSequence = table(entries.astype(">u2"), 0, 16)
+    other = tmp_path / "y.dcm"
+    pydicom.dcmwrite(other, dataset, implicit_vr=False, little_endian=False, force_encoding=True)
+    np.testing.assert_array_equal(load_image(other), load_image(path))
+
+
+@pytest.mark.parametrize("kind", ["SS", "US"])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_a_table_may_begin_below_0(tmp_path: Path, signed: int, kind: str) -> None:
+    """After a modality that gives negative values, however the descriptor writes them."""
+    first, entries = -1024, curve(1500, 4095).astype(np.uint16)
+    written = first if kind == "SS" else first + 2**16
+    values = DEEP.astype(np.int16) // 2 - 1024 * signed
+    tags = {**TWELVE, "PixelRepresentation": signed, "VOILUTSequence": table(entries, written, 12, kind)}
+    if not signed:
+        tags |= {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
+    path = save_dicom(tmp_path / "x.dcm", values, **tags)
+    assert differ(path, shown(DEEP // 2 - 1024.0, entries, first, 12)) <= 1
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # tells no signed ones from others
+    implicit = tmp_path / "y.dcm"
+    pydicom.dcmwrite(implicit, dataset, implicit_vr=True, little_endian=True, force_encoding=True)
+    np.testing.assert_array_equal(load_image(implicit), load_image(path))
+
+
+def test_a_table_may_begin_far_above_0(tmp_path: Path) -> None:
+    values, entries = DEEP + np.uint16(40000), curve(4096, 4095).astype(np.uint16)
+    path = save_dicom(tmp_path / "x.dcm", values, VOILUTSequence=table(entries, 40000, 12))
+    assert differ(path, shown(values, entries, 40000, 12)) <= 1
+    tags = {"RescaleSlope": "20", "RescaleIntercept": "0", "VOILUTSequence": table(entries, 30000, 12)}
+    path = save_dicom(tmp_path / "y.dcm", DEEP, **TWELVE, **tags)  # up to 81,600, beyond any word
+    assert differ(path, shown(DEEP * 20.0, entries, 30000, 12)) <= 1
+
+
+@pytest.mark.parametrize(("kind", "first"), [(np.int8, -128), (np.int16, -2048)])
+def test_a_modality_table_of_signed_values_begins_below_0(tmp_path: Path, kind: type, first: int) -> None:
+    values = (FILM if kind is np.int8 else DEEP).astype(np.int32) + first
+    entries = curve(-2 * first, 65535).astype(np.uint16)
+    depth = {"BitsStored": 8 if kind is np.int8 else 12, "HighBit": 7 if kind is np.int8 else 11}
+    tags = {"PixelRepresentation": 1, "ModalityLUTSequence": table(entries, first, 16, "SS")}
+    tags |= {"WindowCenter": "32768", "WindowWidth": "65536"}
+    path = save_dicom(tmp_path / "x.dcm", values.astype(kind), **depth, **tags)
+    assert differ(path, shown(values, entries, first, 16)) <= 1
+
+
+def test_what_changes_no_value_changes_no_picture(tmp_path: Path) -> None:
+    """A range of values far from both ends of their depth, which floats would be stretched to."""
+    values = 1000 + DEEP // 4
+    plain = load_image(save_dicom(tmp_path / "plain.dcm", values, **TWELVE))
+    none = Dataset()
+    for tags in (
+        {"RescaleSlope": "1", "RescaleIntercept": "0"},
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"ModalityLUTSequence": [none]},
+        {"VOILUTSequence": [none]},
+        {"WindowCenter": None, "WindowWidth": None},
+    ):
+        path = save_dicom(tmp_path / "x.dcm", values, **TWELVE, **tags)
+        np.testing.assert_array_equal(load_image(path), plain)
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(("bits", "kind"), [(6, np.int8), (12, np.int16), (13, np.int16), (15, np.int16)])
+def test_without_a_window_all_values_that_the_bits_can_have_count(
+    tmp_path: Path, bits: int, kind: type, signed: int
+) -> None:
+    """However dark the film is, and whatever one bright pixel adds; behind a change of units, too."""
+    span = 2**bits
+    values = (FILM // 4 if bits == 6 else FILM.astype(int)) - span // 2 * signed
+    expected = (values + span // 2 * signed) / (span - 1) * 255
+    depth = {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": signed}
+    for tags in ({}, {"RescaleSlope": "0.5", "RescaleIntercept": "-100"}):
+        path = save_dicom(tmp_path / "x.dcm", values.astype(kind), **depth, **tags)
+        assert differ(path, expected) <= 1
+    path = save_dicom(
+        tmp_path / "y.dcm", values.astype(kind), **depth, RescaleSlope="-1", RescaleIntercept="0"
+    )
+    assert differ(path, 255 - expected) <= 1
+
+
+def test_an_empty_end_of_the_padding_is_none(tmp_path: Path) -> None:
+    values = DEEP.copy()
+    values[:8] = 4000
+    padding: dict[str, object] = {**TWELVE, **WIDE, "PixelPaddingValue": 4000}
+    plain = load_image(save_dicom(tmp_path / "x.dcm", values, **padding))
+    empty = load_image(save_dicom(tmp_path / "y.dcm", values, **padding, PixelPaddingRangeLimit=None))
+    np.testing.assert_array_equal(empty, plain)
+    assert not plain[:8].any()
+
+
+def test_the_narrowest_windows_are_a_step(tmp_path: Path) -> None:
+    step = (DEEP > 1600) * 255
+    for tags in (
+        {"WindowCenter": "1600.5", "WindowWidth": "1"},
+        {"WindowCenter": "1600.5", "WindowWidth": "1", "VOILUTFunction": "linear"},
+        {"WindowCenter": "1600.5", "WindowWidth": "0.001", "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": "1600.5", "WindowWidth": "0.001", "VOILUTFunction": "sigmoid"},
+    ):
+        assert differ(save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, **tags), step) == 0
