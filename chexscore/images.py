@@ -45,12 +45,12 @@ WHITE_IS_ZERO = 0
 IMPOSSIBLE = "no file can have such a name"
 
 OVERSAMPLING = 1.5
-"""JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, and squares of a DICOM's pixels are averaged, where that
-leaves this many times the target's side: several times faster, and the antialiased resize behind it still has
-pixels to average. On 95 original JPEGs the bundled network's pixels differ from those of whole decoding by .22
-levels on average (with twice the side by .13, at its side by .34), and no score for Pneumonia by more than .012
-(.009, .055). As DICOM of 12 bits, with several windows, they differ by .28 to .33, and no score by more than
-.032."""
+"""JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, and squares of a DICOM's pixels are averaged, where
+that leaves this many times the target's side: several times faster, and the antialiased resize behind it
+still has pixels to average. On 95 original JPEGs the bundled network's pixels differ from those of whole
+decoding by .22 levels on average (with twice the side by .13, at its side by .34), and no score for
+Pneumonia by more than .012 (.009, .055). As DICOM of 12 bits, with several windows, they differ by .28 to
+.33, and no score by more than .032."""
 
 
 def load_image(
