@@ -1,12 +1,15 @@
 """What DICOM's stored values are shown as, where the file says it in an odd way."""
 
+import subprocess
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
@@ -15,10 +18,12 @@ from chexscore.errors import UnsupportedImageError
 from tests.phantoms import draw
 from tests.test_images import save_dicom
 
+DCM2PNM = which("dcm2pnm")
 FILM = draw(2, size=64, opacity=True)
 DEEP = FILM.astype(np.uint16) * 16
 TWELVE = {"BitsStored": 12, "HighBit": 11}
 WIDE = {"WindowCenter": "2048", "WindowWidth": "4096"}
+HALF = {"WindowCenter": "16384", "WindowWidth": "32768"}
 
 
 def table(entries: NDArray[np.generic], first: int, bits: int, kind: str = "US") -> list[Dataset]:
@@ -197,3 +202,33 @@ def test_the_narrowest_windows_are_a_step(tmp_path: Path) -> None:
         {"WindowCenter": "1600.5", "WindowWidth": "0.001", "VOILUTFunction": "sigmoid"},
     ):
         assert differ(save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, **tags), step) == 0
+
+
+@pytest.mark.skipif(DCM2PNM is None, reason="DCMTK is not installed")
+@pytest.mark.parametrize(
+    ("option", "tags"),
+    [
+        ("+Wi", WIDE),
+        ("+Wi", {"WindowCenter": "1500", "WindowWidth": "600"}),
+        ("+Wi", {"WindowCenter": "1500", "WindowWidth": "600", "VOILUTFunction": "SIGMOID"}),
+        ("+Wi", {"WindowCenter": ["1500", "2000"], "WindowWidth": ["600", "900"]}),
+        ("+Wi", {"WindowCenter": "500", "WindowWidth": "1"}),
+        ("+Wi", {**WIDE, "PhotometricInterpretation": "MONOCHROME1"}),
+        ("+Wi", {**WIDE, "PresentationLUTShape": "INVERSE"}),
+        (
+            "+Wi",
+            {"WindowCenter": "-200", "WindowWidth": "900", "RescaleSlope": "0.5", "RescaleIntercept": "-800"},
+        ),
+        ("+Wl", {"VOILUTSequence": table(curve(4096, 4095).astype(np.uint16), 0, 12)}),
+        ("+Wl", {"VOILUTSequence": table(curve(1000, 255).astype(np.uint8), 500, 8)}),
+        ("+Wl", {"VOILUTSequence": table(curve(2000, 65535).astype(np.uint16), 300, 16)}),
+        ("+Wi", {"ModalityLUTSequence": table(curve(4096, 65535).astype(np.uint16), 0, 16), **HALF}),
+    ],
+)
+def test_pictures_are_those_of_another_viewer(tmp_path: Path, option: str, tags: dict[str, object]) -> None:
+    """To rounding, which DCMTK does downwards."""
+    path = save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, **tags)
+    picture = tmp_path / "x.pgm"
+    assert DCM2PNM
+    subprocess.run([DCM2PNM, option, "1", path, picture], check=True, capture_output=True)
+    assert differ(path, np.asarray(Image.open(picture))) <= 1
