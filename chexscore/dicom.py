@@ -30,7 +30,7 @@ from chexscore.errors import (
     UnsupportedImageError,
 )
 from chexscore.isolation import LostCallError, call
-from chexscore.presentation import present
+from chexscore.presentation import highest_bit, present
 
 __all__ = ["is_plain", "read_dicom"]
 
@@ -143,7 +143,8 @@ def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
         raise TooLargeImageError(path, f"{dataset.Columns} x {dataset.Rows} is above {max_pixels:,} pixels")
     meaning = str(dataset.PhotometricInterpretation)
     deep = dataset.BitsStored > 8  # noqa: PLR2004, one byte
-    if meaning not in GREY and (meaning not in COLOUR or deep):
+    colour = dataset.SamplesPerPixel > 1
+    if meaning not in (COLOUR if colour else GREY) or (colour and deep):
         known = meaning if meaning in KNOWN_PALETTES | COLOUR else "unknown"  # never words from the header
         raise UnsupportedImageError(path, f"pixels of the kind {known}{' of more than 8 bits' * deep}")
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -152,7 +153,7 @@ def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
         known = syntax.name if syntax.name != str(syntax) else "unknown"
         raise UnsupportedImageError(path, f"no installed decoder reads its pixels (encoding: {known})")
     if syntax not in PLAIN | {RLELossless}:
-        if dataset.get("HighBit", dataset.BitsStored - 1) != dataset.BitsStored - 1:  # decoders differ there
+        if highest_bit(dataset) != dataset.BitsStored - 1:  # decoders differ there
             raise UnsupportedImageError(path, "compressed, and not in the lowest bits; store it plain")
         rows, columns = _code_size(next(generate_frames(dataset.PixelData, number_of_frames=1)))
         if rows * columns > max_pixels:

@@ -1,5 +1,6 @@
 """The grayscale transformations of DICOM: modality, values of interest, polarity; PS3.3 C.11."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,21 @@ def show(values: NDArray[Any], dataset: pydicom.Dataset) -> tuple[NDArray[np.uin
     Returns:
         uint8 of the same shape; and whether each value is shown as it is whatever the others are: else the
         darkest and the brightest of all count, too.
+
+    Raises:
+        ValueError: a lookup table that is not complete, or numbers that make no values.
+        Exception: nearly anything, for other attributes that are damaged.
     """
     padding = _padding(values, dataset)
-    modality = _modality(values, dataset)
-    if padding.any() and not padding.all():
-        modality = np.where(padding, modality[~padding].min(), modality)
-    interest = _voi(modality, dataset)
-    alone = interest.dtype.kind == "f" and interest.min() >= 0 and interest.max() <= 1
+    with np.errstate(all="ignore"):  # what overflows is no number below, or 0 or 1 in a sigmoid
+        modality = _modality(values, dataset)
+        if padding.any() and not padding.all():
+            modality = np.where(padding, modality[~padding].min(), modality)
+        interest = _voi(modality, dataset)
+    exact = interest.dtype.kind != "f"
+    if not exact and not (np.isfinite(modality).all() and np.isfinite(interest).all()):
+        raise ValueError("numbers in the header make no values")
+    alone = not exact and interest.min() >= 0 and interest.max() <= 1
     grey = to_uint8(interest)
     if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
         grey = np.asarray(255 - grey, dtype=np.uint8)
@@ -79,8 +88,7 @@ def _voi(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
     shown -= centre
     shown /= width
     if function == "SIGMOID":
-        with np.errstate(over="ignore"):
-            return np.asarray(1 / (1 + np.exp(-4 * shown)))
+        return np.asarray(1 / (1 + np.exp(-4 * shown)))
     shown += 0.5
     return np.clip(shown, 0, 1, out=shown)
 
@@ -88,9 +96,9 @@ def _voi(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
 def _whole(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
     """All values that the stored bits can have, as floats in 0..1.
 
-    The values as they are behind a table; and of 16 bits in 16, which are often fewer.
+    The values as they are behind a table; and of 16 bits or more, which are often fewer.
     """
-    if dataset.BitsStored == dataset.BitsAllocated or _table(dataset, "ModalityLUTSequence") is not None:
+    if dataset.BitsStored >= 16 or _table(dataset, "ModalityLUTSequence") is not None:  # noqa: PLR2004
         return values
     low, high = sorted(_modality(_ends(dataset), dataset))
     return np.asarray((values - low) / (high - low), dtype=np.float32) if high > low else values
@@ -104,6 +112,8 @@ def _window(dataset: pydicom.Dataset) -> tuple[float, float, str] | None:
             for value in (dataset.WindowCenter, dataset.WindowWidth)
         )
     except (AttributeError, TypeError, ValueError, IndexError):
+        return None
+    if not (math.isfinite(centre) and math.isfinite(width)):
         return None
     function = str(dataset.get("VOILUTFunction")).upper()
     function = function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
@@ -119,11 +129,11 @@ def _table(dataset: pydicom.Dataset, keyword: str) -> pydicom.Dataset | None:
 def _looked_up(
     values: NDArray[Any], table: pydicom.Dataset, dataset: pydicom.Dataset, *, signed: bool
 ) -> NDArray[np.uint16]:
-    """The entries of values in a lookup table, C.11.1.1 and C.11.2.1.1.
+    """The entries of values in a lookup table, C.11.1.1 and C.11.2.1.1; a fraction that of the number below.
 
     pydicom's own functions keep places in the table in the type of its entries, or in that of the pixels.
     """
-    count, first, _ = (int(value) for value in table.LUTDescriptor)
+    count, first, bits = (int(value) for value in table.LUTDescriptor)
     count = count % WORD or WORD
     first -= WORD if signed and first >= NEGATIVES else 0
     data = table.LUTData
@@ -131,10 +141,12 @@ def _looked_up(
     if not isinstance(data, bytes):
         data, little = np.asarray(data).astype("<u2").tobytes(), True
     # Entries of 8 bits are stored two to a word, or each in a word of its own.
-    kind = np.dtype(np.uint8 if len(data) < 2 * count else np.uint16).newbyteorder("<" if little else ">")
-    entries = np.frombuffer(data, kind)[:count].astype(np.uint16)
-    places = np.trunc(values).astype(np.float64) - first
-    return np.asarray(entries[np.clip(places, 0, len(entries) - 1).astype(np.intp)])
+    kind = np.uint8 if bits == 8 and len(data) < 2 * count else np.uint16  # noqa: PLR2004
+    entries = np.frombuffer(data, np.dtype(kind).newbyteorder("<" if little else ">"))
+    if len(entries) < count or not 8 <= bits <= 16:  # noqa: PLR2004
+        raise ValueError("a lookup table that lacks entries, or whose entries have another depth")
+    places = np.clip(values - float(first), 0, count - 1).astype(np.intp)
+    return np.asarray(entries.astype(np.uint16)[places])
 
 
 def _goes_below_0(dataset: pydicom.Dataset) -> bool:

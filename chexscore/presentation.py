@@ -9,7 +9,7 @@ from pydicom.pixels.utils import pixel_array
 
 from chexscore.grayscale import show
 
-__all__ = ["present"]
+__all__ = ["highest_bit", "present"]
 
 UNORDERED = ("ModalityLUTSequence", "VOILUTSequence", "PixelPaddingValue")
 """What can show a value between two others darker or brighter than both."""
@@ -45,14 +45,18 @@ def present(dataset: pydicom.Dataset, side: int = 0) -> tuple[NDArray[np.uint8],
     height, width = pixels.shape
     times = max(1, min(width, height) // side) if side else 1
     if colour:
-        shown = pixels
+        shown = _reduce(pixels, 0, 255, times)
     elif pixels.itemsize > 2:  # noqa: PLR2004, more values than a table should have
-        shown, _ = show(pixels, dataset)
+        shown = _reduce(show(pixels, dataset)[0], 0, 255, times)
     else:
         shown = _shown_by_value(pixels, dataset, times)
-    if times > 1 and len(shown) == height:
-        shown = _reduce(shown, 0, 255, times)
     return shown, (width / times, height / times)
+
+
+def highest_bit(dataset: pydicom.Dataset) -> int:
+    """The number of the highest bit that values stand in, PS3.5 8.1.1; an impossible one counts for none."""
+    lowest, said = int(dataset.BitsStored) - 1, dataset.get("HighBit")
+    return int(said) if said is not None and lowest < said < dataset.BitsAllocated else lowest
 
 
 def _luma(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -63,24 +67,25 @@ def _luma(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _stored(dataset: pydicom.Dataset) -> NDArray[Any]:
-    """The values that the bits from HighBit downwards hold, PS3.5 8.1.1; old overlays stand in others.
+    """The values in their bits; old overlays stand in others.
 
-    HighBit is looked at only where other bits are in use than the lowest: some say another by mistake.
+    Where these are is looked at only where other bits are in use than the lowest: some say it wrongly.
     """
     pixels = pixel_array(dataset, view_only=True, correct_unused_bits=False)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     limit = 2 ** (dataset.BitsStored - dataset.PixelRepresentation)
     if -limit <= pixels.min() and pixels.max() < limit:
         return pixels
-    bits, top = 8 * pixels.itemsize, int(dataset.get("HighBit", dataset.BitsStored - 1))
-    return np.asarray(pixels << (bits - 1 - top) >> (bits - dataset.BitsStored))
+    bits = 8 * pixels.itemsize
+    return np.asarray(pixels << (bits - 1 - highest_bit(dataset)) >> (bits - dataset.BitsStored))
 
 
 def _shown_by_value(pixels: NDArray[Any], dataset: pydicom.Dataset, times: int) -> NDArray[np.uint8]:
-    """What is shown of pixels, or of means of `times` x `times` of them where that comes to the same.
+    """What is shown of pixels, averaged: of means of `times` x `times` of them where that comes to the same.
 
     What a value is shown as is worked out once, and not for each of the millions of pixels that have it.
     """
+    before = 1
     low, high = int(pixels.min()), int(pixels.max())
     values = np.arange(low, high + 1).astype(pixels.dtype)
     shown, alone = show(values, dataset)
@@ -92,11 +97,11 @@ def _shown_by_value(pixels: NDArray[Any], dataset: pydicom.Dataset, times: int) 
         if _is_straight(shown[first : last + 1]):
             if last - first < WORTH_CLIPPING * (high - low):  # or letters would outshine their squares
                 pixels = pixels.clip(values[first], values[last])
-            pixels = _reduce(pixels, low, high, times)
+            pixels, before = _reduce(pixels, low, high, times), times
     unsigned = f"u{pixels.itemsize}"
     table = np.zeros(256**pixels.itemsize, dtype=np.uint8)
     table[values.view(unsigned)] = shown
-    return _look_up(table, pixels.view(unsigned))
+    return _reduce(_look_up(table, pixels.view(unsigned)), 0, 255, times // before)
 
 
 def _seen(shown: NDArray[np.uint8]) -> tuple[int, int]:
@@ -114,6 +119,8 @@ def _is_straight(shown: NDArray[np.uint8]) -> bool:
 
 def _reduce(pixels: NDArray[Any], low: int, high: int, times: int) -> NDArray[Any]:
     """The means of squares of `times` x `times` pixels in `low` to `high`, rounded to what one can have."""
+    if times == 1:
+        return pixels
     # The narrowest integers that hold the sums of columns: three times as fast as 32 bits.
     narrow = np.result_type(pixels, *map(np.min_scalar_type, (low * times, high * times)))
     totals = _sums(_sums(pixels, times, narrow).T, times, np.dtype(np.float64)).T

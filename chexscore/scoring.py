@@ -247,9 +247,9 @@ class Network:
         """Scores the images of a batch, whatever their number.
 
         Whenever something fails, a blank image is tried in the same shape. Where that works, an image is to
-        blame: each of its batch is run by itself, and what fails once more, in the same shape, so that its
-        neighbours' scores stay what they are to the last digit. Where it fails too, no image is blamed, and
-        the shape is halved for the rest of the run, in case that memory is short.
+        blame: each image of the batch is run by itself, and one that fails a second time once more, in the
+        same shape, so that its neighbours' scores stay what they are to the last digit. Where it fails too,
+        no image is blamed, and the shape is halved for the rest of the run, in case that memory is short.
 
         Raises:
             NetworkError: even one blank image fails: the network, or its device, is of no use any more.

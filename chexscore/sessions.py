@@ -65,6 +65,15 @@ def open_session(
 
     Its own fallbacks are switched off: they tell standard output, and a fault in the night is to be heard.
 
+    Args:
+        content: of an ONNX file.
+        device: as for `Classifier`.
+        folder: of that file.
+        threads: of one run on the CPU; 0 means one for each core.
+
+    Returns:
+        The session, and why it is not on CUDA where "auto" tried; else empty.
+
     Raises:
         DeviceError: CUDA was asked for and does not work here.
         Exception: of onnxruntime, which has no common base for them: the content is no model that it can run.
@@ -130,9 +139,17 @@ def _cuda_options(content: bytes) -> dict[str, str]:
 
 
 def _score_blank(session: onnxruntime.InferenceSession) -> None:
-    """Raises what a first image would: a GPU that is too old, and cuDNN that is missing, show no earlier."""
-    (image,) = session.get_inputs()
-    session.run(None, {image.name: np.zeros((1, *image.shape[1:]), np.uint8)})
+    """Raises what a first image would: a GPU that is too old, and cuDNN that is missing, show no earlier.
+
+    A network that takes something else than images is not tried: that is no fault of the GPU.
+    """
+    first, *others = session.get_inputs()
+    if (
+        first.type == "tensor(uint8)"
+        and not others
+        and all(isinstance(each, int) for each in first.shape[1:])
+    ):
+        session.run(None, {first.name: np.zeros((1, *first.shape[1:]), np.uint8)})
 
 
 def cuda_reason(error: Exception) -> str:

@@ -18,7 +18,8 @@ DECODERS = ("numpy", "pillow", "pydicom", "python-gdcm")
 """Packages; the last one is not for every platform."""
 
 CUDNN = "nvidia-cudnn-cu13"
-"""The package, where cuDNN is not the system's own: another version may choose other algorithms."""
+"""The package, where cuDNN is not the system's own: another version may choose other algorithms. On a cluster
+that of its nodes counts, which nobody asks."""
 
 
 def columns_of(classifier: Classifier, options: Options) -> Columns:
@@ -56,7 +57,10 @@ def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
         **installed(),
         "onnxruntime": classifier.runtime,
         "model sha256": classifier.sha256,
-        "device": ", ".join((classifier.device, *(_versions(CUDNN) if classifier.device == "cuda" else ()))),
+        "device": classifier.device,
+        **(
+            {"cuDNN": found} if classifier.device == "cuda" and (found := ", ".join(_versions(CUDNN))) else {}
+        ),
         "batch size": str(options.images_together(classifier.device)),
         "max pixels": str(options.max_pixels),
         "DICOM tags": ", ".join(options.tags) or "none",

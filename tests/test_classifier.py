@@ -12,7 +12,9 @@ from onnx.external_data_helper import set_external_data
 
 from chexscore import Classifier
 from chexscore.classifier import usable_devices
-from chexscore.errors import DeviceError, ModelError, UsageError
+from chexscore.errors import DeviceError, ModelError, NetworkError, UsageError
+from chexscore.options import Options
+from chexscore.settings import settings_of
 from chexscore.spec import ImageSpec, ModelSpec
 from tests.networks import brightness_model, brightness_spec
 
@@ -167,6 +169,33 @@ def test_a_cuda_that_opens_and_cannot_run_is_none(model: Path, monkeypatch: pyte
     assert (classifier.device, classifier.cuda_fault) == ("cpu", "cuDNN is not available")
     assert classifier.score(np.zeros((1, 8, 8, 1), np.uint8)).tolist() == [[0, 1]]
     assert usable_devices(classifier) == (["cpu"], "cuDNN is not available")
+    foreign = brightness_model(model.with_name("foreign.onnx"), describe=False)
+    network = onnx.load(foreign)
+    network.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(network, foreign)
+    with pytest.raises(ModelError, match="does not describe itself"):
+        Classifier(foreign, device="cuda")
+
+
+def test_what_a_gpu_says_of_a_batch_is_told_without_its_host(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(OLD_DRIVER)
+
+    classifier = Classifier(model, device="cpu")
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", broken)
+    with pytest.raises(NetworkError, match=r"batch of 2: CUDA failure 35: .* CUDA runtime version$"):
+        classifier.score(np.zeros((2, 8, 8, 1), np.uint8))
+
+
+def test_a_resume_on_a_gpu_asks_for_the_same_cudnn(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Classifier(model, device="cpu")
+    assert "cuDNN" not in settings_of(classifier, Options())
+    classifier.device = "cuda"
+    assert "cuDNN" not in settings_of(classifier, Options()), "it may be the system's"
+    monkeypatch.setattr("chexscore.settings.version", lambda name: f"9.{len(name)}")
+    assert settings_of(classifier, Options())["cuDNN"] == "nvidia-cudnn-cu13 9.17"
 
 
 def test_a_model_reads_no_other_file(model: Path) -> None:

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
 from chexscore import load_image
-from chexscore.errors import UnsupportedImageError
+from chexscore.errors import UnreadableImageError, UnsupportedImageError
 from tests.phantoms import draw
 from tests.test_images import save_dicom
 
@@ -39,8 +39,12 @@ def curve(count: int, top: int) -> NDArray[np.float64]:
     return np.asarray(np.rint(top * np.linspace(0, 1, count) ** 2))
 
 
+LACKING = table(curve(4095, 4095).astype(np.uint16), 0, 12)
+LACKING[0].LUTDescriptor = [4096, 0, 12]
+
+
 def shown(values: NDArray[Any], entries: NDArray[Any], first: int, bits: int) -> NDArray[np.float64]:
-    places = np.clip(np.trunc(values).astype(int) - first, 0, len(entries) - 1)
+    places = np.clip(np.floor(values).astype(int) - first, 0, len(entries) - 1)
     return np.asarray(entries[places].astype(float) / (2**bits - 1) * 255)
 
 
@@ -70,6 +74,13 @@ def test_values_stand_where_the_highest_bit_says(
 def test_a_highest_bit_that_none_of_the_values_reaches_is_a_mistake(tmp_path: Path) -> None:
     plain = load_image(save_dicom(tmp_path / "plain.dcm", DEEP, **TWELVE, **WIDE))
     path = save_dicom(tmp_path / "x.dcm", DEEP, BitsStored=12, HighBit=15, **WIDE)
+    np.testing.assert_array_equal(load_image(path), plain)
+
+
+@pytest.mark.parametrize("top", [0, 3, 10, 16, 200, None])
+def test_an_impossible_highest_bit_is_none(tmp_path: Path, top: int | None) -> None:
+    plain = load_image(save_dicom(tmp_path / "plain.dcm", DEEP, **TWELVE, **WIDE))
+    path = save_dicom(tmp_path / "x.dcm", DEEP | np.uint16(2**15), BitsStored=12, HighBit=top, **WIDE)
     np.testing.assert_array_equal(load_image(path), plain)
 
 
@@ -137,21 +148,26 @@ def test_a_table_may_begin_far_above_0(tmp_path: Path) -> None:
     assert differ(path, shown(DEEP * 20.0, entries, 30000, 12)) <= 1
 
 
+@pytest.mark.parametrize("written", ["SS", "US"])
 @pytest.mark.parametrize(("kind", "first"), [(np.int8, -128), (np.int16, -2048)])
-def test_a_modality_table_of_signed_values_begins_below_0(tmp_path: Path, kind: type, first: int) -> None:
+def test_a_modality_table_of_signed_values_begins_below_0(
+    tmp_path: Path, kind: type, first: int, written: str
+) -> None:
     values = (FILM if kind is np.int8 else DEEP).astype(np.int32) + first
     entries = curve(-2 * first, 65535).astype(np.uint16)
     depth = {"BitsStored": 8 if kind is np.int8 else 12, "HighBit": 7 if kind is np.int8 else 11}
-    tags = {"PixelRepresentation": 1, "ModalityLUTSequence": table(entries, first, 16, "SS")}
+    tags = {"PixelRepresentation": 1, "ModalityLUTSequence": table(entries, first % 2**16, 16)}
+    if written == "SS":
+        tags["ModalityLUTSequence"] = table(entries, first, 16, "SS")
     tags |= {"WindowCenter": "32768", "WindowWidth": "65536"}
     path = save_dicom(tmp_path / "x.dcm", values.astype(kind), **depth, **tags)
     assert differ(path, shown(values, entries, first, 16)) <= 1
 
 
 def test_what_changes_no_value_changes_no_picture(tmp_path: Path) -> None:
-    """A range of values far from both ends of their depth, which floats would be stretched to."""
+    """Of 16 bits in 16, and far from both ends of their depth, which floats would be stretched to."""
     values = 1000 + DEEP // 4
-    plain = load_image(save_dicom(tmp_path / "plain.dcm", values, **TWELVE))
+    plain = load_image(save_dicom(tmp_path / "plain.dcm", values))
     none = Dataset()
     for tags in (
         {"RescaleSlope": "1", "RescaleIntercept": "0"},
@@ -160,7 +176,7 @@ def test_what_changes_no_value_changes_no_picture(tmp_path: Path) -> None:
         {"VOILUTSequence": [none]},
         {"WindowCenter": None, "WindowWidth": None},
     ):
-        path = save_dicom(tmp_path / "x.dcm", values, **TWELVE, **tags)
+        path = save_dicom(tmp_path / "x.dcm", values, **tags)
         np.testing.assert_array_equal(load_image(path), plain)
 
 
@@ -183,6 +199,15 @@ def test_without_a_window_all_values_that_the_bits_can_have_count(
     assert differ(path, 255 - expected) <= 1
 
 
+@pytest.mark.parametrize(("bits", "kind"), [(1, np.uint8), (8, np.uint8), (8, np.int8)])
+def test_a_whole_byte_of_bits_is_no_other_matter(tmp_path: Path, bits: int, kind: type) -> None:
+    values = (FILM // 2**7 if bits == 1 else FILM).astype(int) - 128 * (kind is np.int8)
+    depth = {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": int(kind is np.int8)}
+    expected = np.rint((values + 128 * (kind is np.int8)) / (2**bits - 1) * 255)
+    for tags in ({}, {"RescaleSlope": "3", "RescaleIntercept": "-7"}):
+        assert differ(save_dicom(tmp_path / "x.dcm", values.astype(kind), **depth, **tags), expected) <= 1
+
+
 def test_an_empty_end_of_the_padding_is_none(tmp_path: Path) -> None:
     values = DEEP.copy()
     values[:8] = 4000
@@ -202,6 +227,80 @@ def test_the_narrowest_windows_are_a_step(tmp_path: Path) -> None:
         {"WindowCenter": "1600.5", "WindowWidth": "0.001", "VOILUTFunction": "sigmoid"},
     ):
         assert differ(save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, **tags), step) == 0
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"VOILUTSequence": LACKING},
+        {"ModalityLUTSequence": LACKING},
+        {"VOILUTSequence": table(curve(4096, 255).astype(np.uint16), 0, 0)},
+        {"VOILUTSequence": table(curve(4096, 255).astype(np.uint16), 0, 33)},
+        {"RescaleSlope": "nan", "RescaleIntercept": "0"},
+        {"RescaleSlope": "1", "RescaleIntercept": "inf"},
+    ],
+)
+def test_what_the_header_makes_no_values_of_is_unreadable(tmp_path: Path, tags: dict[str, object]) -> None:
+    """A lookup table without its last entry, or of another depth; numbers that are none."""
+    with pytest.raises(UnreadableImageError, match="damaged or truncated: ValueError"):
+        load_image(save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, **tags))
+
+
+def test_a_window_that_is_no_number_is_none(tmp_path: Path) -> None:
+    plain = load_image(save_dicom(tmp_path / "plain.dcm", DEEP, **TWELVE))
+    for centre, width in (
+        ("nan", "1000"),
+        ("inf", "1000"),
+        ("1000", "nan"),
+        ("1000", "inf"),
+        ("1000", "0.5"),
+    ):
+        path = save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, WindowCenter=centre, WindowWidth=width)
+        np.testing.assert_array_equal(load_image(path), plain)
+
+
+def test_a_window_is_that_of_whole_numbers(tmp_path: Path) -> None:
+    """C.11.2.1.2.1; on a ramp, where half a value more or less is seen."""
+    values = np.tile(np.arange(1990, 2010, dtype=np.uint16), (8, 1))
+    path = save_dicom(tmp_path / "x.dcm", values, **TWELVE, WindowCenter="2000", WindowWidth="6")
+    shown = np.clip((values - (2000 - 0.5)) / (6 - 1) + 0.5, 0, 1) * 255
+    assert differ(path, shown) <= 1
+
+
+def test_behind_a_modality_table_no_value_is_negative(tmp_path: Path) -> None:
+    """So that a VOI LUT begins where it says, above the words that would be negative elsewhere."""
+    values = DEEP.astype(np.int16) - 2048
+    modality, voi = np.arange(4096, dtype=np.uint16) + np.uint16(40000), curve(4096, 4095).astype(np.uint16)
+    tags = {"ModalityLUTSequence": table(modality, -2048, 16, "SS"), "VOILUTSequence": table(voi, 40000, 12)}
+    path = save_dicom(tmp_path / "x.dcm", values, **TWELVE, PixelRepresentation=1, **tags)
+    assert differ(path, shown(DEEP + 40000.0, voi, 40000, 12)) <= 1
+
+
+def test_behind_a_modality_table_the_depth_is_that_of_its_values(tmp_path: Path) -> None:
+    entries = curve(4096, 3000).astype(np.uint16)
+    path = save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, ModalityLUTSequence=table(entries, 0, 12))
+    assert differ(path, shown(DEEP, entries, 0, 12)) <= 1
+
+
+def test_a_table_may_be_a_list_and_longer_than_it_says(tmp_path: Path) -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [200, 100, 16])
+    entries = curve(300, 65535).astype(np.uint16)
+    item.add_new("LUTData", "US", entries.tolist())
+    path = save_dicom(tmp_path / "x.dcm", FILM * np.uint16(2), VOILUTSequence=[item])
+    assert differ(path, shown(FILM * 2.0, entries[:200], 100, 16)) <= 1
+
+
+def test_a_modality_table_of_words_begins_far_above_0_in_implicit_vr_too(tmp_path: Path) -> None:
+    """Where nothing tells that 40,000 is no negative number but the pixels, which are none."""
+    values, entries = DEEP + np.uint16(40000), curve(4096, 4095).astype(np.uint16)
+    window = {"WindowCenter": "2048", "WindowWidth": "4096"}
+    path = save_dicom(tmp_path / "x.dcm", values, ModalityLUTSequence=table(entries, 40000, 12), **window)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    implicit = tmp_path / "y.dcm"
+    pydicom.dcmwrite(implicit, dataset, implicit_vr=True, little_endian=True, force_encoding=True)
+    assert differ(str(implicit), shown(values, entries, 40000, 12)) <= 1
 
 
 @pytest.mark.skipif(DCM2PNM is None, reason="DCMTK is not installed")
