@@ -151,8 +151,6 @@ def _looked_up(
 
 def _goes_below_0(dataset: pydicom.Dataset) -> bool:
     """Whether a VOI LUT may be given negative values, so that its first one is signed, too."""
-    if _table(dataset, "ModalityLUTSequence") is not None:
-        return False
     return bool(_modality(_ends(dataset), dataset).min() < 0)
 
 
