@@ -4,7 +4,7 @@ from typing import BinaryIO
 
 __all__ = ["SUFFIXES", "is_dicom"]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Names that make a file in a directory an image, in lower case; DICOM is also known by its content."""
 
 PREAMBLE, MARK = 128, b"DICM"

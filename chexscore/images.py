@@ -6,8 +6,9 @@ A change of anything here changes scores: the pixel path is part of what a netwo
 import errno
 import math
 import os
+import re
 import stat
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +50,23 @@ TURNS = {
 }
 """Orientation -> what makes it upright."""
 
-TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT, TIFF_PALETTE = 258, 262, 339, 320
+TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 WHITE_IS_ZERO = 0
-"""TIFF 6.0, section 8; Pillow inverts such images of 8 bits only."""
+"""TIFF 6.0, sections 8, 15 and 19; Pillow inverts images with white as 0 of 8 bits only."""
+
+DEEP = 256
+"""First value that 8 bits do not hold."""
+
+KNOWN_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
+"""How TIFF, BigTIFF and BMP begin; Pillow opens many kinds of them, and not all."""
+
+CHANNELS_OF_16 = re.compile(";16[LBN]")
+TURNED_AROUND = re.compile("F;32BF|I;16BS|I;32BS")
+"""Pillow's names of how values are stored: in several channels; in an order that libtiff mends before it."""
+
+MOST_PIXELS_A_BYTE = 8 * 1032
+"""Of a PNG: 8 in a byte, which deflate makes of 1/1032 of one at the least (zlib's technical details)."""
 
 IMPOSSIBLE = "no file can have such a name"
 
@@ -135,6 +150,11 @@ def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -
         with Image.open(file, formats=FORMATS) as picture:
             return _resize(*_grey(picture, path, image, max_pixels), image, _orientation(picture))
     except UnidentifiedImageError as error:
+        file.seek(0)
+        if file.read(4).startswith(KNOWN_MARKS):
+            raise UnsupportedImageError(
+                path, "a TIFF or BMP of a kind that is not read, or damaged; store it in 8 or 16 bits of grey"
+            ) from error
         raise UnreadableImageError(path, "not an image of a known format, or damaged at its start") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeImageError(path, "more pixels than Pillow agrees to decode") from error
@@ -157,31 +177,53 @@ def _grey(
 
     Those of a JPEG may be larger than the file's, and the last of them reach beyond its border.
     """
-    if picture.width * picture.height > max_pixels:
-        raise TooLargeImageError(path, f"{picture.width} x {picture.height} is above {max_pixels:,} pixels")
-    if getattr(picture, "n_frames", 1) > 1:
-        raise UnsupportedImageError(path, "several frames or pages; store each as a file of its own")
-    deep = picture.mode.startswith(("I", "F"))
-    if not deep and ";16" in str(
-        getattr(picture, "tile", "")
-    ):  # Pillow would keep the high byte of each channel
-        raise UnsupportedImageError(path, "colour of 16 bits a channel; store it in grey")
+    _check(picture, path, max_pixels)
     draft = None
     if picture.format == "JPEG":
         side = _enough(image)
         draft = picture.draft("L", (side, side) if side else None)
-    tags = getattr(picture, "tag_v2", {})  # of a TIFF
-    if tags.get(TIFF_BITS) == (32,) and tags.get(TIFF_SAMPLE_FORMAT, (1,)) == (1,):
-        raise UnsupportedImageError(path, "a TIFF of 32-bit unsigned values; store it in 16 bits")
+    tags = _tiff_tags(picture)
     picture.load()
-    if deep:
+    if picture.mode.startswith(("I", "F")):
         values = to_uint8(np.asarray(picture))
         grey = Image.fromarray(255 - values if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO else values)
-    elif picture.mode in ("P", "PA", "CMYK", "LAB", "HSV"):
-        grey = picture.convert("RGB").convert("L")
     else:
-        grey = picture.convert("L")
+        if picture.mode == "P" and max(tags.get(TIFF_PALETTE, (DEEP,))) < DEEP:  # as some write it: of bytes
+            picture.putpalette(bytes(tags[TIFF_PALETTE]), "RGB;L")
+        if picture.mode in ("P", "PA", "CMYK", "LAB", "HSV"):
+            picture = picture.convert("RGB")
+        grey = (picture.convert("LA") if picture.mode == "La" else picture).convert("L")
     return grey, draft[1][2:] if draft else grey.size
+
+
+def _check(picture: Image.Image, path: str, max_pixels: int) -> None:
+    """Refuses what is too large or of several pages, and what Pillow would make another picture of."""
+    pixels, tags = picture.width * picture.height, _tiff_tags(picture)
+    if pixels > max_pixels:
+        raise TooLargeImageError(path, f"{picture.width} x {picture.height} is above {max_pixels:,} pixels")
+    if tags.get(TIFF_TILE_WIDTH, 0) * tags.get(TIFF_TILE_LENGTH, 0) > max_pixels:
+        raise TooLargeImageError(path, f"a TIFF whose tiles are above {max_pixels:,} pixels")
+    if getattr(picture, "is_animated", False):
+        raise UnsupportedImageError(path, "several frames or pages; store each as a file of its own")
+    if picture.format == "PNG" and pixels > MOST_PIXELS_A_BYTE * os.stat(path).st_size:
+        raise UnreadableImageError(path, "damaged: larger than what it holds can be")
+    stored = "".join(map(str, getattr(picture, "tile", ())))
+    bits = tags.get(TIFF_BITS, (0,))
+    deep = picture.mode.startswith(("I", "F"))
+    if not deep and (CHANNELS_OF_16.search(stored) or max(bits) > 8):  # noqa: PLR2004, the high byte would be kept
+        raise UnsupportedImageError(path, "colour or transparency of 16 bits a channel; store it in grey")
+    kind = (*bits, *tags.get(TIFF_SAMPLE_FORMAT, (1,)))
+    if kind in ((32, 1), (8, 2)):
+        what = "32-bit unsigned" if kind == (32, 1) else "8-bit signed"
+        raise UnsupportedImageError(path, f"a TIFF of {what} values; store it in 16 bits")
+    if "libtiff" in stored and TURNED_AROUND.search(stored):
+        raise UnsupportedImageError(
+            path, "a compressed TIFF of big-endian values; store it in little-endian ones"
+        )
+
+
+def _tiff_tags(picture: Image.Image) -> Any:
+    return getattr(picture, "tag_v2", {})
 
 
 def _enough(image: ImageSpec | None) -> int:
