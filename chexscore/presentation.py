@@ -85,7 +85,6 @@ def _shown_by_value(pixels: NDArray[Any], dataset: pydicom.Dataset, times: int) 
 
     What a value is shown as is worked out once, and not for each of the millions of pixels that have it.
     """
-    before = 1
     low, high = int(pixels.min()), int(pixels.max())
     values = np.arange(low, high + 1).astype(pixels.dtype)
     shown, alone = show(values, dataset)
@@ -97,11 +96,11 @@ def _shown_by_value(pixels: NDArray[Any], dataset: pydicom.Dataset, times: int) 
         if _is_straight(shown[first : last + 1]):
             if last - first < WORTH_CLIPPING * (high - low):  # or letters would outshine their squares
                 pixels = pixels.clip(values[first], values[last])
-            pixels, before = _reduce(pixels, low, high, times), times
+            pixels, times = _reduce(pixels, low, high, times), 1
     unsigned = f"u{pixels.itemsize}"
     table = np.zeros(256**pixels.itemsize, dtype=np.uint8)
     table[values.view(unsigned)] = shown
-    return _reduce(_look_up(table, pixels.view(unsigned)), 0, 255, times // before)
+    return _reduce(_look_up(table, pixels.view(unsigned)), 0, 255, times)
 
 
 def _seen(shown: NDArray[np.uint8]) -> tuple[int, int]:
