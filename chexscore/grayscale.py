@@ -34,15 +34,18 @@ def show(values: NDArray[Any], dataset: pydicom.Dataset) -> tuple[NDArray[np.uin
         Exception: nearly anything, for other attributes that are damaged.
     """
     padding = _padding(values, dataset)
-    with np.errstate(all="ignore"):  # what overflows is no number below, or 0 or 1 in a sigmoid
+    with np.errstate(all="ignore"):  # what overflows is no number below, or 0 or 1 in a sigmoid; nor is 0 / 0
         modality = _modality(values, dataset)
         if padding.any() and not padding.all():
             modality = np.where(padding, modality[~padding].min(), modality)
         interest = _voi(modality, dataset)
-    exact = interest.dtype.kind != "f"
+        exact = interest.dtype.kind != "f"
+        low, high = interest.min(), interest.max()
+        alone = not exact and low >= 0 and high <= 1
+        if not exact and not alone:
+            interest = (interest - low) / (high - low if values.min() < values.max() else 1)
     if not exact and not (np.isfinite(modality).all() and np.isfinite(interest).all()):
         raise ValueError("numbers in the header make no values")
-    alone = not exact and interest.min() >= 0 and interest.max() <= 1
     grey = to_uint8(interest)
     if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
         grey = np.asarray(255 - grey, dtype=np.uint8)

@@ -50,16 +50,21 @@ TURNS = {
 }
 """Orientation -> what makes it upright."""
 
-TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT, TIFF_PALETTE = 258, 262, 339, 320
-TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_PALETTE, TIFF_SAMPLE_FORMAT = 258, 262, 320, 339
+TIFF_TILE_WIDTH, TIFF_TILE_LENGTH, TIFF_TILES = 322, 323, 324
+"""Tags; TIFF 6.0, sections 5, 8, 15 and 19."""
+
 WHITE_IS_ZERO = 0
-"""TIFF 6.0, sections 8, 15 and 19; Pillow inverts images with white as 0 of 8 bits only."""
+"""Pillow inverts such images of 8 bits only."""
 
-DEEP = 256
-"""First value that 8 bits do not hold."""
+PALETTE_ENTRIES, BYTE = 3 * 256, 2**8
 
-KNOWN_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
-"""How TIFF, BigTIFF and BMP begin; Pillow opens many kinds of them, and not all."""
+TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFF and BigTIFF begin; Pillow opens many kinds of them, and not all."""
+
+UNSIGNED, SIGNED = 1, 2
+WRONG_TIFF = {(32, UNSIGNED): "32-bit unsigned", (8, SIGNED): "8-bit signed"}
+"""Bits and sample formats of values that Pillow takes for others."""
 
 CHANNELS_OF_16 = re.compile(";16[LBN]")
 TURNED_AROUND = re.compile("F;32BF|I;16BS|I;32BS")
@@ -99,9 +104,10 @@ def load_image(
     Raises:
         MissingImageError: nothing is at that path.
         UnreadableImageError: the file is empty, damaged, truncated, not an image or not ours to read.
-        UnsupportedImageError: several frames or pages, 16-bit colour, 32-bit unsigned TIFF, or DICOM that
-            `read_dicom` does not support.
-        TooLargeImageError: more than `max_pixels`, or more than Pillow opens.
+        UnsupportedImageError: several frames or pages, colour or transparency of 16 bits, TIFF of 32 unsigned
+            or 8 signed or compressed big-endian bits, TIFF or BMP of another kind that is not read, or DICOM
+            that `read_dicom` does not support.
+        TooLargeImageError: more than `max_pixels`, in a tile, too, or more than Pillow opens.
         ChexscoreError: pydicom or a decoder that it uses is installed and broken.
     """
     path = os.fspath(path)
@@ -116,9 +122,12 @@ def load_image(
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise MissingImageError(path, IMPOSSIBLE) from error
-        why = (
-            f"cannot be read: {error.strerror}" if error.errno else _damaged(error)
-        )  # a decoder has no number
+        if str(error).startswith("Unsupported BMP"):
+            raise UnsupportedImageError(
+                path, "a BMP of a kind that is not read; store it in 8 bits"
+            ) from error
+        # A decoder has no number.
+        why = f"cannot be read: {error.strerror}" if error.errno else _damaged(error)
         raise UnreadableImageError(path, why) from error
     except MemoryError as error:
         raise UnreadableImageError(path, "not enough memory to decode it") from error
@@ -141,19 +150,22 @@ def _open(path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
 
 
 def _read(file: BinaryIO, path: str, image: ImageSpec | None, max_pixels: int) -> Image.Image:
-    if not os.fstat(file.fileno()).st_size:
+    held = os.fstat(file.fileno()).st_size
+    if not held:
         raise UnreadableImageError(path, "the file is empty")
     if is_dicom(file):
         pixels, size = _read_dicom(path, image, max_pixels)
         return _resize(Image.fromarray(pixels), size, image)
     try:
         with Image.open(file, formats=FORMATS) as picture:
+            if picture.format == "PNG" and picture.width * picture.height > MOST_PIXELS_A_BYTE * held:
+                raise UnreadableImageError(path, "damaged: larger than what it holds can be")
             return _resize(*_grey(picture, path, image, max_pixels), image, _orientation(picture))
     except UnidentifiedImageError as error:
         file.seek(0)
-        if file.read(4).startswith(KNOWN_MARKS):
+        if file.read(4) in TIFF_MARKS:
             raise UnsupportedImageError(
-                path, "a TIFF or BMP of a kind that is not read, or damaged; store it in 8 or 16 bits of grey"
+                path, "a TIFF of a kind that is not read, or cut off; store it in 8 or 16 bits of grey"
             ) from error
         raise UnreadableImageError(path, "not an image of a known format, or damaged at its start") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -184,12 +196,13 @@ def _grey(
         draft = picture.draft("L", (side, side) if side else None)
     tags = _tiff_tags(picture)
     picture.load()
-    if picture.mode.startswith(("I", "F")):
+    if _is_deep(picture):
         values = to_uint8(np.asarray(picture))
         grey = Image.fromarray(255 - values if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO else values)
     else:
-        if picture.mode == "P" and max(tags.get(TIFF_PALETTE, (DEEP,))) < DEEP:  # as some write it: of bytes
-            picture.putpalette(bytes(tags[TIFF_PALETTE]), "RGB;L")
+        palette = tags.get(TIFF_PALETTE, ())
+        if picture.mode in ("P", "PA") and palette and max(palette) < BYTE:  # as some write it, of bytes
+            picture.putpalette(bytes(palette[:PALETTE_ENTRIES]), "RGB;L")
         if picture.mode in ("P", "PA", "CMYK", "LAB", "HSV"):
             picture = picture.convert("RGB")
         grey = (picture.convert("LA") if picture.mode == "La" else picture).convert("L")
@@ -201,25 +214,27 @@ def _check(picture: Image.Image, path: str, max_pixels: int) -> None:
     pixels, tags = picture.width * picture.height, _tiff_tags(picture)
     if pixels > max_pixels:
         raise TooLargeImageError(path, f"{picture.width} x {picture.height} is above {max_pixels:,} pixels")
-    if tags.get(TIFF_TILE_WIDTH, 0) * tags.get(TIFF_TILE_LENGTH, 0) > max_pixels:
+    if TIFF_TILES in tags and tags.get(TIFF_TILE_WIDTH, 0) * tags.get(TIFF_TILE_LENGTH, 0) > max_pixels:
         raise TooLargeImageError(path, f"a TIFF whose tiles are above {max_pixels:,} pixels")
-    if getattr(picture, "is_animated", False):
+    if getattr(picture, "is_animated", False):  # counting the pages of a TIFF may take a minute
         raise UnsupportedImageError(path, "several frames or pages; store each as a file of its own")
-    if picture.format == "PNG" and pixels > MOST_PIXELS_A_BYTE * os.stat(path).st_size:
-        raise UnreadableImageError(path, "damaged: larger than what it holds can be")
     stored = "".join(map(str, getattr(picture, "tile", ())))
-    bits = tags.get(TIFF_BITS, (0,))
-    deep = picture.mode.startswith(("I", "F"))
-    if not deep and (CHANNELS_OF_16.search(stored) or max(bits) > 8):  # noqa: PLR2004, the high byte would be kept
+    bits, (kind, *_) = tags.get(TIFF_BITS, (1,)), tags.get(TIFF_SAMPLE_FORMAT, (UNSIGNED,))
+    if not _is_deep(picture) and (CHANNELS_OF_16.search(stored) or 2 ** max(bits) > BYTE):
+        # Pillow would keep the high byte of each channel.
         raise UnsupportedImageError(path, "colour or transparency of 16 bits a channel; store it in grey")
-    kind = (*bits, *tags.get(TIFF_SAMPLE_FORMAT, (1,)))
-    if kind in ((32, 1), (8, 2)):
-        what = "32-bit unsigned" if kind == (32, 1) else "8-bit signed"
+    if (bits[0], kind) in WRONG_TIFF:
+        what = WRONG_TIFF[bits[0], kind]
         raise UnsupportedImageError(path, f"a TIFF of {what} values; store it in 16 bits")
     if "libtiff" in stored and TURNED_AROUND.search(stored):
         raise UnsupportedImageError(
             path, "a compressed TIFF of big-endian values; store it in little-endian ones"
         )
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether its values are numbers of more than 8 bits."""
+    return picture.mode.startswith(("I", "F"))
 
 
 def _tiff_tags(picture: Image.Image) -> Any:

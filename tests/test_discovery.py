@@ -17,9 +17,11 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_the_walk_is_sorted_in_each_directory_and_descends_in_place(tmp_path: Path) -> None:
-    touch(tmp_path, "b.png", "a/z.PNG", "a/y.jpeg", "c/d/e.dcm", "a.png")
+    touch(tmp_path, "b.png", "a/z.PNG", "a/y.jpeg", "c/d/e.dcm", "a.png", "f.jfif")
     found = list(find_images([tmp_path]))
-    assert found == [f"{tmp_path}/{name}" for name in ("a/y.jpeg", "a/z.PNG", "a.png", "b.png", "c/d/e.dcm")]
+    assert found == [
+        f"{tmp_path}/{name}" for name in ("a/y.jpeg", "a/z.PNG", "a.png", "b.png", "c/d/e.dcm", "f.jfif")
+    ]
 
 
 def test_paths_keep_the_form_in_which_they_were_given(

@@ -246,6 +246,25 @@ def test_what_the_header_makes_no_values_of_is_unreadable(tmp_path: Path, tags: 
         load_image(save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, **tags))
 
 
+@pytest.mark.parametrize("numbers", [("1e40", "0"), ("-1e-42", "0"), ("2", "0"), ("-3", "7")])
+def test_a_rescale_of_whole_words_changes_no_more_than_the_sign(
+    tmp_path: Path, numbers: tuple[str, str]
+) -> None:
+    """Without a window they go from their darkest to their brightest, whatever the unit is."""
+    slope, intercept = numbers
+    path = save_dicom(tmp_path / "x.dcm", DEEP, RescaleSlope=slope, RescaleIntercept=intercept)
+    expected = (DEEP - float(DEEP.min())) / (DEEP.max() - DEEP.min()) * 255
+    assert differ(path, expected if float(slope) > 0 else 255 - expected) <= 1
+
+
+def test_a_rescale_to_one_value_is_no_picture_but_a_film_of_one_is(tmp_path: Path) -> None:
+    for numbers in (("0", "5"), ("1", "1e20")):
+        tags = dict(zip(("RescaleSlope", "RescaleIntercept"), numbers, strict=True))
+        with pytest.raises(UnreadableImageError, match="ValueError"):
+            load_image(save_dicom(tmp_path / "x.dcm", DEEP, **tags))
+        assert not load_image(save_dicom(tmp_path / "y.dcm", np.full_like(DEEP, 7), **tags)).any()
+
+
 def test_a_window_that_is_no_number_is_none(tmp_path: Path) -> None:
     plain = load_image(save_dicom(tmp_path / "plain.dcm", DEEP, **TWELVE))
     for centre, width in (
