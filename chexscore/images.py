@@ -25,13 +25,17 @@ from chexscore.errors import (
 from chexscore.formats import is_dicom
 from chexscore.spec import ImageSpec, Resize
 
-__all__ = ["FORMATS", "MAX_PIXELS", "load_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "READING", "load_image"]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Pillow's names of the formats that are read, besides DICOM; no other decoder of Pillow is tried."""
 
 MAX_PIXELS = 80_000_000
 """Default of the largest image that is decoded; the largest X-ray detectors give about 20 million."""
+
+READING = 1
+"""Increased whenever a change, here or in what reads DICOM, makes other pixels of the same file: then neither
+prepared pixels nor the rows of a stopped run are gone on with."""
 
 EXIF_ORIENTATION = 0x0112
 """Tag of the orientation, 1 to 8; Exif 2.32, table 4."""

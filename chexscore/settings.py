@@ -8,6 +8,7 @@ from typing import Any
 
 from chexscore import __version__
 from chexscore.classifier import Classifier
+from chexscore.images import READING
 from chexscore.options import Options
 from chexscore.predictions import Columns
 from chexscore.records import RunRecord
@@ -69,7 +70,8 @@ def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
 
 def installed() -> dict[str, str]:
     """The versions of chexscore and of what decodes images here."""
-    return {"chexscore": __version__, "decoders": ", ".join(_versions(*DECODERS))}
+    decoders = ", ".join(_versions(*DECODERS))
+    return {"chexscore": __version__, "reading of images": str(READING), "decoders": decoders}
 
 
 def _versions(*packages: str) -> Iterator[str]:

@@ -279,6 +279,10 @@ def test_new_versions_of_decoders_are_other_settings(
     monkeypatch.setattr("chexscore.settings.version", lambda _: "99")
     with pytest.raises(UsageError, match=r"decoders .* then and numpy 99, pillow 99"):
         run([str(images)], output, classifier, RESUME)
+    monkeypatch.undo()
+    monkeypatch.setattr("chexscore.settings.READING", 99)
+    with pytest.raises(UsageError, match="reading of images 1 then and 99 now"):
+        run([str(images)], output, classifier, RESUME)
 
 
 def test_resume_and_overwrite_exclude_each_other(classifier: Classifier, tmp_path: Path) -> None:

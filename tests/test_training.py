@@ -411,6 +411,13 @@ def test_prepare_leaves_out_what_cannot_be_read_and_does_nothing_twice(tmp_path:
         prepare(tmp_path, paths, ImageSpec(16, 17), cache, 2, said.append)
     with pytest.raises(TableError, match="another table"):
         prepare(tmp_path, paths[1:], image, cache, 2, said.append)
+    rule = json.loads((cache / "image.json").read_text())
+    earlier = {name: value for name, value in rule.items() if name != "reading"}
+    for other in (earlier, {**rule, "reading": rule["reading"] + 1}):
+        (cache / "image.json").write_text(json.dumps(other))
+        with pytest.raises(TableError, match="by a chexscore that read images otherwise; use another folder"):
+            prepare(tmp_path, paths, image, cache, 2, said.append)
+    (cache / "image.json").write_text(json.dumps(rule))
     for _ in range(2):
         with pytest.raises(TableError, match="not one of 1 images could be read"):
             prepare(tmp_path, paths[1:2], image, tmp_path / "none", 2, said.append)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from chexscore.ahead import work_ahead
 from chexscore.errors import ImageError, LockedError, MissingImageError, TableError, UsageError
-from chexscore.images import load_image
+from chexscore.images import READING, load_image
 from chexscore.lock import locked
 from chexscore.outputs import replacing
 from chexscore.spec import ImageSpec
@@ -58,8 +58,8 @@ def prepare(
 ) -> PixelCache:
     """Decodes every image of a data set into `folder`, goes on where a stop left it, or opens a finished one.
 
-    The folder holds image.json (the shape and resize rule), pixels.npy, and images.csv: path and note of each
-    image that is done, in the order of the array. A note says why an image is left out.
+    The folder holds image.json (shape, resize rule, `chexscore.images.READING`), pixels.npy, and images.csv:
+    path and note of each image that is done, in the order of the array. A note says why one is left out.
 
     Args:
         root: folder that the paths are relative to.
@@ -71,8 +71,8 @@ def prepare(
 
     Raises:
         UsageError: another process prepares the folder.
-        TableError: the folder holds other images, or the same ones in another shape or by another rule; too
-            many of the images are not there; or not one could be read.
+        TableError: the folder holds other images, or the same ones in another shape, by another rule or
+            reading; too many of the images are not there; or not one could be read.
         OSError: the disk has no room for the pixels; nothing was decoded.
     """
     rule_file, pixels_file, index_file = (folder / n for n in ("image.json", "pixels.npy", "images.csv"))
@@ -91,7 +91,7 @@ def prepare(
             _table(paths[: len(notes)], notes).to_csv(file, index=False, errors="surrogateescape")
         # Last: a folder without it is begun anew.
         with replacing(str(rule_file)) as file:
-            file.write(json.dumps(asdict(image)).encode())
+            file.write(json.dumps({**asdict(image), "reading": READING}).encode())
 
         left = (str(root / path) for path in paths[len(notes) :])
         loaded = work_ahead(left, partial(_load, image), workers=workers, ahead=4 * workers)
@@ -153,6 +153,8 @@ def _done(
         rule, index = json.loads(rule_file.read_bytes()), _read_index(folder / "images.csv")
     except (OSError, ValueError) as error:
         raise TableError(f"{folder}: damaged: {error}; delete it to prepare again.") from error
+    if rule.pop("reading", 0) != READING:
+        raise TableError(f"{folder}: prepared by a chexscore that read images otherwise; use another folder.")
     if rule != asdict(image):
         raise TableError(f"{folder}: prepared with another image size or resize rule; use another folder.")
     pixels = _open(folder / "pixels.npy", (len(paths), image.height, image.width, 1), mode)
