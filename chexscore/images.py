@@ -277,10 +277,8 @@ def _resize(
         left, top = (width - wide) / 2, (height - high) / 2
         part = (left, top, left + wide, top + high)
     elif image.resize is Resize.PAD:
-        across, down = (
-            max(1, min(across, round(width / height * down))),
-            max(1, min(down, round(height / width * across))),
-        )
+        wide, high = round(width / height * down), round(height / width * across)
+        across, down = max(1, min(across, wide)), max(1, min(down, high))
     small = _turned(grey.resize((across, down), Image.Resampling.BILINEAR, part), orientation)
     if small.size == (image.width, image.height):
         return small
