@@ -73,7 +73,7 @@ class Classifier:
                 f"{self.path}: not a model that onnxruntime can load: {first_line(error)}"
             ) from error
         self.device = "cuda" if PROVIDERS["cuda"] in self._session.get_providers() else "cpu"
-        self._turn = threading.Lock()
+        self._turn = threading.Lock()  # of the batch that the network runs on, on a GPU
         self._own = threading.local()  # what each thread that scores on a GPU has for itself
         self.runtime = RUNTIME
         self.cuda_fault = fault if shows_gpu() else ""

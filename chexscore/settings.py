@@ -19,8 +19,7 @@ DECODERS = ("numpy", "pillow", "pydicom", "python-gdcm")
 """Packages; the last one is not for every platform."""
 
 CUDNN = "nvidia-cudnn-cu13"
-"""The package, where cuDNN is not the system's own: another version may choose other algorithms. On a cluster
-that of its nodes counts, which nobody asks."""
+"""The package, where cuDNN is not the system's own: another version may choose other algorithms."""
 
 
 def columns_of(classifier: Classifier, options: Options) -> Columns:
@@ -59,13 +58,16 @@ def settings_of(classifier: Classifier, options: Options) -> dict[str, str]:
         "onnxruntime": classifier.runtime,
         "model sha256": classifier.sha256,
         "device": classifier.device,
-        **(
-            {"cuDNN": found} if classifier.device == "cuda" and (found := ", ".join(_versions(CUDNN))) else {}
-        ),
+        "cuDNN": _cudnn(classifier.device),
         "batch size": str(options.images_together(classifier.device)),
         "max pixels": str(options.max_pixels),
         "DICOM tags": ", ".join(options.tags) or "none",
     }
+
+
+def _cudnn(device: str) -> str:
+    """The version that is used here; on a cluster that of its nodes counts, which nobody asks."""
+    return (", ".join(_versions(CUDNN)) or "the system's") if device == "cuda" else "none"
 
 
 def installed() -> dict[str, str]:
