@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 __all__ = ["work_ahead"]
@@ -24,7 +24,7 @@ def work_ahead(
 
     Yields:
         Each item with what `work` returned, in the order of the items; what is done when an item comes does
-        not wait for later ones.
+        not wait for later ones. Nothing is worked on any more when it ends, also before its end.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="chexscore-ahead")
     queue: deque[tuple[Item, Future[Result]]] = deque()
@@ -38,4 +38,7 @@ def work_ahead(
             first, result = queue.popleft()
             yield first, result.result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        # The threads are not joined: garbage collection may come to this in any thread, also in one that only
+        # begins, and there a join waits for ever for a lock of threading's that the same thread holds.
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait(result for _, result in queue if not result.cancelled())
