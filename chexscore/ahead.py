@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 __all__ = ["work_ahead"]
@@ -24,7 +24,7 @@ def work_ahead(
 
     Yields:
         Each item with what `work` returned, in the order of the items; what is done when an item comes does
-        not wait for later ones. Nothing is worked on any more when it ends, also before its end.
+        not wait for later ones. Who leaves early leaves behind what is being worked on, and no more is begun.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="chexscore-ahead")
     queue: deque[tuple[Item, Future[Result]]] = deque()
@@ -38,7 +38,6 @@ def work_ahead(
             first, result = queue.popleft()
             yield first, result.result()
     finally:
-        # The threads are not joined: garbage collection may come to this in any thread, also in one that only
-        # begins, and there a join waits for ever for a lock of threading's that the same thread holds.
+        # Nothing is waited for: garbage collection may come to this in any thread. One that works would wait
+        # for itself, and one that only begins for a lock of threading's that it holds.
         pool.shutdown(wait=False, cancel_futures=True)
-        wait(result for _, result in queue if not result.cancelled())

@@ -29,32 +29,49 @@ def test_many_come_in_order_and_no_further_ahead_than_asked() -> None:
 
 
 def test_leaving_early_stops_the_threads() -> None:
-    working = []
+    begun = []
 
-    def work(item: str) -> str:
-        working.append(item)
+    def work(item: str) -> None:
+        begun.append(item)
         time.sleep(0.02)
-        working.remove(item)
-        return item
 
     results = work_ahead(map(str, range(100)), work, workers=2, ahead=4)
     next(results)
     results.close()  # type: ignore[attr-defined]
-    assert not working
+    known = len(begun)
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("chexscore-ahead")]
     for thread in threads:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
+    assert len(begun) == known, "nothing is begun any more"
 
 
-def test_garbage_collection_in_a_thread_that_begins_waits_for_nobody() -> None:
-    """Then the thread holds a lock of threading's, which joining another one takes."""
-    script = (
-        "import threading\nfrom chexscore.ahead import work_ahead\n"
-        "results = work_ahead(map(str, range(100)), len, workers=2, ahead=4)\nnext(results)\n"
-        "lock = getattr(threading, '_shutdown_locks_lock', threading.Lock())\n"
-        "with lock: results.close()"
-    )
+BEGINNING = """
+results = work_ahead(map(str, range(100)), len, workers=2, ahead=4)
+next(results)
+with getattr(threading, "_shutdown_locks_lock", threading.Lock()):
+    results.close()
+"""
+"""A thread that begins holds a lock of threading's, which joining another one takes."""
+
+WORKING = """
+def work(item):
+    time.sleep(0.2)
+    if item == "1":
+        ready.wait()
+        results.close()
+
+ready = threading.Event()
+results = work_ahead(map(str, range(100)), work, workers=2, ahead=4)
+next(results)
+ready.set()
+"""
+"""A thread that works would wait for itself."""
+
+
+@pytest.mark.parametrize("script", [BEGINNING, WORKING])
+def test_garbage_collection_in_any_thread_waits_for_nobody(script: str) -> None:
+    script = f"import threading, time\nfrom chexscore.ahead import work_ahead\n{script}"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
