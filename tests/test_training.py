@@ -23,7 +23,7 @@ from chexscore.spec import ImageSpec, ModelSpec
 from chexscore.stopping import Stop
 from tests.phantoms import draw, write_chexpert, write_dataset
 from training import __main__ as command
-from training import labels
+from training import examples, labels
 from training import prepare as prepare_module
 from training.config import RECIPE_FILE, DataConfig, ImageConfig, NetworkConfig, TrainConfig
 from training.datasets import read_table
@@ -351,6 +351,25 @@ def test_a_list_adds_what_the_table_lacks_and_may_have_chexperts_prefix(tmp_path
     both = data.model_copy(update={"test_list": "list.txt", "validation_list": "mixed.csv"})
     with pytest.raises(TableError, match=r"patient00001/.* is in mixed\.csv too"):
         divide(tmp_path, both)
+
+
+def test_a_training_list_joins_in_and_is_never_held_out(tmp_path: Path) -> None:
+    children, adults = tmp_path / "children", tmp_path / "adults"
+    write_dataset(children, 6, size=8)
+    write_dataset(adults, 40, size=8)
+    more = pd.read_csv(adults / "labels.csv")
+    more["path"], more["patient"] = "../adults/" + more["path"], "adult " + more["patient"]
+    more.to_csv(children / "adults.csv", index=False)
+    alone = recipe(data=DataConfig(labels=("Opacity",), validation=0.5))
+    table, sides = divide(children, alone.data)
+    data = alone.data.model_copy(update={"training_list": "adults.csv"})
+    both, both_sides = divide(children, data)
+    assert list(both["path"]) == [*table["path"], *more["path"]]
+    assert list(both_sides) == [*sides, *["training"] * len(more)], "the same patients are held out"
+    found = examples.load(alone.model_copy(update={"data": data}), children, tmp_path / "cache", 1, print)
+    assert len(found.rows["training"]) == (sides == "training").sum() + len(more)
+    with pytest.raises(TableError, match=r"view0\.png is in adults\.csv too"):
+        divide(children, data.model_copy(update={"test_list": "adults.csv"}))
 
 
 def test_a_run_keeps_to_the_split_that_it_began_with(tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ class DataConfig(_Section):
     bring images that the table lacks, as CheXpert's valid.csv does. Relative to the data folder."""
     test_list: str = ""
     """The same for images that training never looks at; they are measured once, at the end."""
+    training_list: str = ""
+    """The same for images that are trained on in any case. With labels it is how a second data set joins
+    in without being measured on: its paths may lead out of the data folder, as in ../adults/a.png."""
 
     @model_validator(mode="before")
     @classmethod

@@ -33,21 +33,22 @@ def divide(root: Path, data: DataConfig) -> tuple[pd.DataFrame, NDArray[np.str_]
         TableError: the data set or a list cannot be used, or a patient is on two sides.
     """
     table = read_table(root, data)
-    sides = np.full(len(table), "training", dtype="<U10")
-    for side, name in (("validation", data.validation_list), ("test", data.test_list)):
+    sides = np.full(len(table), "", dtype="<U10")
+    lists = {"training": data.training_list, "validation": data.validation_list, "test": data.test_list}
+    for side, name in lists.items():
         if name:
             table, rows = _listed(root, data, name, table)
-            sides = np.append(sides, np.full(len(table) - len(sides), "training"))
-            if (taken := rows & (sides != "training")).any():
-                raise TableError(
-                    f"{root / name}: {table['path'][taken].iloc[0]} is in {data.validation_list} too."
-                )
+            sides = np.append(sides, np.full(len(table) - len(sides), ""))
+            if (taken := rows & (sides != "")).any():
+                path, other = table["path"][taken].iloc[0], lists[sides[taken][0]]
+                raise TableError(f"{root / name}: {path} is in {other} too.")
             sides[rows] = side
     patients = table["patient"].to_numpy(dtype=str)
     if not data.validation_list:
-        left = sides == "training"
+        left = sides == ""
         held_out = by_patient(patients[left], data.validation, data.split_seed)
         sides[np.flatnonzero(left)[held_out]] = "validation"
+    sides[sides == ""] = "training"
     _check_disjoint(patients, sides)
     return table, sides
 
