@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Literal
 
 from chexscore import beside
-from chexscore.errors import NoImageError
+from chexscore.errors import NoImageError, UsageError
 from chexscore.formats import SUFFIXES, is_dicom
 from chexscore.messages import in_short
 from chexscore.stopping import Stop
+from chexscore.tables import UTF16
 
 __all__ = ["check_some_are_there", "find_images", "is_image_by_name", "read_list"]
 
@@ -67,17 +68,33 @@ def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
     Args:
         file: a file, or a pipe that may be silent for long.
         stop: ends the list.
+
+    Raises:
+        UsageError: it is UTF-16, as PowerShell writes it, where every letter would be a path.
     """
-    separator, rest, begun = b"", b"", False
-    while _is_ready(file, stop or Stop()) and (chunk := os.read(file.fileno(), 65536)):
-        rest += chunk if begun else chunk.removeprefix(BOM_UTF8)
-        begun = True
+    separator, rest = b"", b""
+    for number, chunk in enumerate(_chunks(file, stop or Stop())):
+        if number == 0 and chunk.startswith(UTF16):
+            raise UsageError(f"{file.name}: the list is UTF-16; save it as UTF-8.")
+        rest += chunk if number else chunk.removeprefix(BOM_UTF8)
         if not separator:
             separator = b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b""
         if separator:
             *whole, rest = rest.split(separator)
             yield from _decoded(whole, separator)
     yield from _decoded([rest], separator)
+
+
+def _chunks(file: BinaryIO, stop: Stop) -> Iterator[bytes]:
+    """What there is to read, as it comes; a byte order mark in one piece, whose bytes a pipe may bring singly."""
+    chunk = b""
+    while _is_ready(file, stop) and (more := os.read(file.fileno(), 65536)):
+        chunk += more
+        if len(chunk) >= len(BOM_UTF8):
+            yield chunk
+            chunk = b""
+    if chunk:
+        yield chunk
 
 
 def _is_ready(file: BinaryIO, stop: Stop) -> bool:

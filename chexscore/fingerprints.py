@@ -1,6 +1,7 @@
 """What tells a changed file from an unchanged one, and one that may still be growing from a whole one."""
 
 import os
+import stat
 import time
 from typing import NamedTuple, Self
 
@@ -18,12 +19,12 @@ class Fingerprint(NamedTuple):
 
     @classmethod
     def of(cls, path: str) -> Self | None:
-        """That of the file which is at a path now; None if there is none to be seen."""
+        """That of the file which is at a path now; None for a directory, or if there is none to be seen."""
         try:
             status = os.stat(path)
         except (OSError, ValueError):  # a name with a NUL byte is a ValueError
             return None
-        return cls(status.st_size, status.st_mtime_ns)
+        return None if stat.S_ISDIR(status.st_mode) else cls(status.st_size, status.st_mtime_ns)
 
     def is_younger(self, age: float) -> bool:
         """Whether it was written less than `age` seconds ago; a clock that is ahead makes that negative."""

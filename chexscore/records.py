@@ -31,6 +31,8 @@ class RunRecord:
         failed: other statuses -> rows.
         unchanged: rows with status ok taken over from an earlier run, those of images that wait among them.
         ignored: files in the directories that are not images.
+        unseen: of the failed, folders that cannot be listed, and paths where nobody can tell what there is: a
+            share that does not answer, or a folder above that may not be entered.
         waiting: images left for the next run because they are younger than the least age; without a row
             unless an earlier run scored what was at their path then.
         gone: rows of an earlier run whose files were not found any more, and are not in the output.
@@ -53,14 +55,16 @@ class RunRecord:
     failed: dict[str, int] = field(default_factory=dict)
     unchanged: int = 0
     ignored: int = 0
+    unseen: int = 0
     waiting: int = 0
     gone: int = 0
     examples: dict[str, str] = field(default_factory=dict)
     operating_points: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
-    def count(self, prediction: Prediction) -> None:
-        """Takes the row of an image that this run tried into the counts."""
+    def count(self, prediction: Prediction, *, seen: bool = True) -> None:
+        """Takes the row of an image that this run tried into the counts; `seen` if it is known to be there."""
         status = prediction.status.value
+        self.unseen += prediction.status is Status.UNREADABLE and not seen
         if prediction.status is Status.OK:
             self.scored += 1
             return
@@ -79,7 +83,7 @@ class RunRecord:
 
     @property
     def found_nothing(self) -> bool:
-        """Whether there was no image at all: none found, or only names of files that are not there."""
+        """Whether there was no image at all: none found, or only names that nothing is to be seen at."""
         return not self.waiting and self._none_is_there
 
     @property
@@ -94,8 +98,8 @@ class RunRecord:
 
     @property
     def _none_is_there(self) -> bool:
-        """Whether what was taken is names of files that are not there."""
-        return self.found == self.failed.get(Status.MISSING.value, 0)
+        """Whether what was taken is names that nothing is to be seen at."""
+        return self.found == self.failed.get(Status.MISSING.value, 0) + self.unseen
 
     def to_json(self) -> bytes:
         """The record as it stands in its file."""

@@ -128,7 +128,8 @@ def _check_losses(run: "_Run", store: Store) -> None:
     """Refuses to publish what would lose the rows of an earlier run, or of this one."""
     output = store.output
     if run.record.found_nothing and (store.left_before or os.path.exists(output)):
-        raise NoImageError(f"no image found; {output} and its rows are left as they were.")
+        why = f" ({run.record.examples[Status.UNREADABLE]})" if run.record.unseen else ""
+        raise NoImageError(f"no image found{why}; {output} and its rows are left as they were.")
     if run.record.none_old_enough:
         raise NoImageError(f"no image is older than --min-age; {output} is left for the next run.")
     run.record.gone, example = store.gone()
@@ -136,8 +137,8 @@ def _check_losses(run: "_Run", store: Store) -> None:
         f"images of an earlier run that are not found now: {run.record.gone}, such as {example}; {output} is "
         "left as it was, and what is new is kept beside it"
     )
-    if run.record.gone and run.unlisted:
-        raise OutputError(f"{run.unlisted} directories cannot be listed; {lost}, for --resume.")
+    if run.record.gone and run.record.unseen:
+        raise OutputError(f"{run.record.unseen} inputs cannot be looked into; {lost}, for --resume.")
     if run.record.gone and not run.options.forget_gone:
         if not store.met_before:
             store.forget()  # or the right inputs would lack these images from now on
@@ -167,7 +168,7 @@ class _Run:
         self.watch = watch or (lambda _: None)
         self.began = time.monotonic()
         self.fed: deque[tuple[int, Fingerprint | None]] = deque()
-        self.unlisted, self.shrunk = 0, False
+        self.shrunk = False
         self.record = begin_record(classifier, options, arguments)
 
     def predictions(self, store: Store | None) -> Iterator[Prediction]:
@@ -187,9 +188,8 @@ class _Run:
             if store is not None:
                 # A resumed output has the bytes of one batch size, whenever memory was short.
                 store.add(position, prediction, fingerprint, provisional=self.shrunk)
-            self.record.count(prediction)
-            if prediction.status is Status.UNREADABLE and os.path.isdir(prediction.path):
-                self.unlisted += 1
+            # A link that leads to itself is there, and will not be seen tomorrow either.
+            self.record.count(prediction, seen=fingerprint is not None or os.path.islink(prediction.path))
             self._tell()
             yield prediction
 

@@ -2,7 +2,7 @@
 
 from chexscore.errors import TableError
 
-__all__ = ["check_csv"]
+__all__ = ["UTF16", "check_csv"]
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks that spreadsheets put in front of "Unicode text"."""

@@ -130,7 +130,7 @@ def test_a_directory_that_cannot_be_listed_is_not_gone(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(OutputError, match=r"1 directories cannot be listed; .*not found now: 10"):
+    with pytest.raises(OutputError, match=r"1 inputs cannot be looked into; .*not found now: 10"):
         run([str(images)], output, classifier, FORGET)
     assert published(output) == before
 
@@ -156,6 +156,34 @@ def test_overwriting_with_inputs_that_are_not_there_costs_nothing(
         images.rmdir()
     (images.parent / "unmounted").rename(images)
     assert run([str(images)], output, classifier, RESUME).unchanged == 20
+
+
+@pytest.mark.parametrize("options", [OVERWRITE, FORGET, RESUME])
+def test_a_share_that_does_not_answer_costs_no_row(
+    classifier: Classifier,
+    images: Path,
+    output: str,
+    flat: Flat,
+    monkeypatch: pytest.MonkeyPatch,
+    options: Options,
+) -> None:
+    """Below a link that leads to itself nothing can be looked at, as below a stale mount."""
+    monkeypatch.setattr("chexscore.store.COMMIT_INTERVAL_S", 0)
+    run([str(images / "a"), str(images / "b")], output, classifier, OVERWRITE)
+    before = published(output)
+    images.rename(images.parent / "away")
+    images.symlink_to(images)
+    with pytest.raises(NoImageError, match=r"no image found \(.*images/a: .*left as they were"):
+        run([str(images / "a"), str(images / "b")], output, classifier, options)
+    other = str(flat("other/new.png", 7))
+    if options is not OVERWRITE:
+        with pytest.raises(OutputError, match=r"2 inputs cannot be looked into; .*not found now: 20"):
+            run([str(images / "a"), str(images / "b"), other], output, classifier, options)
+    assert published(output) == before
+    images.unlink()
+    (images.parent / "away").rename(images)
+    record = run([str(images / "a"), str(images / "b"), other], output, classifier, RESUME)
+    assert (record.unchanged >= 20, record.done, record.gone, record.unseen) == (True, 21, 0, 0)
 
 
 def test_images_that_are_all_being_copied_again_cost_no_row(

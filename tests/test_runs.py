@@ -201,8 +201,9 @@ def test_a_directory_that_cannot_be_listed_tonight_costs_no_row(
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(OutputError, match="left as it was"):
-        run([str(images)], str(output), classifier, RESUME)
+    for options in (RESUME, OVERWRITE):
+        with pytest.raises(NoImageError, match=r"images: a directory that cannot be listed\); .* left as"):
+            run([str(images)], str(output), classifier, options)
     assert output.read_bytes() == whole
     monkeypatch.setattr(os, "scandir", scandir)
     assert run([str(images)], str(output), classifier, RESUME).unchanged == 40

@@ -5,12 +5,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from chexscore import Classifier, find_images
 from chexscore.discovery import read_list
+from chexscore.errors import UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.runs import run
@@ -99,7 +101,30 @@ def test_a_signal_comes_before_the_clock() -> None:
     assert list(read_list(io.BytesIO(b"a"), stop)) == []
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\n\r\nb.png\r\n")
-    with (tmp_path / "list.txt").open("rb") as file:
-        assert list(read_list(file)) == ["a.png", "b.png"]
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_a_byte_order_mark_is_no_part_of_the_first_path(at_once: int) -> None:
+    assert listed(b"\xef\xbb\xbfa.png\r\n\r\nb.png\r\n", at_once) == ["a.png", "b.png"]
+    assert listed(b"a\n", at_once) == ["a"]
+    assert listed(b"a\0b\nc\0", at_once) == ["a", "b\nc"]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(UsageError, match="the list is UTF-16; save it as UTF-8"):
+            listed("\ufeffa/b.png\n".encode(encoding), at_once)
+
+
+def listed(content: bytes, at_once: int) -> list[str]:
+    """What is read of a pipe that brings a few bytes at once."""
+    reading, writing = os.pipe()
+
+    def bring() -> None:
+        with open(writing, "wb", buffering=0) as pipe, suppress(BrokenPipeError):
+            for begin in range(0, len(content), at_once):
+                pipe.write(content[begin : begin + at_once])
+                time.sleep(0.002)
+
+    thread = threading.Thread(target=bring)
+    thread.start()
+    try:
+        with open(reading, "rb") as pipe:
+            return list(read_list(pipe))
+    finally:
+        thread.join()
