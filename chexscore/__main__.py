@@ -1,5 +1,19 @@
 """python -m chexscore, the same as the command chexscore."""
 
-from chexscore.cli import main
+import sys
 
-main()
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the command: all but this is imported where an interrupt is no traceback any more."""
+    try:
+        from chexscore.cli import main as run  # noqa: PLC0415, see above
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from chexscore.errors import ChexscoreError
+
 __all__ = ["work_ahead"]
 
 Item = TypeVar("Item")
@@ -25,12 +27,18 @@ def work_ahead(
     Yields:
         Each item with what `work` returned, in the order of the items; what is done when an item comes does
         not wait for later ones. Who leaves early leaves behind what is being worked on, and no more is begun.
+
+    Raises:
+        ChexscoreError: no thread can be started.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="chexscore-ahead")
     queue: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:
-            queue.append((item, pool.submit(work, item)))
+            try:
+                queue.append((item, pool.submit(work, item)))
+            except RuntimeError as error:
+                raise ChexscoreError(f"{error}: there are too many (ulimit -u, TasksMax).") from error
             while queue and (len(queue) > ahead or queue[0][1].done()):
                 first, result = queue.popleft()
                 yield first, result.result()

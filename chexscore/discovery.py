@@ -86,7 +86,7 @@ def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
 
 
 def _chunks(file: BinaryIO, stop: Stop) -> Iterator[bytes]:
-    """What there is to read, as it comes; a byte order mark in one piece, whose bytes a pipe may bring singly."""
+    """What there is to read, as it comes; a byte order mark in one piece although bytes may come singly."""
     chunk = b""
     while _is_ready(file, stop) and (more := os.read(file.fileno(), 65536)):
         chunk += more

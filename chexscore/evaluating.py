@@ -174,19 +174,23 @@ def _score(
         What the command ends with if the run was stopped, else None.
     """
     from chexscore import progress  # noqa: PLC0415, for predictions nothing of this is needed
-    from chexscore.exits import exit_code  # noqa: PLC0415
+    from chexscore.exits import STOPPED, exit_code  # noqa: PLC0415
     from chexscore.options import Options  # noqa: PLC0415
     from chexscore.runs import run  # noqa: PLC0415
     from chexscore.scoring import open_classifier  # noqa: PLC0415
-    from chexscore.stopping import stop_on_signals  # noqa: PLC0415
+    from chexscore.stopping import stopped_by_signals  # noqa: PLC0415
 
-    classifier, stop = open_classifier(model, device), stop_on_signals()
-    check_some_are_there(paths)
-    found = list(find_images(paths, stop=stop))
-    if any(map(os.path.exists, found)):
-        check(found, classifier.spec.labels)
-    # As for standard output: eval itself has no --resume that could go on from here.
-    with progress.show("text", STDOUT, classifier, lambda: len(found), stop) as watch:
-        record = run(paths, output, classifier, Options(overwrite=overwrite), stop=stop, watch=watch)
-    code = exit_code(record, output, stop, None)
-    return None if record.finished else code
+    classifier = open_classifier(model, device)
+    options = Options(overwrite=overwrite, resume=not overwrite)  # there is no finished output, or it may go
+    with stopped_by_signals() as stop:
+        check_some_are_there(paths)
+        found = list(find_images(paths, stop=stop))
+        if any(map(os.path.exists, found)):
+            check(found, classifier.spec.labels)
+        # As for standard output: there is no --resume to name.
+        with progress.show("text", STDOUT, classifier, lambda: len(found), stop) as watch:
+            record = run(paths, output, classifier, options, stop=stop, watch=watch)
+    if stop.reason:
+        return STOPPED[stop.reason]
+    exit_code(record, output, stop, None)
+    return None

@@ -62,7 +62,7 @@ class RunRecord:
     operating_points: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def count(self, prediction: Prediction, *, seen: bool = True) -> None:
-        """Takes the row of an image that this run tried into the counts; `seen` if it is known to be there."""
+        """Counts the row of an image that this run tried; `seen` if something is known to be there."""
         status = prediction.status.value
         self.unseen += prediction.status is Status.UNREADABLE and not seen
         if prediction.status is Status.OK:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from chexscore.beside import record_path, store_path
@@ -120,8 +121,9 @@ def _fill(store: Store, run: "_Run", columns: Columns) -> None:
         return
     _check_losses(run, store)
     store.settle()
-    run.record.finished = now()
-    publish(store.output, store.rows(), columns, record_path(store.output), run.record.to_json())
+    finished = replace(run.record, finished=now())
+    publish(store.output, store.rows(), columns, record_path(store.output), finished.to_json())
+    run.record.finished = finished.finished
 
 
 def _check_losses(run: "_Run", store: Store) -> None:

@@ -3,9 +3,11 @@
 import math
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["MAX_DURATION", "Stop", "StoppedError", "stop_on_signals"]
+__all__ = ["MAX_DURATION", "Stop", "StoppedError", "stop_on_signals", "stopped_by_signals"]
 
 MAX_DURATION = "--max-duration"
 
@@ -47,3 +49,14 @@ def stop_on_signals() -> Stop:
     signal.signal(signal.SIGINT, request)
     signal.signal(signal.SIGTERM, request)
     return stop
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Stop]:
+    """`stop_on_signals` for as long as the context; behind it signals do what they did before it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop_on_signals()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

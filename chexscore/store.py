@@ -34,6 +34,9 @@ SCHEMA = (
     WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
 )
+NOT_OURS = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
+"""SQLite's names of errors that no room on the disk would help against."""
+
 MADE = ("settings", "rows", "rows_by_path")
 """What the schema makes."""
 
@@ -112,6 +115,11 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorname", "").startswith(NOT_OURS):
+                where = store_path(self.output)
+                raise OutputError(
+                    f"{where} cannot be written ({error}): is it, or its folder, another user's?"
+                ) from error
             raise OutputError(
                 f"{self.output}: its rows cannot be kept or read ({error}); once there is room, --resume "
                 "goes on with what was kept."

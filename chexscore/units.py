@@ -1,5 +1,6 @@
 """Durations and limits as people write them."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -17,9 +18,10 @@ def parse_duration(text: str) -> float:
         UsageError: anything else.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
-    if match is None:
+    seconds = float(match[1]) * SECONDS[match[2]] if match else math.inf
+    if math.isinf(seconds):
         raise UsageError(f"{text!r} is no duration; 90s, 5m, 6h and 2d are.")
-    return float(match[1]) * SECONDS[match[2]]
+    return seconds
 
 
 class Limit(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from chexscore.ahead import work_ahead
+from chexscore.errors import ChexscoreError
 
 
 def test_many_come_in_order_and_no_further_ahead_than_asked() -> None:
@@ -73,6 +74,15 @@ ready.set()
 def test_garbage_collection_in_any_thread_waits_for_nobody(script: str) -> None:
     script = f"import threading, time\nfrom chexscore.ahead import work_ahead\n{script}"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_too_many_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(ChexscoreError, match=r"can't start new thread: there are too many \(ulimit"):
+        next(work_ahead(["1"], int, workers=2, ahead=4))
 
 
 def test_what_goes_wrong_in_a_thread_is_raised_in_its_turn() -> None:

@@ -387,8 +387,10 @@ def test_a_full_disk_keeps_what_there_is(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
+    told = list[RunRecord]()
     with pytest.raises(OutputError, match=r"out\.csv cannot be written: No space left on device"):
-        run([str(images)], str(output), classifier)
+        run([str(images)], str(output), classifier, watch=told.append)
+    assert not told[-1].finished
     monkeypatch.setattr(os, "fsync", fsync)
     assert not output.exists()
     assert run([str(images)], str(output), classifier, RESUME).unchanged == 40
@@ -411,6 +413,23 @@ def test_a_damaged_state_is_told_and_can_be_begun_anew(
         run([str(images)], str(output), classifier, RESUME)
     assert output.read_bytes() == whole
     run([str(images)], str(output), classifier, OVERWRITE)
+    assert output.read_bytes() == whole
+
+
+def test_a_state_of_another_user_is_not_taken_for_a_full_disk(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, connect = tmp_path / "out.csv", sqlite3.connect
+    run([str(images)], str(output), classifier)
+
+    def read_only(path: str, **options: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(path, **options)
+        database.execute("PRAGMA query_only = 1")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    with pytest.raises(OutputError, match=r"out\.csv\.state cannot be written .*another user's\?$"):
+        run([str(images)], str(output), classifier, RESUME)
     assert output.read_bytes() == whole
 
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from chexscore import Classifier, find_images
+from chexscore.__main__ import main
 from chexscore.discovery import read_list
 from chexscore.errors import UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.runs import run
-from chexscore.stopping import MAX_DURATION, Stop
+from chexscore.stopping import MAX_DURATION, Stop, stopped_by_signals
 
 SOON = Options(max_duration=0.3)
 
@@ -92,6 +95,34 @@ def test_a_time_that_ends_behind_the_last_image_is_no_stop(classifier: Classifie
         paths(), str(tmp_path / "out.csv"), classifier, Options(max_duration=60), stop=stop, watch=late
     )
     assert record.finished
+
+
+def test_signals_do_again_what_they_did_before() -> None:
+    def handler(_: int, __: object) -> None:
+        """Another one than Python's own."""
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        with stopped_by_signals() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.reason == "SIGTERM"
+        assert [signal.getsignal(number) for number in numbers] == [handler, handler]
+    finally:
+        for number, earlier in zip(numbers, before, strict=True):
+            signal.signal(number, earlier)
+
+
+def test_an_interrupt_while_modules_are_loaded_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        @property
+        def main(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "chexscore.cli", Interrupted())
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_a_signal_comes_before_the_clock() -> None:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,8 +114,9 @@ def run(
             watch(record)
         if not stop.reason:
             record.check()
-            record.finished = now()
-            parts.publish(record)
+            finished = replace(record, finished=now())
+            parts.publish(finished)
+            record.finished = finished.finished
     finally:
         record.seconds = round(time.monotonic() - began, 3)
         watch(record)
