@@ -131,7 +131,9 @@ class Draws:
             kept = [column for column in chosen if over[column]]
             if name != MACRO and len(kept) < len(chosen):
                 kept = []
-            means.append(_mean(values[:, kept], support[kept], support[place]))
+            # Groups of labels that are left out tell nothing of the mean.
+            together = min(support[place], support[kept].sum())
+            means.append(_mean(values[:, kept], support[kept], together))
         parts = zip(alone, *means, strict=True)
         return Columns(
             *(np.concatenate([one[..., :count], *mean, one[..., count:]], axis=-1) for one, *mean in parts)

@@ -147,13 +147,14 @@ def _support(
         "calibration_error": everyone,
     }
     for point, thresholds in points.items():
+        there = ~np.isnan(thresholds)
         at_point = {
-            "sensitivity": positive,
-            "specificity": negative,
+            "sensitivity": count((labels == 1) & there),
+            "specificity": count((labels == 0) & there),
             "ppv": count(known & (scores >= thresholds)),
             "npv": count(known & (scores < thresholds)),
-            "accuracy": everyone,
-            "f1": positive,
+            "accuracy": count(known & there),
+            "f1": count((labels == 1) & there),
         }
         result |= {_at(measure, point): values for measure, values in at_point.items()}
     return result

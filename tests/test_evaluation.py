@@ -147,8 +147,17 @@ def test_one_class_leaves_empty_cells(tmp_path: Path, predictions: str) -> None:
         assert rows["Opposite", metric]["value"] == "", metric
     assert rows["Opposite", "positives"]["value"] == "3"
     assert rows["Opposite", "sensitivity@0.5"]["value"] == "0.000000"  # .1, .2 and .3 are all below
-    assert rows["Finding", "threshold@default"]["value"] == "0.500000"
+    assert rows["Finding", "threshold@default"]["value"] == "0.5000000"
     assert rows["macro", "auc"]["value"] == "1.000000"
+
+
+def test_the_threshold_in_the_table_is_the_one_that_was_taken(tmp_path: Path) -> None:
+    """Midway between two scores of six decimals."""
+    predictions = write_predictions(tmp_path / "out.csv", "A", ["0.png", "1.png"], np.zeros((2, 1)))
+    labels = label_csv(tmp_path, "path,A\n0.png,0\n1.png,1\n")
+    result = evaluate(predictions, labels, {"A": {"default": 0.0000485}}, Protocol(resamples=0))
+    (row,) = (row for row in tidy(result) if row["metric"] == "threshold@default")
+    assert row["value"] == "0.0000485"
 
 
 @pytest.mark.parametrize(
@@ -285,9 +294,11 @@ def test_what_is_not_there_cannot_be_asked_for(tmp_path: Path, predictions: str)
     ):
         evaluate(predictions, labels, {}, Protocol(group="patient"))
     assert read_cases(predictions, labels, Protocol()).group == "image"
-    labels = label_csv(tmp_path, "path,Site,Finding\n0.png,A,1\n1.png,,1\n")
+    labels = label_csv(tmp_path, "path,Site,Finding\n0.png,A,1\n1.png, ,1\n")
     with pytest.raises(TableError, match="line 3 has no Site"):
         read_cases(predictions, labels, Protocol(group="Site"))
+    labels = label_csv(tmp_path, "path,Site,Finding\n0.png,A,1\n1.png,A ,1\n")
+    assert set(read_cases(predictions, labels, Protocol(group="Site")).groups) == {"A"}
 
 
 def simulated(tmp_path: Path, seed: int = 0, images: int = 600) -> tuple[str, str]:
@@ -425,19 +436,44 @@ def test_subgroups_that_cannot_be_are_refused(tmp_path: Path, subgroup: str, sai
 
 
 def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
-    predictions = write_predictions(
-        tmp_path / "out.csv", "A", [f"{i}.png" for i in range(9)], np.zeros((9, 1))
-    )
     ages = ("39.5", "40", "", "060Y", "90+", "> 89", "480M", "not told", "41 years")
-    lines = [f"{i}.png,{age},1\n" for i, age in enumerate(ages)]
-    labels = label_csv(tmp_path, "path,Age,A\n" + "".join(lines))
-    result = evaluate(predictions, labels, {}, Protocol(subgroups=("age:40,60",), resamples=0))
-    assert [(one.value, one.group.positives["A"]) for one in result.splits[0].subgroups] == [
+    assert binned(tmp_path, ages, "age:40,60") == [
         ("under 40", 1),
         ("40 to 59", 3),
         ("60 and over", 3),
         ("unknown", 1),
     ]
+    children = (
+        "6M",
+        "6 months",
+        "10 days",
+        "3 wks",
+        "000D",
+        "1",
+        "<1",
+        "<= 1",
+        "≥ 5",
+        ">3",
+        "2 m",
+        "90+",
+        "4+",
+    )
+    assert binned(tmp_path, children, "Age:1,5") == [
+        ("under 1", 6),
+        ("1 to 4", 1),
+        ("5 and over", 2),
+        ("unknown", 4),
+    ]
+
+
+def binned(folder: Path, ages: Sequence[str], subgroup: str) -> list[tuple[str, int]]:
+    """The subgroups, and how many images are in each."""
+    images = [f"{i}.png" for i in range(len(ages))]
+    predictions = write_predictions(folder / "out.csv", "A", images, np.zeros((len(ages), 1)))
+    lines = [f"{image},{age},1\n" for image, age in zip(images, ages, strict=True)]
+    labels = label_csv(folder, "path,Age,A\n" + "".join(lines))
+    result = evaluate(predictions, labels, {}, Protocol(subgroups=(subgroup,), resamples=0))
+    return [(one.value, one.group.positives["A"]) for one in result.splits[0].subgroups]
 
 
 def test_a_study_whose_views_differ_is_in_a_subgroup_of_its_own(chexpert: tuple[str, str]) -> None:
@@ -523,6 +559,8 @@ def test_data_and_what_was_evaluated_come_as_json(tmp_path: Path) -> None:
         ("path,Finding\n0.png,1\n1.png,1,\n", "line 3 has 3 cells, the first line 2"),
         ("path,Finding\n0.png,1\n0.png,1\n", "0.png is labelled twice"),
         ("path,patient,Finding\n0.png,p1,1\n1.png,,1\n", "line 3 has no patient"),
+        ("path,Finding\n0.png,1\n,\n,\n", "line 3 has no path"),
+        ("Image Index,Finding Labels\n0.png,Mass\n ,Mass\n", "line 3 has no Image Index"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(

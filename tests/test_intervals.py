@@ -135,6 +135,20 @@ def test_a_mean_has_bounds_where_one_of_its_labels_is_rare() -> None:
         assert part[..., 4] == pytest.approx(part[..., 0])
 
 
+def test_a_mean_does_not_rest_on_patients_of_labels_that_it_leaves_out() -> None:
+    labels, scores = perfect(3)
+    labels, scores = np.repeat(labels, 2, axis=1), np.repeat(scores, 2, axis=1)
+    labels[:, 1] = 1  # has no AUC, and is without a threshold at the point
+    sample = Sample(labels, scores, np.arange(12), ["A", "B"], {"low": [0.5, math.nan]})
+    (draws,) = bootstrap([sample], resamples=200)
+    for measure in ("auc", "average_precision", "sensitivity@low", "accuracy@low", "f1@low"):
+        alone = draws.columns(measure, np.array([True, False]))
+        assert alone.support[2] == alone.support[0], measure
+        found = get(intervals(draws), draws, measure, "macro")
+        assert (found.value, math.isnan(found.low)) == (1, alone.support[0] < FEWEST), measure
+    assert draws.columns("sensitivity@low").support[-1] == 3, "micro, of the one label with that point"
+
+
 def test_a_mean_is_over_the_same_labels_in_all_measures() -> None:
     labels, scores, patients = data(0)
     sample = Sample(

@@ -621,6 +621,9 @@ def test_unknown_labels_take_no_part_in_the_loss() -> None:
     assert weights.tolist() == [3, 3, 1]
     weighted = -(3 * np.log(0.5) + np.log(0.75)) / 2
     assert float(MaskedCrossentropy(weights)(truth, scores)) == pytest.approx(weighted / 2, abs=1e-6)
+    smoothed = -(3 * 0.7 * np.log(0.6) + 0.3 * np.log(0.4))
+    part, score = np.array([[0.7]], dtype=np.float32), np.array([[0.6]], dtype=np.float32)
+    assert float(MaskedCrossentropy(weights[:1])(part, score)) == pytest.approx(smoothed, abs=1e-6)
 
 
 def test_augmentation_is_switched_by_the_recipe_and_off_when_scoring() -> None:

@@ -27,9 +27,10 @@ class MaskedCrossentropy(keras.losses.Loss):  # type: ignore[misc]  # Keras carr
         """One value an image, [N]; 0 for an image without a known label."""
         known = ops.cast(ops.not_equal(truth, IGNORED), scores.dtype)
         truth = ops.cast(truth, scores.dtype) * known
-        each = ops.binary_crossentropy(truth, scores) * known
-        if self.weights is not None:
-            each = each * (truth * self.weights + (1 - truth))
+        weights = 1.0 if self.weights is None else self.weights
+        # Of a truth between 0 and 1 only its positive part weighs more, which moves where the loss is least.
+        total = truth * weights + (1 - truth)
+        each = ops.binary_crossentropy(truth * weights / total, scores) * total * known
         return ops.sum(each, axis=-1) / ops.maximum(ops.sum(known, axis=-1), 1)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chexscore.errors import TableError, UsageError
 from chexscore.evaluation.joining import join
 from chexscore.evaluation.layouts import LabelTable, find_column, read_labels
-from chexscore.labels import DEFAULT, Policies
+from chexscore.labels import DEFAULT, Policies, stripped
 from chexscore.messages import counted
 from chexscore.predictions import Prediction, Status, read_predictions
 from chexscore.samples import MACRO, MICRO
@@ -214,7 +214,7 @@ def _groups(table: LabelTable, lines: NDArray[np.int64], protocol: Protocol) -> 
     groups = known.get(wanted)
     column = find_column(list(map(str, table.cells)), wanted)
     if groups is None and column is not None:
-        wanted, groups = column, list(table.cells[column])
+        wanted, groups = column, list(stripped(table.cells[column]))
         if "" in groups:
             line = table.cells.index[groups.index("")] + 2
             raise TableError(f"{table.source}: line {line} has no {wanted}.")

@@ -101,8 +101,8 @@ def read_labels(source: str) -> LabelTable:
         raise TableError(f"{source}: no column path; it has {', '.join(cells.columns)}.")
     patient, study = _find(cells, PATIENT_COLUMNS), _find(cells, STUDY_COLUMNS)
     layout = "plain"
-    patients, studies = _filled(cells, patient, source), _filled(cells, study, source)
-    paths = list(stripped(cells[column]))
+    patients, studies = (_filled(cells, each, source) if each else None for each in (patient, study))
+    paths = _filled(cells, column, source)
     in_paths = [match.groups() if (match := CHEXPERT_PATH.search(path)) else (None, None) for path in paths]
     alone = set[int]()
     if any(name for name, _ in in_paths):
@@ -135,8 +135,9 @@ def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
     findings = split_findings(cells[NIH_FINDINGS], source)
     names = tuple(dict.fromkeys((*NIH_VOCABULARY, *sorted(set().union(*findings)))))
     columns = {name: ["1" if name in found else "0" for found in findings] for name in names}
-    patients = _filled(cells, _find(cells, PATIENT_COLUMNS), source)
-    paths = list(stripped(cells[NIH_IMAGE]))
+    patient = _find(cells, PATIENT_COLUMNS)
+    patients = _filled(cells, patient, source) if patient else None
+    paths = _filled(cells, NIH_IMAGE, source)
     return LabelTable(source, "NIH", cells.assign(**columns), paths, patients, None, frozenset(), names)
 
 
@@ -151,9 +152,7 @@ def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:
     return next((plain[name] for name in names if name in plain), None)
 
 
-def _filled(cells: pd.DataFrame, column: str | None, source: str) -> list[str] | None:
-    if column is None:
-        return None
+def _filled(cells: pd.DataFrame, column: str, source: str) -> list[str]:
     text = list(stripped(cells[column]))
     if "" in text:
         raise TableError(f"{source}: line {cells.index[text.index('')] + 2} has no {column}.")

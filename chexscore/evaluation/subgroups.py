@@ -1,5 +1,6 @@
 """Subgroups of cases by a column of the labels: as it stands, "Sex", or with edges, "Age:40,60"."""
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ __all__ = ["MOST_VALUES", "Subgroup", "split", "splits"]
 MOST_VALUES = 20
 """A column with more values than this is no subgroup but a number or a name."""
 
-NUMBER = re.compile(r"[<>=~≤≥\s]*(-?\d+(?:\.\d+)?)\s*(?:\+|[A-Za-z]+)?")
-"""With what people write around one: "90+", "> 89", "60 years"."""
+NUMBER = re.compile(r"([<>≤≥]?)[=~\s]*(-?\d+(?:\.\d+)?)\s*(\+?)\s*([A-Za-z]*)")
+"""With what people write around one: "90+", "> 89", "60 years", "<=1"."""
 
-DICOM_AGE = re.compile(r"(\d{3})([DWMY])")
-IN_A_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
-"""DICOM's Age String, as NIH writes ages: days, weeks, months or years (PS3.5, table 6.2-1)."""
+DICOM_AGE = re.compile(r"\d{1,3}[DWM]")
+"""DICOM's Age String, as NIH writes ages, but for zeros in front, and years: PS3.5, table 6.2-1."""
+
+PART_OF_A_YEAR = re.compile(r"days?|w(?:ee)?ks?|mos?|months?", re.IGNORECASE)
+IN_A_YEAR = {"d": 365.25, "w": 365.25 / 7, "m": 12.0}
 
 NO_NUMBER = "unknown"
 """The subgroup of what is no number, where edges are given."""
@@ -54,8 +57,8 @@ def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:
     Args:
         cases: N of them.
         subgroup: a column, or a column, a colon and edges: "Age:40,60" gives under 40, 40 to 59 (below 60),
-            and 60 and over; "058Y" and "90+" are 58 and 90, "006M" is half a year, and what is no number
-            makes the group "unknown".
+            and 60 and over; "058Y" and "90+" are 58 and 90 or more, "006M" and "6 months" half a year, and
+            what is no number, or may be on both sides of an edge, makes the group "unknown".
 
     Returns:
         The column, and its subgroups: in the order of the edges, else sorted.
@@ -115,15 +118,24 @@ def _binned(
 ) -> NDArray[np.object_]:
     bins = {"": ""}
     for cell in set(text) - {""}:
-        number = _number(cell)
-        bins[cell] = NO_NUMBER if number is None else names[bisect_right(edges, number)]
+        reached = {bisect_right(edges, bound) for bound in _bounds(cell)}
+        bins[cell] = names[reached.pop()] if len(reached) == 1 else NO_NUMBER
     if set(bins.values()) == {"", NO_NUMBER}:
         raise UsageError(f"--subgroup {subgroup}: {max(bins)!r} is no number.")
     return np.array([bins[cell] for cell in text], dtype=object)
 
 
-def _number(cell: str) -> float | None:
-    if age := DICOM_AGE.fullmatch(cell):
-        return float(age[1]) / IN_A_YEAR[age[2]]
-    number = NUMBER.fullmatch(cell)
-    return float(number[1]) if number else None
+def _bounds(cell: str) -> tuple[float, ...]:
+    """The least and the largest number that a cell can mean; none if it is no number."""
+    found = NUMBER.fullmatch(cell)
+    if found is None:
+        return ()
+    sign, digits, plus, unit = found.groups()
+    number = float(digits)
+    if DICOM_AGE.fullmatch(cell) or PART_OF_A_YEAR.fullmatch(unit):
+        number /= IN_A_YEAR[unit[0].lower()]
+    elif unit.lower() in IN_A_YEAR:  # months, metres or millions
+        return ()
+    if sign in ("<", "≤"):
+        return -math.inf, number if sign == "≤" or "=" in cell else math.nextafter(number, -math.inf)
+    return number, math.inf if sign or plus else number

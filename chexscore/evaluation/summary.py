@@ -126,12 +126,14 @@ def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 
 
 def to_csv(evaluation: Evaluation) -> str:
-    """The table as CSV, six decimals; cells that are not defined stay empty."""
+    """The table as CSV, six decimals, thresholds seven; cells that are not defined stay empty."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS)
     table.writeheader()
     for row in rows(evaluation):
-        numbers = {name: _cell(row[name]) for name in ("value", "low", "high")}
+        # A threshold lies midway between two scores of six decimals.
+        decimals = 7 if row["metric"].startswith("threshold@") else 6
+        numbers = {name: _cell(row[name], decimals) for name in ("value", "low", "high")}
         table.writerow(row | numbers)
     return text.getvalue()
 
@@ -188,10 +190,10 @@ def _row(label: str, group: str, metric: str, found: tuple[float, float, float],
     return dict(zip(COLUMNS, (label, group, metric, *found, n), strict=True))
 
 
-def _cell(value: float) -> str:
+def _cell(value: float, decimals: int) -> str:
     if math.isnan(value):
         return ""
-    return str(value) if isinstance(value, int) else f"{value:.6f}"
+    return str(value) if isinstance(value, int) else f"{value:.{decimals}f}"
 
 
 def _taken(policies: Policies) -> str:
