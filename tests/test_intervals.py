@@ -138,6 +138,7 @@ def test_a_mean_has_bounds_where_one_of_its_labels_is_rare() -> None:
 def test_a_mean_does_not_rest_on_patients_of_labels_that_it_leaves_out() -> None:
     labels, scores = perfect(3)
     labels, scores = np.repeat(labels, 2, axis=1), np.repeat(scores, 2, axis=1)
+    labels[6:, 0] = math.nan
     labels[:, 1] = 1  # has no AUC, and is without a threshold at the point
     sample = Sample(labels, scores, np.arange(12), ["A", "B"], {"low": [0.5, math.nan]})
     (draws,) = bootstrap([sample], resamples=200)
@@ -146,7 +147,8 @@ def test_a_mean_does_not_rest_on_patients_of_labels_that_it_leaves_out() -> None
         assert alone.support[2] == alone.support[0], measure
         found = get(intervals(draws), draws, measure, "macro")
         assert (found.value, math.isnan(found.low)) == (1, alone.support[0] < FEWEST), measure
-    assert draws.columns("sensitivity@low").support[-1] == 3, "micro, of the one label with that point"
+    pooled = [draws.columns(f"{measure}@low").support[-1] for measure in ("sensitivity", "accuracy")]
+    assert pooled == [3, 6], "of the one label with that point"
 
 
 def test_a_mean_is_over_the_same_labels_in_all_measures() -> None:
