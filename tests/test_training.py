@@ -3,6 +3,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -308,6 +309,26 @@ def test_a_list_brings_no_view_that_the_recipe_leaves_out(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize("only", [{}, {"view": ("PA",)}])
+def test_a_list_names_images_in_other_words_or_is_refused(
+    tmp_path: Path, only: dict[str, tuple[str, ...]]
+) -> None:
+    """What is passed over in silence would be trained on."""
+    rows = "x/a.png,p,1,PA\n./x/b.png,q,0,LATERAL\nx/c.png,r,1,PA\nx/d.png,s,1,PA\n"
+    (tmp_path / "labels.csv").write_text(f"path,patient,Opacity,view\n{rows}")
+    data = DataConfig(labels=("Opacity",), only=only, test_list="list.txt", validation=0.5)
+    for words in ("\ufeffx/a.png\n./x/b.png", "a.png\r\nx/b.png\n", " x/../x/a.png \nb.png"):
+        (tmp_path / "list.txt").write_text(words, encoding="utf-8")
+        table, sides = divide(tmp_path, data)
+        assert list(table["path"][sides == "test"]) == ["x/a.png", "x/b.png"][: 2 - len(only)]
+    for word in ("a.PNG", "y/a.png", "x\\a.png", "typo.png"):
+        (tmp_path / "list.txt").write_text(f"x/c.png\n{word}\n")
+        with pytest.raises(
+            TableError, match=re.escape(f"names 1 images that labels.csv has not, such as {word!r}")
+        ):
+            divide(tmp_path, data)
+
+
 def test_a_list_of_names_is_honoured(tmp_path: Path) -> None:
     write_dataset(tmp_path, 6, size=8)
     table = read_table(tmp_path, DataConfig(labels=("Opacity",)))
@@ -323,7 +344,7 @@ def test_a_list_of_names_is_honoured(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("p0000/view0.png", "patient p0000 has images for .*; a patient belongs to one side"),
-        ("other.png", "names 1 images that labels.csv has not, such as other.png"),
+        ("other.png", "names 1 images that labels.csv has not, such as 'other.png'"),
         ("", "names no image"),
     ],
 )

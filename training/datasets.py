@@ -10,7 +10,7 @@ from chexscore import labels
 from chexscore.errors import TableError
 from training.config import DataConfig
 
-__all__ = ["PATH_COLUMNS", "find_table", "read_paths", "read_table", "without_prefix"]
+__all__ = ["PATH_COLUMNS", "find_table", "plain_paths", "read_paths", "read_table", "without_prefix"]
 
 PATH_COLUMNS = {"plain": "path", "chexpert": "Path", "nih": "Image Index"}
 """Layout -> the column that names the image."""
@@ -31,7 +31,7 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
         table: another CSV of the same layout, instead of the recipe's.
 
     Returns:
-        Columns path (relative to `root`), patient and the labels, all text, in the order of the CSV; an
+        Columns path (plain, relative to `root`), patient and the labels, all text, as the CSV has them; an
         empty cell is the empty text.
 
     Raises:
@@ -50,13 +50,12 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
                 f"there are {', '.join(map(repr, sorted(cells.unique())[:5]))}."
             )
         frame = frame[cells.isin(kept)]
+    frame["path"], frame["patient"] = plain_paths(frame["path"]), labels.stripped(frame["patient"])
     for name in ("path", "patient"):
-        frame[name] = labels.stripped(frame[name])
         if (frame[name] == "").any():
             raise TableError(f"{source}: line {frame.index[frame[name] == ''][0] + 2} has no {name}.")
-    plain = pd.Series([posixpath.normpath(path) for path in frame["path"]], dtype=object)
-    if (again := plain.duplicated()).any():
-        raise TableError(f"{source}: {frame['path'][again.to_numpy()].iloc[0]} is named twice.")
+    if (again := frame["path"].duplicated()).any():
+        raise TableError(f"{source}: {frame['path'][again].iloc[0]} is named twice.")
     # Read here for what they refuse, while it is known which file and line a cell comes from.
     labels.to_targets(frame, data.labels, str(source), uncertain=IGNORE, blank=IGNORE)
     return frame[["path", "patient", *data.labels]].reset_index(drop=True)
@@ -69,7 +68,7 @@ def read_paths(root: Path, data: DataConfig) -> set[str]:
         TableError: as for `read_table`, but for what is wrong with a single line.
     """
     source = find_table(root, data.table)
-    return set(labels.stripped(_as_plain(source, root, data)["path"]))
+    return set(plain_paths(_as_plain(source, root, data)["path"]))
 
 
 def find_table(root: Path, name: str) -> Path:
@@ -83,10 +82,16 @@ def find_table(root: Path, name: str) -> Path:
     return found[0]
 
 
-def without_prefix(paths: pd.Series) -> pd.Series:
-    """CheXpert's paths as they are below its own folder."""
-    below = [CHEXPERT_PREFIX.sub("", path) for path in paths]
-    return pd.Series(below, index=paths.index, dtype=object)
+def plain_paths(cells: pd.Series) -> pd.Series:
+    """Paths without what makes no other path of them: blanks around them, "./", "a/../"."""
+    plain = [posixpath.normpath(path) if path else "" for path in labels.stripped(cells)]
+    return pd.Series(plain, index=cells.index, dtype=object)
+
+
+def without_prefix(cells: pd.Series) -> pd.Series:
+    """CheXpert's paths as they are below its own folder, plain."""
+    below = [CHEXPERT_PREFIX.sub("", path) for path in plain_paths(cells)]
+    return pd.Series(below, index=cells.index, dtype=object)
 
 
 def _demand(source: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:

@@ -140,8 +140,8 @@ def _listed(
 ) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
     """The table, with what the list adds to it, and which of its rows are listed."""
     source = root / name
-    is_table = source.suffix == ".csv"
-    if is_table:
+    left_out = read_paths(root, data) if data.only else set[str]()  # by the recipe, and stays so
+    if source.suffix == ".csv":
         frame = labels.read_table(str(source))
         column = next((key for key in ("path", PATH_COLUMNS[data.layout]) if key in frame), None)
         if column is None:
@@ -149,23 +149,24 @@ def _listed(
         cells = frame[column]
         if set(data.labels) <= set(frame.columns):
             more = read_table(root, _written(data, column, frame), name)
-            left_out = read_paths(root, data) if data.only else set[str]()  # by the recipe, and stays so
             known = {*table["path"], *left_out}
             new = [path not in known for path in more["path"]]
             table = pd.concat([table, more[new]], ignore_index=True)
+            left_out |= set(without_prefix(cells))  # all that is not in the table now
     else:
         try:
-            cells = pd.Series(source.read_text(encoding="utf-8").splitlines(), dtype=object)
+            cells = pd.Series(source.read_text(encoding="utf-8-sig").splitlines(), dtype=object)
         except (OSError, UnicodeDecodeError) as error:
             raise TableError(f"{source}: the list of images cannot be read: {error}.") from error
-    named = set(without_prefix(labels.stripped(cells))) - {""}
-    by_name = all("/" not in path for path in named)
-    keys = [PurePosixPath(path).name if by_name else path for path in table["path"]]
-    rows = np.array([key in named for key in keys], dtype=np.bool_)
-    # Views that the recipe leaves out may be named all the same.
-    if not data.only and (unknown := sorted(named - set(keys))):
+    named = set(without_prefix(cells)) - {""}
+    by_path = named & {*table["path"], *left_out}
+    by_name = named - by_path  # so that none of them has a folder, or it is unknown
+    names = [PurePosixPath(path).name for path in table["path"]]
+    pairs = zip(table["path"], names, strict=True)
+    rows = np.array([path in by_path or file in by_name for path, file in pairs], dtype=np.bool_)
+    if unknown := sorted(by_name - {*names, *(PurePosixPath(path).name for path in left_out)}):
         raise TableError(
-            f"{source}: names {len(unknown)} images that {data.table} has not, such as {unknown[0]}."
+            f"{source}: names {len(unknown)} images that {data.table} has not, such as {unknown[0]!r}."
         )
     if not rows.any():
         raise TableError(f"{source}: names no image of {data.table}.")
