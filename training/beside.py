@@ -23,7 +23,7 @@ from training.config import DataConfig, TrainConfig
 from training.datasets import read_table
 from training.splits import divide
 
-__all__ = ["adults", "write"]
+__all__ = ["SEEN_AS_PNEUMONIA", "adults", "write"]
 
 RECIPE = Path(__file__).parent / "configs" / "kermany.toml"
 SEEN_AS_PNEUMONIA = ["Infiltration", "Consolidation", "Pneumonia"]
@@ -76,10 +76,10 @@ def write(data: Path, nih: Path, recipe: DataConfig) -> None:
     lines = []
     for root, rows in ((nih, grown[ill | normal]), (data, small)):
         for row in rows.to_dict("records"):
-            path = Path("beside", Path(row["path"]).with_suffix(".png").name)
-            (data / path).parent.mkdir(exist_ok=True)
-            film = Image.open(root / row["path"]).convert("L")
-            film.resize((SIDE, SIDE), Image.Resampling.BOX).save(data / path)
+            path = Path("beside", row["path"]).with_suffix(".png")
+            (data / path).parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(root / row["path"]) as film:
+                film.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).save(data / path)
             lines.append({**row, "path": path.as_posix()})
     columns = ["path", "patient", *recipe.labels]
     pd.DataFrame(lines)[columns].to_csv(data / recipe.training_list, index=False)
