@@ -38,6 +38,8 @@ def work_ahead(
             try:
                 queue.append((item, pool.submit(work, item)))
             except RuntimeError as error:
+                if "new thread" not in str(error):
+                    raise
                 raise ChexscoreError(f"{error}: there are too many (ulimit -u, TasksMax).") from error
             while queue and (len(queue) > ahead or queue[0][1].done()):
                 first, result = queue.popleft()

@@ -86,15 +86,16 @@ def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
 
 
 def _chunks(file: BinaryIO, stop: Stop) -> Iterator[bytes]:
-    """What there is to read, as it comes; a byte order mark in one piece although bytes may come singly."""
-    chunk = b""
-    while _is_ready(file, stop) and (more := os.read(file.fileno(), 65536)):
-        chunk += more
-        if len(chunk) >= len(BOM_UTF8):
-            yield chunk
-            chunk = b""
-    if chunk:
-        yield chunk
+    """What there is to read, as it comes; a byte order mark in one piece, although its bytes may not be."""
+    begin, begun = b"", False
+    while _is_ready(file, stop) and (chunk := os.read(file.fileno(), 65536)):
+        if begun or len(begin + chunk) >= len(BOM_UTF8):
+            yield begin + chunk
+            begin, begun = b"", True
+        else:
+            begin += chunk
+    if begin:
+        yield begin
 
 
 def _is_ready(file: BinaryIO, stop: Stop) -> bool:

@@ -181,7 +181,8 @@ def _score(
     from chexscore.stopping import stopped_by_signals  # noqa: PLC0415
 
     classifier = open_classifier(model, device)
-    options = Options(overwrite=overwrite, resume=not overwrite)  # there is no finished output, or it may go
+    # What a stopped one left is gone on with: there is no output yet that could lose rows.
+    options = Options(overwrite=overwrite, resume=not overwrite, forget_gone=not overwrite)
     with stopped_by_signals() as stop:
         check_some_are_there(paths)
         found = list(find_images(paths, stop=stop))

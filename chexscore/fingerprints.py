@@ -1,11 +1,12 @@
 """What tells a changed file from an unchanged one, and one that may still be growing from a whole one."""
 
+import errno
 import os
 import stat
 import time
 from typing import NamedTuple, Self
 
-__all__ = ["Fingerprint"]
+__all__ = ["Fingerprint", "leads_to_itself"]
 
 CLOCK_SKEW_S = 86400.0
 """A file further in the future than this is not young, its time is wrong."""
@@ -29,3 +30,12 @@ class Fingerprint(NamedTuple):
     def is_younger(self, age: float) -> bool:
         """Whether it was written less than `age` seconds ago; a clock that is ahead makes that negative."""
         return bool(age) and -CLOCK_SKEW_S < time.time() - self.mtime / 1e9 < age
+
+
+def leads_to_itself(path: str) -> bool:
+    """Whether a link is at a path that can never be followed: unlike one to a share that does not answer."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        return getattr(error, "errno", None) == errno.ELOOP and os.path.islink(path)
+    return False

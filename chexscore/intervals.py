@@ -132,7 +132,8 @@ class Draws:
             if name != MACRO and len(kept) < len(chosen):
                 kept = []
             # Groups of labels that are left out tell nothing of the mean.
-            together = min(support[place], support[kept].sum())
+            whole = len(kept) == np.count_nonzero(self.complete[measure][list(chosen)])
+            together = support[place] if whole else support[kept].max(initial=0)
             means.append(_mean(values[:, kept], support[kept], together))
         parts = zip(alone, *means, strict=True)
         return Columns(

@@ -23,6 +23,7 @@ ONE = {
     "predictions": "prediction",
     "comparisons": "comparison",
     "values": "value",
+    "inputs": "input",
 }
 """Of what is counted."""
 

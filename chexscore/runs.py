@@ -12,8 +12,9 @@ from chexscore.beside import record_path, store_path
 from chexscore.classifier import Classifier
 from chexscore.discovery import find_images
 from chexscore.errors import LockedError, NoImageError, OutputError
-from chexscore.fingerprints import Fingerprint
+from chexscore.fingerprints import Fingerprint, leads_to_itself
 from chexscore.lock import locked
+from chexscore.messages import counted
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.predictions import Columns, Prediction, Status
@@ -140,7 +141,9 @@ def _check_losses(run: "_Run", store: Store) -> None:
         "left as it was, and what is new is kept beside it"
     )
     if run.record.gone and run.record.unseen:
-        raise OutputError(f"{run.record.unseen} inputs cannot be looked into; {lost}, for --resume.")
+        raise OutputError(
+            f"{counted(run.record.unseen, 'inputs')} cannot be looked into; {lost}, for --resume."
+        )
     if run.record.gone and not run.options.forget_gone:
         if not store.met_before:
             store.forget()  # or the right inputs would lack these images from now on
@@ -190,8 +193,7 @@ class _Run:
             if store is not None:
                 # A resumed output has the bytes of one batch size, whenever memory was short.
                 store.add(position, prediction, fingerprint, provisional=self.shrunk)
-            # A link that leads to itself is there, and will not be seen tomorrow either.
-            self.record.count(prediction, seen=fingerprint is not None or os.path.islink(prediction.path))
+            self.record.count(prediction, seen=fingerprint is not None or leads_to_itself(prediction.path))
             self._tell()
             yield prediction
 

@@ -14,6 +14,9 @@ SUMS = ("positives", "negatives", "squared_error", "gaps")
 
 MACRO, MICRO = "macro", "micro"
 
+ALONE = ("auc", "average_precision", "prevalence", "brier", "calibration_error")
+AT_POINT = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1")
+
 PUBLISHED = {
     "auc": "auc",
     "average_precision": "average_precision",
@@ -47,7 +50,8 @@ class Sample:
         size: images times labels.
         support: measure -> [C], how many groups it rests on. For sensitivity and F1 those with a positive,
             for specificity with a negative, for areas the fewer of both, for PPV and NPV those with a case
-            on that side of the threshold, else those with a known label; for means and "micro" of any label.
+            on that side of the threshold, else those with a known label; for means of any label that is
+            complete, for "micro" of any.
         complete: measure -> [L], whether a mean is over the label: if it has both classes and, for measures
             at an operating point, a threshold there.
     """
@@ -77,12 +81,22 @@ class Sample:
             for column in range(count)
         ]
         self._together = Ranking(labels.ravel(), scores.ravel(), np.repeat(groups, count))
-        columns = [[column] for column in range(count)] + [list(chosen) for chosen in self.means.values()]
-        self.support = _support(labels, scores, groups, self._points, [*columns, list(range(count))])
         both = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-        self.complete: dict[str, NDArray[np.bool_]] = {
-            measure: both & ~np.isnan(self._points.get(measure.partition("@")[2], np.zeros(count)))
-            for measure in self.support
+        self.complete: dict[str, NDArray[np.bool_]] = dict.fromkeys(ALONE, both)
+        for point, thresholds in self._points.items():
+            there = both & ~np.isnan(thresholds)
+            self.complete |= {_at(measure, point): there for measure in AT_POINT}
+        self.support = {
+            measure: _support(
+                _resting(measure, labels, scores, self._points),
+                groups,
+                [
+                    *([column] for column in range(count)),
+                    *([column for column in chosen if complete[column]] for chosen in self.means.values()),
+                    list(range(count)),
+                ],
+            )
+            for measure, complete in self.complete.items()
         }
 
     def measure(self, weights: Integers) -> dict[str, Floats]:
@@ -122,42 +136,34 @@ class Sample:
         return {measure: np.stack([values[measure] for values in each], axis=1) for measure in each[0]}
 
 
-def _support(
-    labels: NDArray[np.floating],
-    scores: NDArray[np.floating],
-    groups: Integers,
-    points: Mapping[str, Floats],
-    columns: Sequence[list[int]],
-) -> dict[str, Integers]:
-    """Measure -> [C], how many groups it rests on; see `Sample`."""
+def _support(cases: Sequence[NDArray[np.bool_]], groups: Integers, columns: Sequence[list[int]]) -> Integers:
+    """[C], the groups that the cases of each of C sets of labels are of; of several such cases the fewest."""
+    counts = [
+        [np.count_nonzero(np.bincount(groups[chosen[:, column].any(axis=1)])) for column in columns]
+        for chosen in cases
+    ]
+    fewest: Integers = np.array(counts, dtype=np.int64).min(axis=0)
+    return fewest
 
-    def count(chosen: NDArray[np.bool_]) -> Integers:
-        """[N, L] -> [C], groups with a case that is chosen for any label of the column."""
-        rows = (chosen[:, column].any(axis=1) for column in columns)
-        return np.array([np.count_nonzero(np.bincount(groups[row])) for row in rows])
 
-    known = ~np.isnan(labels)
-    everyone, positive, negative = count(known), count(labels == 1), count(labels == 0)
-    either = np.minimum(positive, negative)
-    result = {
-        "auc": either,
-        "average_precision": either,
-        "prevalence": everyone,
-        "brier": everyone,
-        "calibration_error": everyone,
-    }
-    for point, thresholds in points.items():
-        there = ~np.isnan(thresholds)
-        at_point = {
-            "sensitivity": count((labels == 1) & there),
-            "specificity": count((labels == 0) & there),
-            "ppv": count(known & (scores >= thresholds)),
-            "npv": count(known & (scores < thresholds)),
-            "accuracy": count(known & there),
-            "f1": count((labels == 1) & there),
-        }
-        result |= {_at(measure, point): values for measure, values in at_point.items()}
-    return result
+def _resting(
+    measure: str, labels: NDArray[np.floating], scores: NDArray[np.floating], points: Mapping[str, Floats]
+) -> tuple[NDArray[np.bool_], ...]:
+    """What a measure rests on: the cases of each label, [N, L], and others that it takes as well."""
+    name, _, point = measure.partition("@")
+    thresholds = points.get(point, np.zeros(labels.shape[1]))
+    there = ~np.isnan(thresholds)
+    positive, negative = (labels == 1) & there, (labels == 0) & there
+    if name in ("auc", "average_precision"):
+        return positive, negative
+    if name in ("sensitivity", "f1"):
+        return (positive,)
+    if name == "specificity":
+        return (negative,)
+    known = positive | negative
+    if name in ("ppv", "npv"):
+        return (known & ((scores >= thresholds) == (name == "ppv")),)
+    return (known,)
 
 
 def _areas(

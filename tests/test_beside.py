@@ -8,13 +8,16 @@ import pytest
 from PIL import Image
 
 from tests.phantoms import draw, write_dataset
-from training.beside import RECIPE, SEEN_AS_PNEUMONIA, adults, main
+from training.beside import RECIPE, adults, main
 from training.config import TrainConfig
 from training.findings import NIH_FINDINGS
 from training.splits import divide
 
 DATA = TrainConfig.from_toml(RECIPE).data
 PNEUMONIA, *KINDS = DATA.labels
+ILL = {"Infiltration", "Consolidation", "Pneumonia"}
+FINDINGS = dict(enumerate((*NIH_FINDINGS, *["No Finding"] * 5, "Mass|Consolidation", *ILL, *ILL), 1))
+"""Number of an adult -> what was found."""
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def children(tmp_path: Path) -> Path:
 def nih(tmp_path: Path) -> Path:
     (tmp_path / "nih" / "images").mkdir(parents=True)
     lines = ["Image Index,Finding Labels,Patient ID"]
-    for patient, finding in enumerate((*NIH_FINDINGS, *["No Finding"] * 6, "Mass|Consolidation"), 1):
+    for patient, finding in FINDINGS.items():
         Image.fromarray(draw(patient, size=64)).save(tmp_path / "nih" / "images" / f"adult{patient}.png")
         lines.append(f"adult{patient}.png,{finding},{patient}")
     (tmp_path / "nih" / "Data_Entry_2017.csv").write_text("\n".join(lines) + "\n")
@@ -51,14 +54,14 @@ def test_adults_and_small_copies_stand_beside_the_children(children: Path, nih: 
     grown = beside[beside["path"].str.contains("adult")]
     rows = grown[["path", *DATA.labels]].to_numpy()
     labels = {path.split("adult")[1]: tuple(row) for path, *row in rows}
-    findings = dict(enumerate((*NIH_FINDINGS, *["No Finding"] * 6, "Mass|Consolidation"), 1))
+    assert {FINDINGS[number] for number in FINDINGS if number % 3} > {*ILL, "Mass|Consolidation"}
     assert labels == {
         f"{patient}.png": ("0", "0", "0") if finding == "No Finding" else ("1", "", "")
-        for patient, finding in findings.items()
-        if patient % 3 and (finding == "No Finding" or set(finding.split("|")) & set(SEEN_AS_PNEUMONIA))
+        for patient, finding in FINDINGS.items()
+        if patient % 3 and (finding == "No Finding" or set(finding.split("|")) & ILL)
     }
     left = set(adults(nih, left_out=True)["patient"])
-    assert left == {str(patient) for patient in findings if patient % 3 == 0}
+    assert left == {str(patient) for patient in FINDINGS if patient % 3 == 0}
 
     small = beside[~beside.index.isin(grown.index)]
     trained = alone[alone_sides == "training"]

@@ -465,6 +465,10 @@ def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
         ("unknown", 4),
     ]
 
+    stays = ("38 weeks", "36 weeks", "40 wks")
+    assert binned(tmp_path, stays, "Age:37,40") == [("under 37", 1), ("37 to 39", 1), ("40 and over", 1)]
+    assert binned(tmp_path, ("90+", "89+"), "Age:95") == [("unknown", 2)]
+
 
 def binned(folder: Path, ages: Sequence[str], subgroup: str) -> list[tuple[str, int]]:
     """The subgroups, and how many images are in each."""

@@ -137,16 +137,16 @@ def test_a_mean_has_bounds_where_one_of_its_labels_is_rare() -> None:
 
 def test_a_mean_does_not_rest_on_patients_of_labels_that_it_leaves_out() -> None:
     labels, scores = perfect(3)
-    labels, scores = np.repeat(labels, 2, axis=1), np.repeat(scores, 2, axis=1)
-    labels[6:, 0] = math.nan
-    labels[:, 1] = 1  # has no AUC, and is without a threshold at the point
-    sample = Sample(labels, scores, np.arange(12), ["A", "B"], {"low": [0.5, math.nan]})
+    labels, scores = np.repeat(labels, 4, axis=1), np.repeat(scores, 4, axis=1)
+    labels[6:, :3] = math.nan
+    labels[:, 3] = 1  # has no AUC, and is without a threshold at the point
+    sample = Sample(labels, scores, np.arange(12), "ABCD", {"low": [0.5, 0.5, 0.5, math.nan]})
     (draws,) = bootstrap([sample], resamples=200)
-    for measure in ("auc", "average_precision", "sensitivity@low", "accuracy@low", "f1@low"):
-        alone = draws.columns(measure, np.array([True, False]))
-        assert alone.support[2] == alone.support[0], measure
+    for measure, patients in {"auc": 3, "average_precision": 3, "f1@low": 3, "accuracy@low": 6}.items():
+        for over in (None, np.array([True, True, False, True])):
+            assert draws.columns(measure, over).support[4] == patients, measure
         found = get(intervals(draws), draws, measure, "macro")
-        assert (found.value, math.isnan(found.low)) == (1, alone.support[0] < FEWEST), measure
+        assert (found.value, math.isnan(found.low)) == (1, True), "of the same patients three times"
     pooled = [draws.columns(f"{measure}@low").support[-1] for measure in ("sensitivity", "accuracy")]
     assert pooled == [3, 6], "of the one label with that point"
 

@@ -130,7 +130,7 @@ def test_a_directory_that_cannot_be_listed_is_not_gone(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(OutputError, match=r"1 inputs cannot be looked into; .*not found now: 10"):
+    with pytest.raises(OutputError, match=r"1 input cannot be looked into; .*not found now: 10"):
         run([str(images)], output, classifier, FORGET)
     assert published(output) == before
 
@@ -184,6 +184,29 @@ def test_a_share_that_does_not_answer_costs_no_row(
     (images.parent / "away").rename(images)
     record = run([str(images / "a"), str(images / "b"), other], output, classifier, RESUME)
     assert (record.unchanged >= 20, record.done, record.gone, record.unseen) == (True, 21, 0, 0)
+
+
+@pytest.mark.parametrize("options", [OVERWRITE, FORGET])
+def test_a_link_to_a_share_is_no_image_either(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Options
+) -> None:
+    link, output, scandir = tmp_path / "link", str(tmp_path / "out.csv"), os.scandir
+    link.symlink_to(images)
+    (images / "loop.png").symlink_to("loop.png")
+    run([str(link)], output, classifier)
+    before = published(output)
+
+    def refuse(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(NoImageError, match="left as they were"):
+        run([str(link)], output, classifier, options)
+    assert published(output) == before
+    monkeypatch.setattr(os, "scandir", scandir)
+    (images / "a" / "00.png").unlink()
+    record = run([str(link)], output, classifier, options)
+    assert (record.done, record.unseen) == (20, 0), "a link that leads to itself keeps nothing from going on"
 
 
 def test_images_that_are_all_being_copied_again_cost_no_row(

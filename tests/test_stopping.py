@@ -113,16 +113,23 @@ def test_signals_do_again_what_they_did_before() -> None:
             signal.signal(number, earlier)
 
 
-def test_an_interrupt_while_modules_are_loaded_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_modules_are_loaded_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, code: int
+) -> None:
+    class Loading:
         @property
         def main(self) -> None:
-            raise KeyboardInterrupt
+            signal.raise_signal(sent)
 
-    monkeypatch.setitem(sys.modules, "chexscore.cli", Interrupted())
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 130
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(sys.modules, "chexscore.cli", Loading())
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == code
 
 
 def test_a_signal_comes_before_the_clock() -> None:
@@ -140,6 +147,19 @@ def test_a_byte_order_mark_is_no_part_of_the_first_path(at_once: int) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         with pytest.raises(UsageError, match="the list is UTF-16; save it as UTF-8"):
             listed("\ufeffa/b.png\n".encode(encoding), at_once)
+
+
+def test_a_path_does_not_wait_for_the_next_one() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as pipe:
+        paths = read_list(pipe, Stop(deadline=time.monotonic() + 60))
+        for name in ("a.png", "b.png"):
+            os.write(writing, name.encode())
+            time.sleep(0.01)
+            os.write(writing, b"\n")
+            assert next(paths) == name
+        os.close(writing)
+        assert list(paths) == []
 
 
 def listed(content: bytes, at_once: int) -> list[str]:

@@ -321,6 +321,9 @@ def test_a_list_names_images_in_other_words_or_is_refused(
         (tmp_path / "list.txt").write_text(words, encoding="utf-8")
         table, sides = divide(tmp_path, data)
         assert list(table["path"][sides == "test"]) == ["x/a.png", "x/b.png"][: 2 - len(only)]
+    (tmp_path / "list.csv").write_text("path,patient,Opacity\na.png,p,1\nz/new.png,z,0\n")
+    table, sides = divide(tmp_path, data.model_copy(update={"test_list": "list.csv"}))
+    assert list(table["path"][sides == "test"]) == ["x/a.png", "z/new.png"]
     for word in ("a.PNG", "y/a.png", "x\\a.png", "typo.png"):
         (tmp_path / "list.txt").write_text(f"x/c.png\n{word}\n")
         with pytest.raises(

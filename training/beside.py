@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from chexscore.errors import exit_on_error
+from chexscore.errors import TableError, exit_on_error
 from training.config import DataConfig, TrainConfig
 from training.datasets import read_table
 from training.splits import divide
@@ -47,10 +47,13 @@ def adults(nih: Path, *, left_out: bool) -> pd.DataFrame:
     """The adults to train on, or those left out, as the layout nih has them; path relative to `nih`.
 
     Raises:
-        TableError: the table of `nih` cannot be used.
+        TableError: the table of `nih` cannot be used, or a patient in it has no number.
     """
     table = read_table(nih, DataConfig(layout="nih"))
-    return table[(table["patient"].astype(int) % ONE_IN == 0) == left_out]
+    numbers = pd.to_numeric(table["patient"], errors="coerce")
+    if numbers.isna().any():
+        raise TableError(f"{nih}: patient {table['patient'][numbers.isna()].iloc[0]!r} is no number.")
+    return table[(numbers % ONE_IN == 0) == left_out]
 
 
 def write(data: Path, nih: Path, recipe: DataConfig) -> None:

@@ -67,7 +67,8 @@ class DataConfig(_Section):
     """The same for images that training never looks at; they are measured once, at the end."""
     training_list: str = ""
     """The same for images that are trained on in any case. With labels it is how a second data set joins
-    in without being measured on: its paths may lead out of the data folder, as in ../adults/a.png."""
+    in without being measured on: its paths may lead out of the data folder, as in ../adults/a.png. Patients
+    of the data set itself have to be listed with all of their images, or may be drawn to be held out."""
 
     @model_validator(mode="before")
     @classmethod

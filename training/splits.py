@@ -150,9 +150,10 @@ def _listed(
         if set(data.labels) <= set(frame.columns):
             more = read_table(root, _written(data, column, frame), name)
             known = {*table["path"], *left_out}
+            known |= {PurePosixPath(path).name for path in known}
             new = [path not in known for path in more["path"]]
             table = pd.concat([table, more[new]], ignore_index=True)
-            left_out |= set(without_prefix(cells))  # all that is not in the table now
+            left_out |= set(without_prefix(cells)) - known  # what its own lines leave out
     else:
         try:
             cells = pd.Series(source.read_text(encoding="utf-8-sig").splitlines(), dtype=object)

@@ -231,7 +231,8 @@ def _take_list(folder: Folder, inputs: Inputs, settings: Mapping[str, str], stop
     first = list(islice(inputs.images, LOOKED_AT))
     if stop.asked():
         return None
-    if not any(map(is_there, first)):
+    unclear = not names_in(folder)  # a row will say why, but not in place of those of an earlier run
+    if not any(is_there(path, unclear=unclear) for path in first):
         what = (
             f"none of the first {LOOKED_AT} inputs is there" if len(first) == LOOKED_AT else "no image found"
         )

@@ -61,13 +61,17 @@ def find(
             yield from find_images([path], ignored, stop)
 
 
-def is_there(path: str) -> bool:
-    """Whether something is at a path or URI; also where that cannot be told, because its row will say why."""
+def is_there(path: str, *, unclear: bool) -> bool:
+    """Whether something is at a path or URI that was found; `unclear` where that cannot be told.
+
+    A folder comes here only if it could not be listed.
+    """
     try:
         system, place = _locate(path)
-        return bool(system.get_file_info(place).type != fs.FileType.NotFound)
+        kind = system.get_file_info(place).type
     except Exception:  # noqa: BLE001, file systems of fsspec raise what they like
-        return True
+        return unclear
+    return unclear if kind == fs.FileType.Directory else bool(kind != fs.FileType.NotFound)
 
 
 def _is_folder(uri: str) -> bool:

@@ -116,23 +116,29 @@ def _names(edges: list[float]) -> list[str]:
 def _binned(
     text: NDArray[np.object_], edges: list[float], names: list[str], subgroup: str
 ) -> NDArray[np.object_]:
+    cells = set(text) - {""}
+    in_years = any((found := NUMBER.fullmatch(cell)) and found[4][:1].lower() in ("", "y") for cell in cells)
+    bounds = {cell: _bounds(cell, in_years=in_years) for cell in cells}
+    if not any(bounds.values()):
+        raise UsageError(f"--subgroup {subgroup}: {max(text)!r} is no number.")
     bins = {"": ""}
-    for cell in set(text) - {""}:
-        reached = {bisect_right(edges, bound) for bound in _bounds(cell)}
+    for cell, each in bounds.items():
+        reached = {bisect_right(edges, bound) for bound in each}
         bins[cell] = names[reached.pop()] if len(reached) == 1 else NO_NUMBER
-    if set(bins.values()) == {"", NO_NUMBER}:
-        raise UsageError(f"--subgroup {subgroup}: {max(bins)!r} is no number.")
     return np.array([bins[cell] for cell in text], dtype=object)
 
 
-def _bounds(cell: str) -> tuple[float, ...]:
-    """The least and the largest number that a cell can mean; none if it is no number."""
+def _bounds(cell: str, *, in_years: bool) -> tuple[float, ...]:
+    """The least and the largest number that a cell can mean; none if it is no number.
+
+    Days, weeks and months that are written out are parts of a year only where other cells are years.
+    """
     found = NUMBER.fullmatch(cell)
     if found is None:
         return ()
     sign, digits, plus, unit = found.groups()
     number = float(digits)
-    if DICOM_AGE.fullmatch(cell) or PART_OF_A_YEAR.fullmatch(unit):
+    if DICOM_AGE.fullmatch(cell) or (in_years and PART_OF_A_YEAR.fullmatch(unit)):
         number /= IN_A_YEAR[unit[0].lower()]
     elif unit.lower() in IN_A_YEAR:  # months, metres or millions
         return ()
