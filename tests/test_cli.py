@@ -404,7 +404,7 @@ def test_eval_prints_tables_and_takes_the_recorded_thresholds(
     assert "3 images evaluated" in done.stderr
     found = values(table.read_text())
     assert found["Bright", "auc"] == "1.000000"
-    assert found["Dark", "threshold@default"] == "0.250000"
+    assert found["Dark", "threshold@default"] == "0.2500000"
     assert found["Dark", "accuracy@default"] == "0.666667"
     assert "brightness 1.0" in page.read_text()
 
@@ -415,7 +415,7 @@ def test_eval_prints_tables_and_takes_the_recorded_thresholds(
     assert "is not the model that made" in done.stderr
     (tmp_path / "out.csv.run.json").unlink()
     done = chexscore(*command, "-m", other, "-o", "-")
-    assert values(done.stdout)["Dark", "threshold@default"] == "0.900000"
+    assert values(done.stdout)["Dark", "threshold@default"] == "0.9000000"
     assert "warning: only 3 images: the intervals are rough" in done.stderr
 
 

@@ -122,13 +122,15 @@ def test_a_signal_while_modules_are_loaded_is_no_traceback(
         def main(self) -> None:
             signal.raise_signal(sent)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setitem(sys.modules, "chexscore.cli", Loading())
     try:
         with pytest.raises(SystemExit) as ended:
             main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert ended.value.code == code
 
 
