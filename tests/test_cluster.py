@@ -198,6 +198,27 @@ def test_other_inputs_or_settings_are_not_mixed_in(
         run(["images"], out, engine, RESUME)
 
 
+def test_a_folder_that_cannot_be_listed_costs_no_part_of_an_earlier_run(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run([str(images)], str(out), engine, Options())
+    before = contents(out)
+
+    def refuse(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(NoImageError, match="left as it was"):
+        run([str(images)], str(out), engine, Options(overwrite=True))
+    monkeypatch.undo()
+    assert contents(out) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_an_archive_that_is_not_there_costs_nothing(engine: Alone, images: Path, tmp_path: Path) -> None:
     out, away = tmp_path / "out", tmp_path / "away"
     away.mkdir()
