@@ -205,8 +205,12 @@ def test_a_folder_that_cannot_be_listed_costs_no_part_of_an_earlier_run(
     run([str(images)], str(out), engine, Options())
     before = contents(out)
 
-    def refuse(path: str) -> Any:
-        raise PermissionError(13, "Permission denied", path)
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if path == str(images):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(NoImageError, match="left as it was"):
