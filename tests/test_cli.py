@@ -132,6 +132,7 @@ def test_wrong_usage_exits_2(
         ("predict", images, "--model", model, "--batch-size", "0"),
         ("predict", images, "--model", model, "--batch-size", "1000000000"),
         ("predict", images, "--model", model, "--min-age", "soon"),
+        ("predict", images, "--model", model, "--min-age", "9" * 400),
         ("predict", images, "--model", model, "--max-failures", "few"),
         ("predict", images, "--model", model, "--max-failures", ""),
         ("predict", images, "--model", model, "--max-duration", ""),

@@ -147,6 +147,12 @@ def test_a_mean_does_not_rest_on_patients_of_labels_that_it_leaves_out() -> None
             assert draws.columns(measure, over).support[4] == patients, measure
         found = get(intervals(draws), draws, measure, "macro")
         assert (found.value, math.isnan(found.low)) == (1, True), "of the same patients three times"
+    parts, scores = np.full((60, 2), math.nan), np.repeat([0.9, 0.1], 30)[:, None].repeat(2, axis=1)
+    parts[:15, 0] = parts[15:30, 1] = 1
+    parts[30:] = 0
+    (apart,) = bootstrap([Sample(parts, scores, np.arange(60), "AB")], resamples=200)
+    both, one = (apart.columns("auc", over).support[2] for over in (None, np.array([True, False])))
+    assert (both, one) == (30, 15), "a part of the labels rests on its own patients"
     pooled = [draws.columns(f"{measure}@low").support[-1] for measure in ("sensitivity", "accuracy")]
     assert pooled == [3, 6], "of the one label with that point"
 

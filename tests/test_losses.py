@@ -1,5 +1,6 @@
 """What no night may lose: the rows of images that are not there just now, and an output's own record."""
 
+import errno
 import json
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from chexscore import Classifier
 from chexscore.beside import store_path
 from chexscore.errors import NetworkError, NoImageError, OutputError, UsageError
+from chexscore.fingerprints import leads_to_itself
 from chexscore.options import Options
 from chexscore.records import RunRecord
 from chexscore.runs import plan, run
@@ -184,6 +186,27 @@ def test_a_share_that_does_not_answer_costs_no_row(
     (images.parent / "away").rename(images)
     record = run([str(images / "a"), str(images / "b"), other], output, classifier, RESUME)
     assert (record.unchanged >= 20, record.done, record.gone, record.unseen) == (True, 21, 0, 0)
+
+
+def test_only_a_link_that_leads_to_itself_is_known_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, link = tmp_path / "loop", tmp_path / "link"
+    loop.symlink_to(loop)
+    link.symlink_to(tmp_path)
+    assert leads_to_itself(str(loop))
+    assert not leads_to_itself(str(link))
+    assert not leads_to_itself(str(loop / "below"))
+
+    stat = os.stat
+
+    def refuse(path: Any, **how: Any) -> os.stat_result:
+        if path == str(link):
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert not leads_to_itself(str(link))
 
 
 @pytest.mark.parametrize("options", [OVERWRITE, FORGET])

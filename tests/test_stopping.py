@@ -153,15 +153,23 @@ def test_a_byte_order_mark_is_no_part_of_the_first_path(at_once: int) -> None:
 
 def test_a_path_does_not_wait_for_the_next_one() -> None:
     reading, writing = os.pipe()
-    with open(reading, "rb") as pipe:
-        paths = read_list(pipe, Stop(deadline=time.monotonic() + 60))
-        for name in ("a.png", "b.png"):
-            os.write(writing, name.encode())
-            time.sleep(0.01)
-            os.write(writing, b"\n")
-            assert next(paths) == name
+    seen = threading.Event()
+
+    def bring() -> None:
+        for part in (b"a.png", b"\n"):
+            os.write(writing, part)
+            time.sleep(0.05)
+        seen.wait(10)
         os.close(writing)
-        assert list(paths) == []
+
+    thread = threading.Thread(target=bring)
+    thread.start()
+    with open(reading, "rb") as pipe:
+        stop = Stop(deadline=time.monotonic() + 5)
+        assert next(read_list(pipe, stop)) == "a.png"
+        assert not stop.reason, "it came by itself"
+        seen.set()
+        thread.join()
 
 
 def listed(content: bytes, at_once: int) -> list[str]:
