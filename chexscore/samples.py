@@ -17,6 +17,17 @@ MACRO, MICRO = "macro", "micro"
 ALONE = ("auc", "average_precision", "prevalence", "brier", "calibration_error")
 AT_POINT = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1")
 
+RESTS_ON = {
+    "auc": "both",
+    "average_precision": "both",
+    "sensitivity": "positive",
+    "f1": "positive",
+    "specificity": "negative",
+    "ppv": "called",
+    "npv": "not called",
+}
+"""Measure -> the cases whose groups are its support; of the others all with a known label."""
+
 PUBLISHED = {
     "auc": "auc",
     "average_precision": "average_precision",
@@ -86,18 +97,19 @@ class Sample:
         for point, thresholds in self._points.items():
             there = both & ~np.isnan(thresholds)
             self.complete |= {_at(measure, point): there for measure in AT_POINT}
-        self.support = {
-            measure: _support(
-                _resting(measure, labels, scores, self._points),
-                groups,
-                [
-                    *([column] for column in range(count)),
-                    *([column for column in chosen if complete[column]] for chosen in self.means.values()),
-                    list(range(count)),
-                ],
-            )
-            for measure, complete in self.complete.items()
-        }
+        self.support: dict[str, Integers] = {}
+        counted: dict[tuple[str, str], Integers] = {}
+        for measure, complete in self.complete.items():
+            name, _, point = measure.partition("@")
+            cases = RESTS_ON.get(name, "known"), point
+            if cases not in counted:
+                within = ([column for column in chosen if complete[column]] for chosen in self.means.values())
+                counted[cases] = _support(
+                    _cases(labels, scores, cases[0], self._points.get(point, np.zeros(count))),
+                    groups,
+                    [*([column] for column in range(count)), *within, list(range(count))],
+                )
+            self.support[measure] = counted[cases]
 
     def measure(self, weights: Integers) -> dict[str, Floats]:
         """The measures under B sets of weights of the groups.
@@ -146,24 +158,17 @@ def _support(cases: Sequence[NDArray[np.bool_]], groups: Integers, columns: Sequ
     return fewest
 
 
-def _resting(
-    measure: str, labels: NDArray[np.floating], scores: NDArray[np.floating], points: Mapping[str, Floats]
+def _cases(
+    labels: NDArray[np.floating], scores: NDArray[np.floating], which: str, thresholds: Floats
 ) -> tuple[NDArray[np.bool_], ...]:
-    """What a measure rests on: the cases of each label, [N, L], and others that it takes as well."""
-    name, _, point = measure.partition("@")
-    thresholds = points.get(point, np.zeros(labels.shape[1]))
+    """Those of each label, [N, L], that have a threshold; see RESTS_ON. Of "both" first one class."""
     there = ~np.isnan(thresholds)
     positive, negative = (labels == 1) & there, (labels == 0) & there
-    if name in ("auc", "average_precision"):
+    if which == "both":
         return positive, negative
-    if name in ("sensitivity", "f1"):
-        return (positive,)
-    if name == "specificity":
-        return (negative,)
-    known = positive | negative
-    if name in ("ppv", "npv"):
-        return (known & ((scores >= thresholds) == (name == "ppv")),)
-    return (known,)
+    if which in ("called", "not called"):
+        return ((positive | negative) & ((scores >= thresholds) == (which == "called")),)
+    return ({"positive": positive, "negative": negative, "known": positive | negative}[which],)
 
 
 def _areas(
