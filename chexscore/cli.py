@@ -26,7 +26,8 @@ EXIT_CODES = (
 )
 EVAL_EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage. For images also 4 no image found; "
-    "5 the device asked for is not there; 130 or 143 stopped by SIGINT or SIGTERM."
+    "5 the device asked for is not there; 6 another run writes what --keep names; 130 or 143 stopped by "
+    "SIGINT or SIGTERM."
 )
 MERGE_EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage; 6 another run writes the same output."
@@ -111,7 +112,10 @@ def predict(
         str, typer.Option(metavar="TIME", help="Leave younger files for the next run.")
     ] = "0s",
     max_failures: Annotated[
-        str | None, typer.Option(metavar="N|N%", help="Exit 1 if more images than this are not scored.")
+        str | None,
+        typer.Option(
+            metavar="N|N%", help="Exit 1 if more images than this, or than this share of all, are not scored."
+        ),
     ] = None,
     max_duration: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop after this time, such as 6h, for --resume.")
@@ -146,7 +150,9 @@ def predict(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", "-n", help="Print the images that would be scored; with --resume, what it would."
+            "--dry-run",
+            "-n",
+            help="Print the images that would be scored; with --resume, what it would if the settings agree.",
         ),
     ] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="JSON lines on standard output.")] = False,
@@ -335,8 +341,11 @@ def evaluate(
         int, typer.Option(min=0, help="Draws for the intervals, 200 or more; 0 for none.")
     ] = 1000,
     pictures: Annotated[
-        int, typer.Option(min=0, help="The most confident mistakes to show in the report, of each kind.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            min=0, help="The most confident mistakes to show in the report, of each kind; by default 3."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if a prediction or a line of labels is left over.")
     ] = False,

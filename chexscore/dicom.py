@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import config
+from pydicom.datadict import tag_for_keyword
 from pydicom.encaps import generate_frames
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
@@ -90,8 +91,8 @@ def read_dicom(path: str, max_pixels: int, side: int = 0) -> tuple[NDArray[np.ui
         raise type(error)(path, error.reason) from error
     except (ChexscoreError, OSError, MemoryError):
         raise
-    except Exception as error:  # its words may quote the header, so only its kind is told
-        raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
+    except Exception as error:
+        raise UnreadableImageError(path, _why(error)) from error
 
 
 def is_plain(path: str) -> bool:
@@ -116,8 +117,16 @@ def _read(path: str, max_pixels: int, side: int) -> tuple[NDArray[np.uint8], tup
         return present(dataset, side)
     except (ImageError, OSError, MemoryError):
         raise
-    except Exception as error:  # as above
-        raise UnreadableImageError(path, f"damaged or truncated: {type(error).__name__}") from error
+    except Exception as error:
+        raise UnreadableImageError(path, _why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a file: its header may be quoted in the words of an error, so they are not told."""
+    keyword = error.name if isinstance(error, AttributeError) else None
+    if keyword and tag_for_keyword(keyword) is not None:
+        return f"its header lacks {keyword}, which every image has to have"
+    return f"damaged or truncated: {type(error).__name__}"
 
 
 def _check_that_pixels_are_there(dataset: pydicom.Dataset, path: str) -> None:

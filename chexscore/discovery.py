@@ -9,14 +9,17 @@ from typing import BinaryIO, Literal
 
 from chexscore import beside
 from chexscore.errors import NoImageError, UsageError
-from chexscore.formats import SUFFIXES, is_dicom
+from chexscore.formats import SUFFIXES, begins_as_image, is_dicom
 from chexscore.messages import in_short
 from chexscore.stopping import Stop
 from chexscore.tables import UTF16
 
-__all__ = ["check_some_are_there", "find_images", "is_image_by_name", "read_list"]
+__all__ = ["check_some_are_there", "find_images", "is_hidden", "is_image_by_name", "read_list"]
 
 POLL_S = 0.2
+
+THUMBNAILS = "@eaDir"
+"""Where Synology's network storage keeps small copies of the images beside it."""
 
 
 def find_images(
@@ -28,15 +31,15 @@ def find_images(
 
     A path that is given itself is always yielded, whatever its name and whether or not it exists: loading it
     tells. In directories, entries come sorted by name and directories are descended into where they stand.
-    Symbolic links are followed, except to a directory that this walk has been in. What cannot be looked at
+    Symbolic links are followed, except to a directory that this walk comes to without them, or has been in:
+    "today", which points to another day tomorrow, is no second name of its images. What cannot be looked at
     (a directory that cannot be listed, a link to nowhere, a file that vanished or may not be read and could
     be an image) is yielded itself, so that it shows as a failure rather than as nothing.
 
     Args:
         paths: a file or directory, or several.
-        ignored: called with each file in a directory that is not an image, and with each hidden entry (a
-            name that begins with a dot: what rsync and file managers leave lying about), and DICOM's own
-            table of contents.
+        ignored: called with each file in a directory that is not an image, with each hidden entry (see
+            `is_hidden`), and DICOM's own table of contents.
         stop: ends the walk.
 
     Yields:
@@ -70,12 +73,14 @@ def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
         stop: ends the list.
 
     Raises:
-        UsageError: it is UTF-16, as PowerShell writes it, where every letter would be a path.
+        UsageError: it is UTF-16, as PowerShell writes it, where every letter would be a path; or an image.
     """
     separator, rest = b"", b""
     for number, chunk in enumerate(_chunks(file, stop or Stop())):
         if number == 0 and chunk.startswith(UTF16):
             raise UsageError(f"{file.name}: the list is UTF-16; save it as UTF-8.")
+        if number == 0 and begins_as_image(chunk):
+            raise UsageError(f"{file.name}: an image, not a list of them; name it without --files-from.")
         rest += chunk if number else chunk.removeprefix(BOM_UTF8)
         if not separator:
             separator = b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b""
@@ -115,6 +120,7 @@ def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:
 
 def _walk(top: str, ignored: Callable[[str], object], stop: Stop) -> Iterator[str]:
     visited: set[tuple[int, int]] = set()
+    inside = os.path.join(os.path.realpath(top), "")
     levels: list[tuple[str, Iterator[tuple[str, bool]]]] = []  # trees can be deeper than Python's own stack
     entering: str | None = top
     while (entering is not None or levels) and not stop.asked():
@@ -133,7 +139,7 @@ def _walk(top: str, ignored: Callable[[str], object], stop: Stop) -> Iterator[st
             continue
         name, is_file = entry
         path = os.path.join(directory, name)
-        match _kind(path, name, is_file, visited):
+        match _kind(path, name, is_file, visited, inside):
             case "directory":
                 entering = path
             case "image":
@@ -164,17 +170,20 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
     name: str,
     is_file: bool,  # noqa: FBT001, as the directory says
     visited: set[tuple[int, int]],
+    inside: str,
 ) -> Literal["directory", "image", "ignored", "visited"]:
     suffix, by_name = os.path.splitext(name)[1].lower(), is_image_by_name(name)
-    if name.startswith("."):
+    if is_hidden(name):
         return "ignored"
     try:
         status = os.stat(path)
     except OSError:  # gone, a link to nowhere, a dead mount: anything but a file of another kind may matter
         return "ignored" if is_file and not _may_be_image(suffix) else "image"
     if stat.S_ISDIR(status.st_mode):
-        been = os.path.islink(path) and (status.st_dev, status.st_ino) in visited
-        return "visited" if been else "directory"
+        if os.path.islink(path):
+            been = (status.st_dev, status.st_ino) in visited
+            return "visited" if been or _is_walked(os.path.realpath(path), inside) else "directory"
+        return "directory"
     if by_name is not None:
         return "image" if by_name else "ignored"
     if not stat.S_ISREG(status.st_mode):
@@ -186,9 +195,20 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
         return "image" if _may_be_image(suffix) else "ignored"
 
 
+def _is_walked(directory: str, inside: str) -> bool:
+    """Whether a walk of `inside` comes to a directory, both without links, by no hidden name."""
+    names = directory.removeprefix(inside).split(os.sep)
+    return directory.startswith(inside) and not any(map(is_hidden, names))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether this is what rsync, file managers and storages leave lying about."""
+    return name.startswith(".") or name == THUMBNAILS
+
+
 def is_image_by_name(name: str) -> bool | None:
     """Whether a file in a directory counts as an image; None where its content has to tell."""
-    if name.startswith("."):
+    if is_hidden(name):
         return False
     if os.path.splitext(name)[1].lower() in SUFFIXES:
         return True

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING
 
 from chexscore.discovery import check_some_are_there, find_images
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Outputs", "evaluate"]
 
+PICTURES = 3
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -34,14 +36,14 @@ class Outputs:
         report: a page, .html.
         keep: CSV for the predictions of images; None keeps none.
         overwrite: replace files that are there.
-        pictures: mistakes of each kind on the page.
+        pictures: mistakes of each kind on the page; None for PICTURES.
     """
 
     table: str | None
     report: str | None
     keep: str | None
     overwrite: bool
-    pictures: int
+    pictures: int | None
 
     def check(self, inputs: Sequence[str | None]) -> None:
         """Raises a UsageError for files that have other names, are there, or are read or written already."""
@@ -51,10 +53,13 @@ class Outputs:
             raise UsageError("standard output is closed; give --output a file.")
         if self.report is not None and not self.report.lower().endswith((".html", ".htm")):
             raise UsageError(f"--report {self.report}: the page is HTML; name it .html.")
+        if self.pictures is not None and self.report is None:
+            raise UsageError("--pictures is for the page; it goes with --report.")
+        if self.overwrite and all(target in (None, STDOUT) for target in self._named):
+            raise UsageError("--overwrite is for files; give --output, --report or --keep one.")
         if self.keep is not None and not self.keep.lower().endswith(".csv"):
             raise UsageError(f"--keep {self.keep}: predictions are kept as CSV; name it .csv.")
-        named = (self.table, self.report, self.keep)
-        targets = [target for target in named if target is not None and target != STDOUT]
+        targets = [target for target in self._named if target is not None and target != STDOUT]
         read, written = ([os.path.realpath(file) for file in files if file] for files in (inputs, targets))
         if set(read).intersection(written) or len(set(written)) < len(written):
             raise UsageError(
@@ -62,6 +67,10 @@ class Outputs:
             )
         for target in targets:
             check_target(target, overwrite=self.overwrite)
+
+    @property
+    def _named(self) -> tuple[str | None, ...]:
+        return self.table, self.report, self.keep
 
 
 def evaluate(
@@ -97,6 +106,8 @@ def evaluate(
     predicted = are_predictions(inputs)
     if predicted and outputs.keep is not None:
         raise UsageError("--keep is for images; these are predictions already.")
+    if predicted and device != "auto":
+        raise UsageError("--device is for images; these are predictions already.")
     if protocol.strict and not predicted and outputs.keep is None:
         raise UsageError("--strict for images goes with --keep, or the scores are lost if an image fails.")
     outputs.check([*inputs, labels, against, model])
@@ -112,14 +123,22 @@ def evaluate(
         else:
             name = outputs.keep or "scored by this command"
             predictions = outputs.keep or os.path.join(opened.enter_context(TemporaryDirectory()), "out.csv")
-            code = _score(
-                inputs,
-                predictions,
-                lambda images, names: check_images(images, names, labels, protocol, against),
-                model=model,
-                device=device,
-                overwrite=outputs.overwrite,
-            )
+            try:
+                code = _score(
+                    inputs,
+                    predictions,
+                    lambda images, names: check_images(images, names, labels, protocol, against),
+                    model=model,
+                    device=device,
+                    overwrite=outputs.overwrite,
+                )
+            except OutputError as error:
+                if outputs.keep is not None:
+                    raise
+                raise OutputError(
+                    f"the scores cannot be held in the folder for temporary files, {gettempdir()}; give "
+                    "--keep a file elsewhere, or set TMPDIR."
+                ) from error
             if code is not None:
                 return code
             points, about_model = points_and_model(predictions)
@@ -144,7 +163,7 @@ def _write(found: Evaluation, about: Mapping[str, str], text: str, outputs: Outp
     if outputs.report is not None:
         from chexscore.report.page import to_html  # noqa: PLC0415, as above
 
-        page = to_html(found, about, pictures=outputs.pictures)
+        page = to_html(found, about, pictures=PICTURES if outputs.pictures is None else outputs.pictures)
         with replacing(outputs.report) as file:
             file.write(page.encode())
 

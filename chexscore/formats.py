@@ -2,13 +2,22 @@
 
 from typing import BinaryIO
 
-__all__ = ["SUFFIXES", "is_dicom"]
+__all__ = ["SUFFIXES", "begins_as_image", "is_dicom"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Names that make a file in a directory an image, in lower case; DICOM is also known by its content."""
 
 PREAMBLE, MARK = 128, b"DICM"
 """Bytes that stand before DICOM's mark, and the mark; PS3.10, 7.1."""
+
+
+PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
+"""How these begin; ISO/IEC 15948, 5.2, and ITU-T T.81, B.1.1.3."""
+
+
+def begins_as_image(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of the images that are met most."""
+    return head.startswith((PNG, JPEG)) or head[PREAMBLE : PREAMBLE + len(MARK)] == MARK
 
 
 def is_dicom(file: BinaryIO) -> bool:

@@ -37,16 +37,19 @@ def read_policies(words: Sequence[str]) -> dict[str, Policy]:
     """Reads policies as an option gives them: "negative" for all labels, "Edema=positive" for one.
 
     Raises:
-        UsageError: a word is none of these.
+        UsageError: a word is none of these, or two are for the same labels.
     """
-    found: dict[str, Policy] = {DEFAULT: "ignore"}
+    named: dict[str, Policy] = {}
     for word in words:
         label, _, wanted = word.rpartition("=")
         policy = next((policy for policy in get_args(Policy) if policy == wanted), None)
         if policy is None:
             raise UsageError(f"{word} is none of {', '.join(get_args(Policy))}, nor LABEL= and one of them.")
-        found[label or DEFAULT] = policy
-    return found
+        if (label or DEFAULT) in named:
+            raise UsageError(f"{word} contradicts, or repeats, what was said before it of the same labels.")
+        named[label or DEFAULT] = policy
+    named.setdefault(DEFAULT, "ignore")
+    return named
 
 
 def read_table(source: str) -> pd.DataFrame:
@@ -76,8 +79,13 @@ def read_table(source: str) -> pd.DataFrame:
         raise TableError(f"{source}: the table of labels cannot be read: {error.strerror}.") from error
     except csv.Error as error:
         raise TableError(f"{source}: not a CSV: {error}.") from error
+    # Spreadsheets leave columns without a name and without a cell.
+    kept = [column for column, name in enumerate(header) if name or any(row[column].strip() for row in rows)]
+    if len(kept) < len(header):
+        header, rows = [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
     if twice := [name for name in header if header.count(name) > 1]:
-        raise TableError(f"{source}: two columns are called {twice[0]!r}.")
+        fault = f"are called {twice[0]!r}" if twice[0] else "have no name; give them names, or delete them"
+        raise TableError(f"{source}: two columns {fault}.")
     if not rows:
         raise TableError(f"{source}: the table has no rows.")
     return pd.DataFrame(rows, numbers, header, dtype=object)  # pandas' own text type takes UTF-8 alone

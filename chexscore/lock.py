@@ -36,7 +36,9 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
     with file:
         while not _take(file, output):
             if stop.asked() or time.monotonic() >= deadline:
-                raise LockedError(f"another run is writing {output}; --lock-wait 5m would wait.")
+                raise LockedError(
+                    f"another run is writing {output}; wait for its end, as predict --lock-wait 5m does."
+                )
             time.sleep(POLL_S)
         yield
 

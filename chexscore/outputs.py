@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 from chexscore.beside import PARTIAL, beside
 from chexscore.errors import OutputError, UsageError
 from chexscore.messages import visible
-from chexscore.predictions import Columns, Prediction, encode_scores, write_csv
+from chexscore.predictions import Columns, Prediction, encode_scores, in_utf8, write_csv
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -222,7 +222,7 @@ def _record(prediction: Prediction, columns: Columns) -> dict[str, object]:
     scores = encode_scores(prediction.scores, columns.labels)
     positives = columns.positives(prediction)
     return {
-        "path": prediction.path,
+        "path": in_utf8(prediction.path),
         "status": prediction.status.value,
         **{
             label: float(score) if score else None
@@ -263,7 +263,7 @@ def _schema(columns: Columns) -> "pa.Schema":
 
 def _utf8(record: dict[str, object]) -> dict[str, object]:
     r"""Parquet holds nothing but UTF-8: bytes of a file name that are none become \\xNN."""
-    path = os.fsencode(str(record["path"])).decode("utf-8", "backslashreplace")
+    path = str(record["path"]).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return {**record, "path": path}
 
 

@@ -1,6 +1,7 @@
 """Predictions, and the CSV that carries them: `path,status,<a column for each label>,note`, then extras."""
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ __all__ = [
     "Status",
     "decode_scores",
     "encode_scores",
+    "in_utf8",
     "read_predictions",
     "write_csv",
 ]
@@ -116,6 +118,11 @@ def decode_scores(cells: Sequence[str], labels: Sequence[str]) -> dict[str, floa
     return scores
 
 
+def in_utf8(path: str) -> str:
+    """A path whose bytes are read as UTF-8, whatever the locale has taken them for; others are surrogates."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
 def write_csv(file: TextIO, predictions: Iterable[Prediction], columns: Columns) -> None:
     """Writes header and rows (RFC 4180) as the predictions come.
 
@@ -125,12 +132,12 @@ def write_csv(file: TextIO, predictions: Iterable[Prediction], columns: Columns)
     rows = csv.writer(file)
     rows.writerow(columns.names)
     for prediction in predictions:
-        path = f"./{prediction.path}" if prediction.path.startswith(FORMULA_STARTS) else prediction.path
+        path = in_utf8(prediction.path)
         positives = columns.positives(prediction)
         tags = [prediction.tags.get(tag, "") for tag in columns.tags]
         rows.writerow(
             [
-                path,
+                f"./{path}" if path.startswith(FORMULA_STARTS) else path,
                 prediction.status,
                 *encode_scores(prediction.scores, columns.labels),
                 prediction.note,

@@ -88,13 +88,15 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
         if record.finished:
             log("finished", **asdict(record))
         elif stop.reason:
-            log("stopped", reason=stop.reason, go_on=go_on, **asdict(record))
+            log("stopped", reason=stop.reason, go_on=None if output == STDOUT else go_on, **asdict(record))
         else:
             log("refused", **asdict(record))
         return
     if style == "text":
         took = (
-            f"; {record.seconds:.1f} s, {record.done / record.seconds:.0f} images/s" if record.seconds else ""
+            f"; {record.seconds:.1f} s, {record.tried / record.seconds:.0f} images/s"
+            if record.seconds
+            else ""
         )
         parts = [f"{record.scored:,} scored", f"{record.not_scored:,} not"]
         if record.unchanged:
@@ -162,7 +164,7 @@ def _bar(opening: str, count: Callable[[], int] | None) -> Iterator[Watch]:
             threading.Thread(target=count_ahead, daemon=True).start()
 
         def watch(record: RunRecord) -> None:
-            rate = record.done / max(time.monotonic() - began, 1e-3)
+            rate = record.tried / max(time.monotonic() - began, 1e-3)
             progress.update(task, completed=record.done, rate=rate, failures=record.not_scored)
 
         yield watch

@@ -77,9 +77,14 @@ class RunRecord:
         return sum(self.failed.values())
 
     @property
+    def tried(self) -> int:
+        """Images that this run read."""
+        return self.scored + self.not_scored
+
+    @property
     def done(self) -> int:
         """Images that have their row."""
-        return self.scored + self.not_scored + self.unchanged
+        return self.tried + self.unchanged
 
     @property
     def found_nothing(self) -> bool:

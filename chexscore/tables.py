@@ -1,5 +1,8 @@
 """CSV files as people keep them: what is wrong with one is said in a sentence."""
 
+import os
+import stat
+
 from chexscore.errors import TableError
 
 __all__ = ["UTF16", "check_csv"]
@@ -21,6 +24,11 @@ def check_csv(source: str, what: str) -> None:
         TableError: it cannot be read, is not UTF-8, or its cells are separated by something else than commas.
     """
     try:
+        mode = os.stat(source).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise TableError(
+                f"{source}: the {what} is read more than once, and a pipe cannot be; save it first."
+            )
         with open(source, "rb") as file:
             header = file.readline(LONGEST_HEADER)
     except OSError as error:

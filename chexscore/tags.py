@@ -18,14 +18,20 @@ IDENTIFYING = frozenset(
         "AccessionNumber",
         "AdmissionID",
         "FillerOrderNumberImagingServiceRequest",
-        "IssuerOfPatientID",
         "MedicalRecordLocator",
+        "MilitaryRank",
+        "Occupation",
+        "PerformedProcedureStepID",
         "PlacerOrderNumberImagingServiceRequest",
+        "RequestedProcedureID",
+        "ScheduledProcedureStepID",
         "ServiceEpisodeID",
+        "StudyID",
+        "VisitComments",
     }
 )
-OF_PEOPLE = ("Patient", "OtherPatient", "Person", "ReferringPhysician", "ResponsiblePerson")
-"""Keywords, and how keywords begin, that lead to a person besides names; PS3.15 annex E removes them."""
+OF_PEOPLE = ("Patient", "Person", "ReferringPhysician", "ClinicalTrialSubject")
+"""Keywords, and parts of keywords, that lead to a person besides names; PS3.15 annex E removes them."""
 
 TEXTS = frozenset(
     "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split()  # noqa: SIM905
@@ -46,7 +52,8 @@ def check_keywords(keywords: Sequence[str]) -> None:
 
 def names_people(keyword: str) -> bool:
     """Whether a tag is a person's name (value representation PN) or leads to a person."""
-    return keyword in IDENTIFYING or keyword.startswith(OF_PEOPLE) or dictionary_VR(keyword) == "PN"
+    of_people = any(part in keyword for part in OF_PEOPLE)
+    return of_people or keyword in IDENTIFYING or dictionary_VR(keyword) == "PN"
 
 
 def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:

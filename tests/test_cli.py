@@ -17,7 +17,7 @@ from PIL import Image
 
 from chexscore import Classifier, __version__
 from chexscore.cli import main
-from chexscore.errors import ChexscoreError
+from chexscore.errors import ChexscoreError, OutputError
 from chexscore.records import RunRecord
 from chexscore.runs import run
 from chexscore.sessions import PROVIDERS
@@ -153,6 +153,10 @@ def test_wrong_usage_exits_2(
         ("eval", tmp_path / "out.csv"),
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", "table.parquet"),
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--keep", "k.csv"),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--device", "cpu"),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--pictures", "9"),
+        ("eval", tmp_path / "out.csv", "--labels", "l.csv", "--overwrite"),
+        ("eval", images, "--labels", "l.csv", "--uncertain", "positive", "--uncertain", "negative"),
         ("eval", "out.parquet", "--labels", "l.csv"),
         ("eval", images, "--labels", "l.csv", "--uncertain", "perhaps"),
         ("eval", images, "--labels", "l.csv", "--resamples", "199"),
@@ -323,7 +327,16 @@ def test_dicom_tags_are_columns_only_when_asked_for(model: Path, tmp_path: Path)
 
 
 def test_tags_that_lead_to_people_are_known() -> None:
-    for keyword in ("PatientSex", "OtherPatientNames", "PersonAddress", "AdmissionID", "OperatorsName"):
+    for keyword in (
+        "PatientSex",
+        "OtherPatientNames",
+        "PersonAddress",
+        "AdmissionID",
+        "OperatorsName",
+        "StudyID",
+        "CurrentPatientLocation",
+        "ClinicalTrialSubjectID",
+    ):
         assert names_people(keyword), keyword
     for keyword in ("StudyInstanceUID", "ViewPosition", "StudyDate"):
         assert not names_people(keyword), keyword
@@ -494,7 +507,7 @@ def test_eval_goes_on_with_what_a_stopped_one_has_kept(model: Path, images: Path
     labels.write_text("path,Bright\n000.png,0\n051.png,0\n204.png,1\n")
 
     def stop_soon(record: RunRecord) -> None:
-        stop.reason = "SIGTERM" if record.done else ""
+        stop.reason = "SIGTERM" if record.done > 1 else ""
 
     run([str(images)], str(kept), Classifier(model), stop=stop, watch=stop_soon)
     assert not kept.exists()
@@ -599,3 +612,29 @@ def test_predict_loads_no_extra(model: Path, images: Path, tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_eval_names_the_folder_that_has_no_room_for_its_scores(
+    model: Path,
+    flat: Flat,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flat("images/a.png", 1)
+    (tmp_path / "labels.csv").write_text("path,Bright\na.png,0\n")
+
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("its rows cannot be kept; --resume goes on")
+
+    monkeypatch.setattr("chexscore.runs.run", full)
+    words = ["eval", tmp_path / "images", "--labels", tmp_path / "labels.csv", "--model", model]
+    for keep, said in (
+        ([], "give --keep a file elsewhere, or set TMPDIR"),
+        (["--keep", tmp_path / "k.csv"], "--resume"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, [*words, *keep])])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        assert said in capsys.readouterr().err

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from chexscore import find_images
+from chexscore.discovery import read_list
+from chexscore.errors import UsageError
 from chexscore.formats import SUFFIXES
 
 
@@ -73,8 +75,7 @@ def test_loops_of_links_end_and_no_link_leads_to_where_the_walk_has_been(tmp_pat
     (tmp_path / "z").symlink_to(tmp_path / "a")
     found = list(find_images([tmp_path / "a", tmp_path / "z"]))
     assert found == [f"{tmp_path}/{name}" for name in ("a/b/c.png", "a/to/d.png", "z/b/c.png", "z/to/d.png")]
-    assert list(find_images(tmp_path))[:2] == found[:2]
-    assert len(list(find_images(tmp_path))) == 3
+    assert list(find_images(tmp_path)) == [f"{tmp_path}/{name}" for name in ("a/b/c.png", "outside/d.png")]
 
 
 def test_what_cannot_be_looked_at_is_not_lost(tmp_path: Path) -> None:
@@ -130,3 +131,28 @@ def test_the_walk_is_lazy(tmp_path: Path) -> None:
 
 def test_suffixes_are_lower_case() -> None:
     assert {suffix.lower() for suffix in SUFFIXES} == SUFFIXES
+
+
+def test_a_link_is_no_second_name_of_what_the_walk_comes_to_without_it(tmp_path: Path) -> None:
+    """Wherever its name stands among the others; but of what is hidden it is the only one."""
+    touch(tmp_path, "day1/a.png", "day2/b.png", ".kept/c.png")
+    (tmp_path / "current").symlink_to("day2")
+    (tmp_path / "latest").symlink_to("day2")
+    (tmp_path / "old").symlink_to(".kept")
+    expected = [f"{tmp_path}/{name}" for name in ("day1/a.png", "day2/b.png", "old/c.png")]
+    assert list(find_images(tmp_path)) == expected
+    assert list(find_images(tmp_path / "current")) == [f"{tmp_path}/current/b.png"]
+
+
+def test_thumbnails_of_a_storage_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg")
+    ignored: list[str] = []
+    assert list(find_images(tmp_path, ignored.append)) == [f"{tmp_path}/a.png"]
+    assert ignored == [f"{tmp_path}/@eaDir"]
+
+
+@pytest.mark.parametrize("begin", [b"\x89PNG\r\n", b"\xff\xd8\xff\xe0", bytes(128) + b"DICM"])
+def test_an_image_is_no_list(tmp_path: Path, begin: bytes) -> None:
+    (tmp_path / "x").write_bytes(begin + bytes(100))
+    with (tmp_path / "x").open("rb") as file, pytest.raises(UsageError, match="not a list"):
+        list(read_list(file))

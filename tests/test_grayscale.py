@@ -350,3 +350,13 @@ def test_pictures_are_those_of_another_viewer(tmp_path: Path, option: str, tags:
     assert DCM2PNM
     subprocess.run([DCM2PNM, option, "1", path, picture], check=True, capture_output=True)
     assert differ(path, np.asarray(Image.open(picture))) <= 1
+
+
+@pytest.mark.parametrize("keyword", ["SamplesPerPixel", "PhotometricInterpretation", "BitsStored"])
+def test_what_a_header_lacks_is_named(tmp_path: Path, keyword: str) -> None:
+    path = save_dicom(tmp_path / "x.dcm", DEEP)
+    dataset = pydicom.dcmread(path)
+    delattr(dataset, keyword)
+    dataset.save_as(path)
+    with pytest.raises(UnreadableImageError, match=f"its header lacks {keyword}"):
+        load_image(path)

@@ -48,3 +48,7 @@ def test_a_path_that_is_there_twice_is_refused_even_if_nothing_else_knows_it() -
         join(["b.png"], ["a.png", "b.png", "./a.png"])
     with pytest.raises(TableError, match=r"x/a\.png is predicted twice; keep one of its rows"):
         join(["x/a.png", "x/a.png"], ["b.png"])
+
+
+def test_letters_with_marks_are_the_same_however_they_are_written() -> None:
+    assert join(["data/M\u00fcller.png"], ["data/Mu\u0308ller.png"]) == [0]

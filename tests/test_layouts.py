@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,17 @@ def test_a_patient_is_a_whole_folder_and_one_foreign_path_does_not_turn_patients
     assert table.patients == ["patient1", "patient1", "line 4", "patient2"]
     assert table.studies == ["patient1/study1", "patient1/study1", "line 4/line 4", "patient2/line 5"]
     assert table.alone == {2, 3}
+
+
+def test_columns_of_a_spreadsheet_without_name_and_cells_are_none(tmp_path: Path) -> None:
+    table = read(tmp_path, "path,Edema,,\na.png,1,, \nb.png,0,,\n")
+    assert (list(table.cells), table.labels) == (["path", "Edema"], ("Edema",))
+    assert read(tmp_path, ",path,Edema\n0,a.png,1\n").labels == ("Edema",)  # an index, as pandas writes it
+    with pytest.raises(TableError, match="two columns have no name"):
+        read(tmp_path, "path,Edema,,\na.png,1,x,y\n")
+
+
+def test_a_table_from_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(TableError, match=r"labels.csv: .* a pipe cannot be; save it first"):
+        read_labels(str(tmp_path / "labels.csv"))

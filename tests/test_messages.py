@@ -7,8 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from chexscore import Classifier
 from chexscore.lock import locked
 from chexscore.messages import visible
+from chexscore.options import Options
+from chexscore.progress import show
+from chexscore.settings import begin_record
 from chexscore.stopping import Stop
 from tests.test_cli import chexscore
 
@@ -101,3 +107,16 @@ def test_closed_streams_leave_their_numbers_to_nobody(model: Path, flat: Flat, t
         ["/bin/sh", "-c", f'{sys.executable} -c "{code}" <&- 2>&-'], capture_output=True, check=True
     )
     assert int(done.stdout) > 2
+
+
+@pytest.mark.parametrize(("output", "said"), [("-", None), ("out.csv", "the same command with --resume")])
+def test_how_to_go_on_is_said_where_that_can_be(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch, output: str, said: str | None
+) -> None:
+    lines = []
+    monkeypatch.setattr("chexscore.progress.log", lambda event, **more: lines.append((event, more)))
+    record = begin_record(classifier, Options(), {"paths": ["images"], "output": output})
+    record.found = record.scored = 1
+    with show("json", output, classifier, None, Stop("SIGTERM")) as watch:
+        watch(record)
+    assert [more["go_on"] for event, more in lines if event == "stopped"] == [said]

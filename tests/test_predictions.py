@@ -101,3 +101,14 @@ def test_columns_behind_the_note_are_passed_over(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"none\.csv"):
         read_predictions(str(tmp_path / "none.csv"))
+
+
+def test_a_name_is_written_as_its_bytes_are_whatever_the_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a locale of ISO-8859-1 the name of a file in UTF-8 looks like other letters."""
+    monkeypatch.setattr(os, "fsencode", lambda path: path.encode("latin-1"))
+    latin = "M\u00fcller.png".encode().decode("latin-1")
+    with (tmp_path / "out.csv").open("w", encoding="utf-8", newline="") as file:
+        write_csv(file, [Prediction(latin, Status.MISSING, note="gone")], Columns(("A",)))
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1].startswith("M\u00fcller.png,")

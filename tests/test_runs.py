@@ -491,3 +491,16 @@ def test_the_state_holds_one_row_for_each_image_after_many_runs(
     with sqlite3.connect(tmp_path / "out.csv.state") as database:
         assert database.execute("SELECT count(*) FROM rows").fetchone() == (41,)
     database.close()
+
+
+def test_images_that_are_there_and_were_not_named_are_told_from_lost_ones(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    output, every = str(tmp_path / "out.csv"), sorted(map(str, images.glob("*.png")))
+    run(every[:4], output, classifier)
+    for named in (every[4:5], every[3:5]):
+        with pytest.raises(OutputError, match="is there, but was not among the inputs"):
+            run(named, output, classifier, RESUME)
+    Path(every[0]).unlink()
+    with pytest.raises(OutputError, match="once they are back"):
+        run(every[1:5], output, classifier, RESUME)

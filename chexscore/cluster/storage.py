@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from chexscore.ahead import work_ahead
-from chexscore.discovery import find_images, is_image_by_name
+from chexscore.discovery import find_images, is_hidden, is_image_by_name
 from chexscore.errors import (
     ChexscoreError,
     MissingImageError,
@@ -98,7 +98,7 @@ def _walk(
         path = f"{uri}/{entry.base_name}"
         if stop.asked():
             return
-        if entry.base_name.startswith("."):
+        if is_hidden(entry.base_name):
             ignored(path)
         elif entry.type == fs.FileType.Directory:
             yield from _walk(system, entry.path, path, ignored, stop)

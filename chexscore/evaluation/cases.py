@@ -1,5 +1,6 @@
 """Cases: what an evaluation counts one by one, images or studies, each with its labels and scores."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -18,6 +19,10 @@ from chexscore.samples import MACRO, MICRO
 from chexscore.tables import check_csv
 
 __all__ = ["Cases", "Protocol", "join_cases", "read_cases"]
+
+
+NO_UTF8 = re.compile("[\udc80-\udcff]")
+"""What stands for bytes that are no UTF-8; PEP 383."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +131,12 @@ def join_cases(
     if not pairs:
         raise TableError(
             f"{labels}: names no scored image; its paths are such as {table.paths[0]}, those of the "
-            f"predictions such as {rows[0].path if rows else '(none)'}; one has to end with the other, so "
-            "cut the first folders of the labels' paths."
+            f"predictions such as {rows[0].path if rows else '(none)'}; one has to end with the other, with "
+            "the same capitals and suffix; cut the first folders of the labels' paths if these differ."
         )
-    left_over["lines of labels without a prediction"] = len(table.paths) - len(partners)
+    strange = any(NO_UTF8.search(path) for row, path in enumerate(table.paths) if row not in partners)
+    hint = " (some are not UTF-8: save the labels as CSV UTF-8)" if strange else ""
+    left_over[f"lines of labels without a prediction{hint}"] = len(table.paths) - len(partners)
     others = None
     if against is not None:
         other_names, other_rows = _read(against)

@@ -54,7 +54,8 @@ def evaluate(
         points: label -> name -> threshold, the default first; 0.5 is measured at too.
         protocol: how; see there.
         against: CSV of predictions of another model for the same images.
-        other_points: those of the other model.
+        other_points: those of the other model. Where those of one side alone are known, nothing is
+            compared at the default: 0.5 stands in for it on the other side.
 
     Raises:
         TableError: a file cannot be used, or they have nothing in common; see `read_cases`.
@@ -74,6 +75,8 @@ def evaluate(
         for value, chosen in _to_compare(found):
             drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
     theirs = _by_name(other_points or {}, cases.names)
+    if bool(points) != bool(other_points):
+        del theirs[DEFAULT]
     if against is not None and cases.others is not None:
         drawn.add(OTHER, everyone, cases.others, theirs)
     drawn.bootstrap(protocol.resamples)

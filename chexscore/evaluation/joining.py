@@ -1,5 +1,6 @@
 """Which line of labels belongs to which image."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -66,4 +67,6 @@ def _refuse_twins(paths: list[tuple[str, ...]], written: Sequence[str], fault: s
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.strip().replace("\\", "/").split("/") if part not in ("", "."))
+    """Its names; macOS takes letters with marks apart, others do not."""
+    whole = unicodedata.normalize("NFC", path.strip().replace("\\", "/"))
+    return tuple(part for part in whole.split("/") if part not in ("", "."))

@@ -112,7 +112,7 @@ def read_labels(source: str) -> LabelTable:
             studies = studies or _named([name for _, name in in_paths], alone)
     if patients and studies:
         studies = [f"{patient}/{study}" for patient, study in zip(patients, studies, strict=True)]
-    known = {column, patient, study}
+    known = {column, patient, study, ""}  # an index has no name
     return LabelTable(
         source,
         layout,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from chexscore import __version__
+from chexscore.evaluation.cases import Cases, Protocol
 from chexscore.evaluation.figures import left_out_of_means, without_mean
 from chexscore.evaluation.points import DEFAULT as DEFAULT_POINT
 from chexscore.evaluation.results import Evaluation, Group
@@ -68,8 +69,7 @@ def describe(
         found[CAUTION] = (
             f"only {counted(number, draws)}: the intervals are rough, and there are none below {FEWEST}"
         )
-    if cases.alone and (protocol.by == "study" or cases.group in ("patient", "study")):
-        found["on their own"] = counted(cases.alone, "images whose path names no patient or study")
+    found |= _of_patients(cases, protocol)
     if cases.left_over:
         found["left out"] = "; ".join(counted(number, what) for what, number in cases.left_over.items())
     if cases.only_predicted:
@@ -200,6 +200,15 @@ def _taken(policies: Policies) -> str:
     words = {"ignore": "left out", "positive": "taken as positive", "negative": "taken as negative"}
     named = [f"; of {label} {words[policy]}" for label, policy in policies.items() if label != DEFAULT]
     return words[policies[DEFAULT]] + "".join(named)
+
+
+def _of_patients(cases: Cases, protocol: Protocol) -> dict[str, str]:
+    if cases.group == "image" and protocol.group is None:
+        unknown = "not known, so the intervals draw images; call their column patient, or give --group COLUMN"
+        return {"patients": unknown}
+    if cases.alone and (protocol.by == "study" or cases.group in ("patient", "study")):
+        return {"on their own": counted(cases.alone, "images whose path names no patient or study")}
+    return {}
 
 
 def _of_means(evaluation: Evaluation) -> dict[str, str]:
