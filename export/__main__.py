@@ -81,7 +81,7 @@ def run(
     """
     from export.publish import publish_run  # noqa: PLC0415, TensorFlow takes seconds to import
 
-    defaults = {label: point for label, _, point in (each.partition("=") for each in default or ())}
+    defaults = {label: point for label, _, point in (each.rpartition("=") for each in default or ())}
     _report(publish_run(folder, output, precision, allow_loss=allow_loss, defaults=defaults))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chexscore import metrics
 from chexscore.spec import ModelSpec, Precision
 from export.calibrate import Platt
-from export.measure import measured
+from export.measure import FITTED, measured
 from export.quantize import reduce, set_apart
 from export.run import TrainedNetwork
 from export.verify import PROOF_IMAGES, compare
@@ -86,7 +86,8 @@ def lower(
     shift = np.abs(exact[places] - proof.scores).mean(axis=0)
     facts = {"difference_after_reduction": f"{proof.difference:.1e}", "auc_lost": "not measured"}
     loss, said = math.nan, str(proof)
-    spec = replace(spec, precision=precision, metrics={}, operating_points={})
+    kept = {name: value for name, value in spec.metrics.items() if name.startswith(FITTED)}
+    spec = replace(spec, precision=precision, metrics=kept, operating_points={})
     if validation is not None:
         rows, (platt, crossed) = samples.rows[places], calibration
         part = validation.of(rows)

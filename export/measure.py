@@ -14,14 +14,17 @@ from chexscore.spec import ModelSpec
 from export.calibrate import POINTS, Platt, operating_points, sigmoid
 from export.run import Validation
 
-__all__ = ["describe_calibration", "measured"]
+__all__ = ["FITTED", "describe_calibration", "measured"]
+
+FITTED = "calibration_"
+"""How the names of the numbers begin that a calibration has; they stay whatever precision a file is in."""
 
 
 def describe_calibration(spec: ModelSpec, platt: Platt, validation: Validation) -> ModelSpec:
     """The spec with how its scores are calibrated."""
     left_out = ", ".join(f"{spec.labels[column]} ({reason})" for column, reason in platt.left_out.items())
     fitted = {
-        f"calibration_{name}/{label}": float(values[column])
+        f"{FITTED}{name}/{label}": float(values[column])
         for name, values in (("slope", platt.slopes), ("intercept", platt.intercepts))
         for column, label in enumerate(spec.labels)
         if column not in platt.left_out
@@ -69,7 +72,7 @@ def measured(
         "patients": np.unique(validation.patients).size,
         "labels_with_both_classes": sum(f"auc/{label}" in found for label in spec.labels),
     }
-    fitted = {name: value for name, value in spec.metrics.items() if name.startswith("calibration_")}
+    fitted = {name: value for name, value in spec.metrics.items() if name.startswith(FITTED)}
     return replace(spec, thresholds=thresholds, operating_points=points, metrics=counts | found | fitted)
 
 

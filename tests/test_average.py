@@ -104,6 +104,39 @@ def test_weights_are_averaged_and_the_network_measured(data: Path, tmp_path: Pat
     assert (tmp_path / "mean" / "validation.csv").read_text() == (data / "0" / "validation.csv").read_text()
 
 
+def test_a_folder_that_no_stopped_average_has_left_is_not_emptied(data: Path, tmp_path: Path) -> None:
+    runs, partial = [data / "0", data / "1"], tmp_path / "partial-mean"
+    partial.mkdir()
+    (partial / "thesis.txt").write_text("mine")
+    for recipe in (None, TrainConfig.of_run(data / "1"), TrainConfig.of_run(data / "0")):
+        if recipe:
+            recipe.keep(partial)
+        if recipe == TrainConfig.of_run(data / "0"):
+            (partial / "chapters").mkdir()
+        with pytest.raises(UsageError, match="partial-mean is where this is put together"):
+            average(runs, data, tmp_path / "mean", report=lambda _: None)
+        assert (partial / "thesis.txt").read_text() == "mine"
+
+
+def test_damaged_runs_and_averages_are_named(data: Path, tmp_path: Path) -> None:
+    for name in ("damaged", "torn", "averaged"):
+        shutil.copytree(data / "1", tmp_path / name)
+    content = (data / "1" / "network.keras").read_bytes()
+    (tmp_path / "damaged" / "network.keras").write_bytes(content[:3000])
+    text = (data / "1" / "spec.json").read_text()
+    (tmp_path / "torn" / "spec.json").write_text(text[:100])
+    spec = json.loads(text)
+    spec["provenance"]["seeds"] = "1, 2"
+    (tmp_path / "averaged" / "spec.json").write_text(json.dumps(spec))
+    for name, said in (
+        ("damaged", "damaged/network.keras: cannot be read"),
+        ("torn", "torn/spec.json: "),
+        ("averaged", "averaged is an average itself, of the seeds 1, 2"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            average([data / "0", tmp_path / name], data, tmp_path / "mean", report=lambda _: None)
+
+
 def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> None:
     def refused(said: str, *runs: Path) -> None:
         with pytest.raises(UsageError, match=said):

@@ -335,6 +335,9 @@ def test_lower_precision_is_smaller_and_its_loss_is_known(
         == (exact.spec.metrics["ece/macro"])
     )
     assert classifier.spec.precision == precision
+    fitted = {name: value for name, value in exact.spec.metrics.items() if name.startswith("calibration_")}
+    assert fitted
+    assert fitted.items() <= classifier.spec.metrics.items()
     first = {label: points[0].name for label, points in classifier.spec.operating_points.items()}
     assert first == {"Opacity": "sensitivity 95 %", "Device": "youden"}
     assert (

@@ -833,6 +833,9 @@ def test_the_rate_warms_up_and_falls_or_falls_where_the_auc_stands_still() -> No
         values.append(float(optimizer.learning_rate))
     assert values == pytest.approx([0, 5e-4, 1e-3, 5.05e-4, 1e-5], rel=1e-3, abs=1e-9)
 
+    short = optimizers.build(recipe(epochs=1, warmup_epochs=0.9), steps=1)  # its only step is none of warm-up
+    assert float(short.learning_rate) == pytest.approx(1e-3)
+
     history = [{"auc_macro": value} for value in (0.5, 0.6, 0.6, 0.55, 0.6, 0.7, 0.1, 0.2, 0.3)]
     plateau = recipe(schedule="plateau", learning_rate=1e-3, final_learning_rate=5e-5)
     rates = [optimizers.plateau_rate(history[:epochs], plateau) for epochs in (0, 4, 5, 8, 9)]
@@ -976,6 +979,38 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path: Path) -> N
     assert not (tmp_path / "run" / "spec.json").exists()
 
 
+def test_weights_that_the_last_step_made_no_numbers_of_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is that of before the step."""
+    from training import fit as module
+    from training import outcome
+
+    write_dataset(tmp_path, 10, size=64)
+    score = outcome.score
+    monkeypatch.setattr(outcome, "score", lambda *given: score(*given) * np.nan)
+    with pytest.raises(ChexscoreError, match=r"epoch 1/\d: the network gives scores that are no numbers"):
+        module.fit(recipe(), tmp_path, tmp_path / "run", report=lambda _: None)
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()
+
+
+def test_contrast_is_lowered_as_often_as_it_is_raised() -> None:
+    import keras
+
+    from training.augment import with_augmentation
+    from training.config import AugmentConfig
+
+    image = keras.Input((16, 16, 1))
+    nothing = keras.Model(image, keras.layers.Identity()(image))
+    alone = AugmentConfig(flip=False, rotation=0, brightness=0, contrast=0.3)
+    films = np.random.default_rng(0).integers(100, 150, (400, 16, 16, 1), dtype=np.uint8)
+    changed = np.asarray(with_augmentation(nothing, alone)(films, training=True))
+    factors = changed.std((1, 2, 3)) / films.std((1, 2, 3))
+    assert factors.min() == pytest.approx(0.7, abs=0.02)
+    assert factors.max() == pytest.approx(1.3, abs=0.02)
+    assert np.mean(factors) == pytest.approx(1, abs=0.03)
+
+
 def test_what_is_asked_for_and_not_there_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -999,9 +1034,14 @@ def test_what_is_asked_for_and_not_there_is_one_sentence(
         module.fit(recipe(tensorboard=True), tmp_path, tmp_path / "run", report=lambda _: None)
     assert not (tmp_path / "run").exists()  # the folder is still free for a recipe that can be run
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.npz").write_bytes(b"PK")
-    with pytest.raises(UsageError, match=r"checkpoint\.npz: cannot be continued from"):
-        module.fit(recipe(), tmp_path, tmp_path / "run", report=lambda _: None)
+    whole = io.BytesIO()
+    np.savez(whole, np.zeros(1000), history=np.array("[]"))
+    flipped = bytearray(whole.getvalue())
+    flipped[200] ^= 1
+    for content in (b"PK", whole.getvalue()[:-1], bytes(flipped)):
+        (tmp_path / "run" / "checkpoint.npz").write_bytes(content)
+        with pytest.raises(UsageError, match=r"checkpoint\.npz: cannot be continued from"):
+            module.fit(recipe(), tmp_path, tmp_path / "run", report=lambda _: None)
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -203,7 +203,9 @@ def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mod
     if augment.gamma:
         random.append(RandomGamma(augment.gamma))
     if augment.contrast:
-        random.append(layers.RandomContrast(augment.contrast, value_range=(0, 255), dtype="float32"))
+        # Of a single number Keras takes the upper half alone.
+        both = (augment.contrast, augment.contrast)
+        random.append(layers.RandomContrast(both, value_range=(0, 255), dtype="float32"))
     if augment.brightness:
         random.append(layers.RandomBrightness(augment.brightness, value_range=(0, 255), dtype="float32"))
     if augment.noise:

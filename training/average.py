@@ -10,11 +10,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
-from chexscore.errors import UsageError
+from chexscore.errors import ModelError, UsageError, first_line
 from chexscore.spec import ModelSpec
 from training import networks, outcome, splits
-from training.config import TrainConfig
+from training.config import RECIPE_FILE, TrainConfig
 from training.examples import load
 
 __all__ = ["average"]
@@ -42,8 +43,9 @@ def average(
         report: called with lines for the user.
 
     Raises:
-        UsageError: a run is not finished, they are of different recipes, began with random weights or have
-            the same seed; or `out` holds something else.
+        UsageError: a run is not finished, damaged, or an average itself, they are of different recipes, began
+            with random weights or have the same seed; or `out`, or the folder beside it that it is put
+            together in, holds something else.
         TableError: the data set cannot be used, or is split in another way than the runs have split it.
         OutputError, OSError: the disk is full, or the folder is not ours.
     """
@@ -60,6 +62,9 @@ def average(
         raise UsageError(f"{runs[0]} began with random weights, of which no average makes a network.")
 
     whence = [_provenance(run) for run in runs]
+    for run, facts in zip(runs, whence, strict=True):
+        if "seeds" in facts:
+            raise UsageError(f"{run} is an average itself, of the seeds {facts['seeds']}; name those runs.")
     mean, named = _mean(config, runs), ", ".join(map(str, seeds))
     if (out / "spec.json").exists() and _holds(out, config, mean, named):
         report(f"{out} is finished; give another --out to average again.")
@@ -67,14 +72,15 @@ def average(
     _make_way(out)
     commit = outcome.commit()
     partial = out.with_name(f"partial-{out.name}")
+    _check_partial(partial, config)
     data = load(config, root, cache or partial / "cache", workers, report, runs)
     # What a stop left is written anew but for the pixels, and the folder gets its name when it is complete.
     partial.mkdir(parents=True, exist_ok=True)
+    config.keep(partial)
     for left in partial.iterdir():
-        if left.name != "cache":
+        if left.name not in ("cache", RECIPE_FILE):
             left.unlink()
     splits.write(data.table, data.sides, partial)
-    config.keep(partial)
     provenance = {
         "begun_with": whence[0]["begun_with"],
         "commit": ", ".join(sorted({each["commit"] for each in whence})),
@@ -91,8 +97,7 @@ def _holds(out: Path, config: TrainConfig, mean: keras.Model, seeds: str) -> boo
     """Whether a finished run folder is this very average."""
     if TrainConfig.of_run(out) != config or _provenance(out).get("seeds") != seeds:
         return False
-    there = keras.saving.load_model(out / "network.keras", compile=False).get_weights()
-    return all(map(np.array_equal, there, mean.get_weights()))
+    return all(map(np.array_equal, _weights(out), mean.get_weights()))
 
 
 def _make_way(out: Path) -> None:
@@ -105,13 +110,33 @@ def _make_way(out: Path) -> None:
         raise UsageError(f"{out} holds something else; give another --out.") from error
 
 
+def _check_partial(partial: Path, config: TrainConfig) -> None:
+    """Raises a UsageError if a folder is no average of this recipe that was stopped: its files would go."""
+    left = [each for each in partial.iterdir() if each.name != "cache"] if partial.exists() else []
+    ours = (partial / RECIPE_FILE).exists() and TrainConfig.of_run(partial) == config
+    if left and not (ours and all(each.is_file() for each in left)):
+        raise UsageError(
+            f"{partial} is where this is put together, and it holds something else; give another --out."
+        )
+
+
 def _mean(config: TrainConfig, runs: Sequence[Path]) -> keras.Model:
     bare = config.network.model_copy(update={"imagenet": ""})
     shape = (config.image.spec, len(config.data.labels))
     network = networks.build(bare, *shape, mirrored=config.network.mirror)
-    found = [keras.saving.load_model(run / "network.keras", compile=False).get_weights() for run in runs]
+    found = [_weights(run) for run in runs]
     network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
     return network
+
+
+def _weights(run: Path) -> list[NDArray[np.float32]]:
+    try:
+        weights: list[NDArray[np.float32]] = keras.saving.load_model(
+            run / "network.keras", compile=False
+        ).get_weights()
+    except Exception as error:  # damaged archives make Keras raise nearly anything
+        raise UsageError(f"{run}/network.keras: cannot be read: {first_line(error)}") from error
+    return weights
 
 
 def _recipe(run: Path) -> TrainConfig:
@@ -121,4 +146,7 @@ def _recipe(run: Path) -> TrainConfig:
 
 
 def _provenance(run: Path) -> Mapping[str, str]:
-    return ModelSpec.from_json((run / "spec.json").read_text(encoding="utf-8")).provenance
+    try:
+        return ModelSpec.from_json((run / "spec.json").read_text(encoding="utf-8")).provenance
+    except (ModelError, ValueError) as error:
+        raise UsageError(f"{run}/spec.json: {first_line(error)}") from error

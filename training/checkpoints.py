@@ -2,6 +2,8 @@
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,12 +64,12 @@ def restore(file: Path, trainer: keras.Model) -> Progress:
     """
     variables = _variables(trainer)
     try:
-        with np.load(file) as arrays:
+        with file.open("rb") as opened, np.load(opened) as arrays:  # which leaves what it opens itself open
             history = json.loads(str(arrays["history"]))
             values = [arrays[name] for name in arrays if name != "history"]
         for variable, value in zip(variables, values[: len(variables)], strict=True):
             variable.assign(value)
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(
             f"{file}: cannot be continued from: {error}; delete it to train from the first epoch."
         ) from error

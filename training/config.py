@@ -178,10 +178,10 @@ class AugmentConfig(_Section):
     gamma: float = Field(0.0, ge=0, lt=1)
     """Largest relative change of the exponent that grey levels between black and white are raised to."""
     zoom: float = Field(0.0, ge=0, lt=1)
-    """Largest relative change of the image's size, in or out."""
+    """z, where the image's size is divided by a number from 1 - z to 1 + z."""
     zoom_width: float = Field(0.0, ge=0, lt=1)
-    """Largest relative change of the width, drawn apart from that of the height: it changes the aspect ratio.
-    0 changes both alike."""
+    """The same of the width, drawn apart from that of the height: it changes the aspect ratio. 0 changes both
+    alike."""
     sharpness: float = Field(0.0, ge=0, le=1)
     """Largest part of its fine detail that an image loses or gains."""
     noise: float = Field(0.0, ge=0, le=1)

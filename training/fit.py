@@ -23,7 +23,7 @@ import pandas as pd
 from keras import ops
 
 from chexscore import metrics
-from chexscore.errors import UsageError
+from chexscore.errors import ChexscoreError, UsageError
 from training import checkpoints, examples, networks, optimizers, outcome, plots, splits
 from training.augment import with_augmentation
 from training.batches import Batches, steps_per_epoch
@@ -66,7 +66,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
             for what is not here.
         TableError: the data set cannot be used, or is split in another way than the run has begun with.
         OutputError, OSError: the disk is full, or the folder is not ours.
-        ChexscoreError: the loss stopped being a number.
+        ChexscoreError: the loss, or a score, stopped being a number.
     """
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run} is a file; give --out a folder.")
@@ -134,6 +134,11 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         network.set_weights(trained.get_weights())
         watch.put_back()
         scores = outcome.score(network, data.pixels, held_out, config.batch_size)
+        if not np.isfinite(scores).all():
+            raise ChexscoreError(
+                f"{name}: the network gives scores that are no numbers; lower learning_rate or set "
+                "clip_norm, and start a new run."
+            )
         row = {
             "epoch": epoch + 1,
             "learning_rate": float(ops.convert_to_numpy(trainer.optimizer.learning_rate)),
@@ -169,7 +174,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     if config.network.mirror:
         network = networks.build(bare, *shape, mirrored=True)
     network.set_weights(best_weights)
-    plots.curves(run / "epochs.png", history)
+    checkpoints.replace(run / "epochs.png", plots.curves, history)
     report(f"measuring the network of epoch {best} on all images")
     whence = {"begun_with": begun_with, "commit": commit, "epoch": str(best), "seed": str(config.seed)}
     outcome.write(run, config, network, data, whence)

@@ -20,7 +20,7 @@ def build(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer, before its first step; `steps` are those of an epoch."""
     rate: Any = config.learning_rate
     if config.schedule == "cosine":
-        warmup = round(config.warmup_epochs * steps)
+        warmup = min(round(config.warmup_epochs * steps), config.epochs * steps - 1)
         rate = keras.optimizers.schedules.CosineDecay(
             0.0 if warmup else config.learning_rate,
             config.epochs * steps - warmup,

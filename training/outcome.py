@@ -55,20 +55,23 @@ def write(
         if len(each)
     }
     kept = np.sort(np.random.default_rng(config.seed).permutation(len(held_out))[:SAMPLES])
-    np.save(run / "samples.npy", examples.pixels[held_out[kept]])
-    np.savez(
+    checkpoints.replace(run / "samples.npy", np.save, examples.pixels[held_out[kept]])
+    checkpoints.replace(
         run / "validation.npz",
+        np.savez,
         paths=examples.table["path"].to_numpy(dtype=str)[held_out],
         patients=patients[held_out],
         targets=truth[held_out],
         scores=scores[held_out],
         samples=kept,
     )
-    (run / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
-    plots.frequencies(run / "findings.png", names, {s: truth[each] for s, each in rows.items() if len(each)})
-    plots.roc(run / "roc.png", names, truth[held_out], scores[held_out])
+    text, sides = json.dumps(measured, indent=1), {s: truth[each] for s, each in rows.items() if len(each)}
+    checkpoints.replace(run / "metrics.json", Path.write_text, text, encoding="utf-8")
+    checkpoints.replace(run / "findings.png", plots.frequencies, names, sides)
+    checkpoints.replace(run / "roc.png", plots.roc, names, truth[held_out], scores[held_out])
     shown = held_out[kept[:SHOWN]]
-    plots.samples(run / "samples.png", names, examples.pixels[shown], truth[shown], scores[shown])
+    pixels = examples.pixels[shown]
+    checkpoints.replace(run / "samples.png", plots.samples, names, pixels, truth[shown], scores[shown])
     spec = ModelSpec(
         name=config.name,
         version=config.version,
