@@ -125,7 +125,7 @@ def _why(error: Exception) -> str:
     """What is wrong with a file: its header may be quoted in the words of an error, so they are not told."""
     keyword = error.name if isinstance(error, AttributeError) else None
     if keyword and tag_for_keyword(keyword) is not None:
-        return f"its header lacks {keyword}, which every image has to have"
+        return f"its header lacks {keyword}"
     return f"damaged or truncated: {type(error).__name__}"
 
 

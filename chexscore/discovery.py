@@ -120,7 +120,6 @@ def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:
 
 def _walk(top: str, ignored: Callable[[str], object], stop: Stop) -> Iterator[str]:
     visited: set[tuple[int, int]] = set()
-    inside = os.path.join(os.path.realpath(top), "")
     levels: list[tuple[str, Iterator[tuple[str, bool]]]] = []  # trees can be deeper than Python's own stack
     entering: str | None = top
     while (entering is not None or levels) and not stop.asked():
@@ -139,7 +138,7 @@ def _walk(top: str, ignored: Callable[[str], object], stop: Stop) -> Iterator[st
             continue
         name, is_file = entry
         path = os.path.join(directory, name)
-        match _kind(path, name, is_file, visited, inside):
+        match _kind(path, name, is_file, visited, top):
             case "directory":
                 entering = path
             case "image":
@@ -170,7 +169,7 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
     name: str,
     is_file: bool,  # noqa: FBT001, as the directory says
     visited: set[tuple[int, int]],
-    inside: str,
+    top: str,
 ) -> Literal["directory", "image", "ignored", "visited"]:
     suffix, by_name = os.path.splitext(name)[1].lower(), is_image_by_name(name)
     if is_hidden(name):
@@ -182,7 +181,7 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
     if stat.S_ISDIR(status.st_mode):
         if os.path.islink(path):
             been = (status.st_dev, status.st_ino) in visited
-            return "visited" if been or _is_walked(os.path.realpath(path), inside) else "directory"
+            return "visited" if been or _is_walked(os.path.realpath(path), top) else "directory"
         return "directory"
     if by_name is not None:
         return "image" if by_name else "ignored"
@@ -195,10 +194,17 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
         return "image" if _may_be_image(suffix) else "ignored"
 
 
-def _is_walked(directory: str, inside: str) -> bool:
-    """Whether a walk of `inside` comes to a directory, both without links, by no hidden name."""
-    names = directory.removeprefix(inside).split(os.sep)
-    return directory.startswith(inside) and not any(map(is_hidden, names))
+def _is_walked(directory: str, top: str) -> bool:
+    """Whether a walk of `top` comes to a directory below it without links."""
+    inside = os.path.join(os.path.realpath(top), "")
+    if not directory.startswith(inside):
+        return False
+    above, names = inside, directory.removeprefix(inside).split(os.sep)
+    for name in names:
+        if is_hidden(name) or not os.access(above, os.R_OK | os.X_OK):
+            return False
+        above = os.path.join(above, name)
+    return True
 
 
 def is_hidden(name: str) -> bool:

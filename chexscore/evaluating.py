@@ -1,6 +1,7 @@
 """What `chexscore eval` does: predictions, or images that it scores first, beside labels."""
 
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -133,7 +134,7 @@ def evaluate(
                     overwrite=outputs.overwrite,
                 )
             except OutputError as error:
-                if outputs.keep is not None:
+                if outputs.keep is not None or not isinstance(error.__cause__, sqlite3.Error | OSError):
                     raise
                 raise OutputError(
                     f"the scores cannot be held in the folder for temporary files, {gettempdir()}; give "

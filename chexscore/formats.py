@@ -16,8 +16,8 @@ PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 
 
 def begins_as_image(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of the images that are met most."""
-    return head.startswith((PNG, JPEG)) or head[PREAMBLE : PREAMBLE + len(MARK)] == MARK
+    """Whether the first bytes of a file are those of the images that are met most, and of no text."""
+    return head.startswith((PNG, JPEG, bytes(PREAMBLE) + MARK))
 
 
 def is_dicom(file: BinaryIO) -> bool:

@@ -55,11 +55,13 @@ def read_policies(words: Sequence[str]) -> dict[str, Policy]:
 def read_table(source: str) -> pd.DataFrame:
     """Reads a CSV with one line of labels for each image; every cell stays the text that it is.
 
+    Columns without a name and without a cell are left out.
+
     The index counts the file's lines behind the header from 0, blank ones too.
 
     Raises:
-        TableError: no such file, no CSV in UTF-8 with commas, no rows, a column named twice, or a line with
-            more or fewer cells than the header; the text names the line.
+        TableError: no such file, no CSV in UTF-8 with commas, no rows or no column, one named twice, two
+            without a name, or a line with more or fewer cells than the header; the text names the line.
     """
     check_csv(source, "table of labels")
     try:
@@ -79,15 +81,17 @@ def read_table(source: str) -> pd.DataFrame:
         raise TableError(f"{source}: the table of labels cannot be read: {error.strerror}.") from error
     except csv.Error as error:
         raise TableError(f"{source}: not a CSV: {error}.") from error
+    if not rows:
+        raise TableError(f"{source}: the table has no rows.")
     # Spreadsheets leave columns without a name and without a cell.
     kept = [column for column, name in enumerate(header) if name or any(row[column].strip() for row in rows)]
     if len(kept) < len(header):
         header, rows = [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
+    if not header:
+        raise TableError(f"{source}: its first line names no column.")
     if twice := [name for name in header if header.count(name) > 1]:
         fault = f"are called {twice[0]!r}" if twice[0] else "have no name; give them names, or delete them"
         raise TableError(f"{source}: two columns {fault}.")
-    if not rows:
-        raise TableError(f"{source}: the table has no rows.")
     return pd.DataFrame(rows, numbers, header, dtype=object)  # pandas' own text type takes UTF-8 alone
 
 

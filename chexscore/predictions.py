@@ -16,6 +16,7 @@ __all__ = [
     "Status",
     "decode_scores",
     "encode_scores",
+    "in_locale",
     "in_utf8",
     "read_predictions",
     "write_csv",
@@ -121,6 +122,11 @@ def decode_scores(cells: Sequence[str], labels: Sequence[str]) -> dict[str, floa
 def in_utf8(path: str) -> str:
     """A path whose bytes are read as UTF-8, whatever the locale has taken them for; others are surrogates."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def in_locale(path: str) -> str:
+    """What `in_utf8` was given: the name that opens the file."""
+    return os.fsdecode(path.encode("utf-8", "surrogateescape"))
 
 
 def write_csv(file: TextIO, predictions: Iterable[Prediction], columns: Columns) -> None:

@@ -144,22 +144,18 @@ def _check_losses(run: "_Run", store: Store) -> None:
         raise OutputError(
             f"{counted(run.record.unseen, 'inputs')} cannot be looked into; {lost}, for --resume."
         )
-    unnamed = (
-        " (that one is there, but was not among the inputs: --resume takes all of them each time, and scores "
-        "what is new.)"
-        if os.path.exists(example)
-        else ""
-    )
     if run.record.gone and not run.options.forget_gone:
         if not store.met_before:
             store.forget()  # or the right inputs would lack these images from now on
             raise OutputError(
                 f"there are rows of {run.record.gone} images, such as {example}, and not one of them is "
-                f"found{unnamed or ': another folder, or another spelling?'} {output} is left as it was, and "
-                "nothing new is kept; --forget-gone lets those rows go."
+                "found: another folder, another spelling, or a list of new images alone? --resume takes all "
+                f"of them. {output} is left as it was, and nothing new is kept; --forget-gone lets those "
+                "rows go."
             )
         raise OutputError(
-            f"{lost}{unnamed or '. --resume goes on once they are back;'} --forget-gone lets their rows go."
+            f"{lost}. --resume goes on once they are back, and named with the others; --forget-gone lets "
+            "their rows go."
         )
     if store.count() != run.record.done:
         raise OutputError(f"{run.record.done} images, but {store.count()} rows; please report this.")

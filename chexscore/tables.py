@@ -27,7 +27,7 @@ def check_csv(source: str, what: str) -> None:
         mode = os.stat(source).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise TableError(
-                f"{source}: the {what} is read more than once, and a pipe cannot be; save it first."
+                f"{source}: the {what} is read more than once, so it has to be a file; save it first."
             )
         with open(source, "rb") as file:
             header = file.readline(LONGEST_HEADER)

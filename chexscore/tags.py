@@ -16,8 +16,10 @@ __all__ = ["check_keywords", "names_people", "read_tags"]
 IDENTIFYING = frozenset(
     {
         "AccessionNumber",
+        "AdditionalPatientHistory",
         "AdmissionID",
         "FillerOrderNumberImagingServiceRequest",
+        "IssuerOfPatientID",
         "MedicalRecordLocator",
         "MilitaryRank",
         "Occupation",
@@ -30,8 +32,16 @@ IDENTIFYING = frozenset(
         "VisitComments",
     }
 )
-OF_PEOPLE = ("Patient", "Person", "ReferringPhysician", "ClinicalTrialSubject")
-"""Keywords, and parts of keywords, that lead to a person besides names; PS3.15 annex E removes them."""
+OF_PEOPLE = (
+    "Patient",
+    "OtherPatient",
+    "CurrentPatient",
+    "Person",
+    "ReferringPhysician",
+    "ResponsiblePerson",
+    "ClinicalTrialSubject",
+)
+"""Keywords, and how keywords begin, that lead to a person besides names; PS3.15 annex E removes them."""
 
 TEXTS = frozenset(
     "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split()  # noqa: SIM905
@@ -52,8 +62,7 @@ def check_keywords(keywords: Sequence[str]) -> None:
 
 def names_people(keyword: str) -> bool:
     """Whether a tag is a person's name (value representation PN) or leads to a person."""
-    of_people = any(part in keyword for part in OF_PEOPLE)
-    return of_people or keyword in IDENTIFYING or dictionary_VR(keyword) == "PN"
+    return keyword in IDENTIFYING or keyword.startswith(OF_PEOPLE) or dictionary_VR(keyword) == "PN"
 
 
 def read_tags(path: str, keywords: Sequence[str]) -> dict[str, str]:

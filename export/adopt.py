@@ -248,11 +248,6 @@ def _check_kind(
             f"{foreign} ends in a LogSoftmax, whose values never pass 0: no logits for a sigmoid, as {file} "
             'has it; kind = "softmax" makes probabilities of them.'
         )
-    if said != "probabilities" and found is None and low >= 0 and high <= 1:
-        raise ModelError(
-            f"{foreign} gives values from {low:.3g} to {high:.3g} for all drawn films, and does not end in a "
-            f'layer of weights: no logits, as {file} has it; kind = "probabilities" takes them as they are.'
-        )
     if said != "probabilities" and found == "probabilities":
         raise ModelError(
             f"{foreign} ends in a sigmoid or softmax, so it gives no logits, as {file} has it; with "

@@ -108,14 +108,39 @@ def test_a_folder_that_no_stopped_average_has_left_is_not_emptied(data: Path, tm
     runs, partial = [data / "0", data / "1"], tmp_path / "partial-mean"
     partial.mkdir()
     (partial / "thesis.txt").write_text("mine")
-    for recipe in (None, TrainConfig.of_run(data / "1"), TrainConfig.of_run(data / "0")):
-        if recipe:
-            recipe.keep(partial)
-        if recipe == TrainConfig.of_run(data / "0"):
-            (partial / "chapters").mkdir()
+
+    def refused() -> None:
+        before = contents(tmp_path)
         with pytest.raises(UsageError, match="partial-mean is where this is put together"):
             average(runs, data, tmp_path / "mean", report=lambda _: None)
-        assert (partial / "thesis.txt").read_text() == "mine"
+        assert contents(tmp_path) == before
+
+    refused()
+    CONFIG.model_copy(update={"epochs": 9}).keep(partial)
+    refused()
+    CONFIG.keep(partial)
+    (partial / "chapters").mkdir()
+    refused()
+    shutil.rmtree(partial)
+    partial.write_text("mine")
+    refused()
+    partial.unlink()
+    shutil.copytree(data / "0", partial)
+    refused()
+
+
+def test_an_average_stopped_at_its_first_file_or_named_in_another_order_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    partial = tmp_path / "partial-mean"
+    (partial / "cache").mkdir(parents=True)
+    (partial / "config.json.partial").write_text("{")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.outcome.measure", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            average([data / "0", data / "1"], data, tmp_path / "mean", report=lambda _: None)
+    average([data / "1", data / "0"], data, tmp_path / "mean", report=lambda _: None)
+    assert not partial.exists()
 
 
 def test_damaged_runs_and_averages_are_named(data: Path, tmp_path: Path) -> None:

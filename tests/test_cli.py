@@ -338,7 +338,7 @@ def test_tags_that_lead_to_people_are_known() -> None:
         "ClinicalTrialSubjectID",
     ):
         assert names_people(keyword), keyword
-    for keyword in ("StudyInstanceUID", "ViewPosition", "StudyDate"):
+    for keyword in ("StudyInstanceUID", "ViewPosition", "StudyDate", "ImageOrientationPatient"):
         assert not names_people(keyword), keyword
 
 
@@ -625,7 +625,7 @@ def test_eval_names_the_folder_that_has_no_room_for_its_scores(
     (tmp_path / "labels.csv").write_text("path,Bright\na.png,0\n")
 
     def full(*_: object, **__: object) -> None:
-        raise OutputError("its rows cannot be kept; --resume goes on")
+        raise OutputError("its rows cannot be kept; --resume goes on") from OSError()
 
     monkeypatch.setattr("chexscore.runs.run", full)
     words = ["eval", tmp_path / "images", "--labels", tmp_path / "labels.csv", "--model", model]

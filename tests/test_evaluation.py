@@ -622,12 +622,14 @@ def test_models_whose_points_are_known_on_one_side_alone_are_not_compared_there(
     lines = [f"{row}.png,{finding}\n" for row, finding in enumerate(FINDING)]
     labels, points = label_csv(tmp_path, "path,Finding\n" + "".join(lines)), {"Finding": {"default": 0.75}}
     for ours, theirs in ((points, {}), ({}, points)):
-        table = to_csv(
-            evaluate(predictions, labels, ours, QUICK, against=predictions, other_points=theirs)
-        ).splitlines()
+        evaluated = evaluate(predictions, labels, ours, QUICK, against=predictions, other_points=theirs)
+        table = to_csv(evaluated).splitlines()
         of_difference = [line for line in table if f"all minus {predictions}" in line]
         assert any("accuracy@0.5" in line for line in of_difference)
         assert not any("@default" in line for line in of_difference)
+        assert any(f"Finding,{predictions},accuracy@default" in line for line in table)
+        about = describe(evaluated, predictions, {}, predictions)
+        assert "not compared" in about["at the default"]
     for both in (points, {}):
         same = to_csv(evaluate(predictions, labels, both, QUICK, against=predictions, other_points=both))
         assert f"Finding,all minus {predictions},accuracy@default,0.000000" in same
@@ -637,12 +639,14 @@ def test_it_is_said_where_patients_are_not_known(tmp_path: Path, predictions: st
     labels = label_csv(tmp_path, "path,MRN,Finding\n0.png,7,1\n1.png,8,0\n")
     unknown = evaluate(predictions, labels, {}, QUICK)
     assert "give --group COLUMN" in describe(unknown, predictions, {})["patients"]
+    silent = evaluate(predictions, labels, {}, Protocol(resamples=0))
+    assert "patients" not in describe(silent, predictions, {})
     for group in ("MRN", "image"):
-        known = evaluate(predictions, labels, {}, Protocol(resamples=0, group=group))
+        known = evaluate(predictions, labels, {}, Protocol(resamples=20, group=group))
         assert "patients" not in describe(known, predictions, {})
 
 
 def test_lines_that_are_no_utf8_and_have_no_image_are_told(tmp_path: Path, predictions: str) -> None:
     (tmp_path / "labels.csv").write_bytes(b"path,Finding\n0.png,1\n1.png,0\nM\xfcller.png,1\n")
     result = evaluate(predictions, str(tmp_path / "labels.csv"), {}, QUICK)
-    assert any("some are not UTF-8" in what for what in result.cases.left_over)
+    assert any("save the labels as CSV UTF-8" in what for what in result.cases.left_over)

@@ -88,5 +88,5 @@ def test_columns_of_a_spreadsheet_without_name_and_cells_are_none(tmp_path: Path
 
 def test_a_table_from_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.csv")
-    with pytest.raises(TableError, match=r"labels.csv: .* a pipe cannot be; save it first"):
+    with pytest.raises(TableError, match=r"labels.csv: .* so it has to be a file; save it first"):
         read_labels(str(tmp_path / "labels.csv"))

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from chexscore.beside import PARTIAL
 from chexscore.errors import ModelError, UsageError, first_line
 from chexscore.spec import ModelSpec
 from training import networks, outcome, splits
@@ -56,7 +57,7 @@ def average(
             f"the seeds of the runs are {', '.join(map(str, seeds))}; give two or more different ones."
         )
     for run, each in zip(runs, configs, strict=True):
-        if each.model_copy(update={"seed": config.seed}) != config:
+        if _but_for_seed(each, config) != config:
             raise UsageError(f"{run} was trained by another recipe than {runs[0]}; only seeds may differ.")
     if not config.network.imagenet:
         raise UsageError(f"{runs[0]} began with random weights, of which no average makes a network.")
@@ -93,6 +94,10 @@ def average(
     report(f"finished: {out}")
 
 
+def _but_for_seed(config: TrainConfig, other: TrainConfig) -> TrainConfig:
+    return config.model_copy(update={"seed": other.seed})
+
+
 def _holds(out: Path, config: TrainConfig, mean: keras.Model, seeds: str) -> bool:
     """Whether a finished run folder is this very average."""
     if TrainConfig.of_run(out) != config or _provenance(out).get("seeds") != seeds:
@@ -112,9 +117,13 @@ def _make_way(out: Path) -> None:
 
 def _check_partial(partial: Path, config: TrainConfig) -> None:
     """Raises a UsageError if a folder is no average of this recipe that was stopped: its files would go."""
-    left = [each for each in partial.iterdir() if each.name != "cache"] if partial.exists() else []
-    ours = (partial / RECIPE_FILE).exists() and TrainConfig.of_run(partial) == config
-    if left and not (ours and all(each.is_file() for each in left)):
+    if not partial.exists():
+        return
+    begun = {"cache", f"{RECIPE_FILE}{PARTIAL}"}
+    left = [each for each in partial.iterdir() if each.name not in begun] if partial.is_dir() else [partial]
+    ours = (partial / RECIPE_FILE).exists() and _but_for_seed(TrainConfig.of_run(partial), config) == config
+    finished = (partial / "spec.json").exists() and "seeds" not in _provenance(partial)
+    if left and not (ours and not finished and all(each.is_file() for each in left)):
         raise UsageError(
             f"{partial} is where this is put together, and it holds something else; give another --out."
         )

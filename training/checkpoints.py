@@ -2,8 +2,6 @@
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +67,7 @@ def restore(file: Path, trainer: keras.Model) -> Progress:
             values = [arrays[name] for name in arrays if name != "history"]
         for variable, value in zip(variables, values[: len(variables)], strict=True):
             variable.assign(value)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged archives make NumPy raise nearly anything
         raise UsageError(
             f"{file}: cannot be continued from: {error}; delete it to train from the first epoch."
         ) from error

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from chexscore.evaluation.results import (
 )
 from chexscore.evaluation.subgroups import Subgroup, splits
 from chexscore.intervals import FEWEST, Draws, bootstrap, differences, intervals, number
-from chexscore.predictions import Prediction, Status
+from chexscore.predictions import Prediction, Status, in_utf8
 from chexscore.samples import MACRO, MICRO, Sample
 
 __all__ = ["check_images", "evaluate"]
@@ -54,8 +55,8 @@ def evaluate(
         points: label -> name -> threshold, the default first; 0.5 is measured at too.
         protocol: how; see there.
         against: CSV of predictions of another model for the same images.
-        other_points: those of the other model. Where those of one side alone are known, nothing is
-            compared at the default: 0.5 stands in for it on the other side.
+        other_points: those of the other model. Where those of one side alone are known, there is no
+            difference at the default: 0.5 stands in for it on the other side.
 
     Raises:
         TableError: a file cannot be used, or they have nothing in common; see `read_cases`.
@@ -75,11 +76,13 @@ def evaluate(
         for value, chosen in _to_compare(found):
             drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
     theirs = _by_name(other_points or {}, cases.names)
-    if bool(points) != bool(other_points):
-        del theirs[DEFAULT]
     if against is not None and cases.others is not None:
         drawn.add(OTHER, everyone, cases.others, theirs)
     drawn.bootstrap(protocol.resamples)
+    difference = drawn.difference(ALL, OTHER, f"all minus {against}") if against is not None else None
+    if difference is not None and bool(points) != bool(other_points):
+        kept = {name: each for name, each in difference.measures.items() if not name.endswith(f"@{DEFAULT}")}
+        difference = replace(difference, measures=kept)
     return Evaluation(
         cases=cases,
         protocol=protocol,
@@ -90,7 +93,7 @@ def evaluate(
         splits=tuple(_split(drawn, column, [value for value, _ in found]) for column, found in by_column),
         other=drawn.group(OTHER, against) if against is not None else None,
         other_points=theirs if against is not None else {},
-        difference=drawn.difference(ALL, OTHER, f"all minus {against}") if against is not None else None,
+        difference=difference,
     )
 
 
@@ -103,7 +106,7 @@ def check_images(
         TableError: as for `evaluate`.
         UsageError: as for `evaluate`.
     """
-    rows = [Prediction(image, Status.OK, dict.fromkeys(names, 0.0)) for image in images]
+    rows = [Prediction(in_utf8(image), Status.OK, dict.fromkeys(names, 0.0)) for image in images]
     cases = join_cases(tuple(names), rows, labels, protocol, against)
     splits(cases, protocol.subgroups)
 

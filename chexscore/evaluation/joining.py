@@ -26,7 +26,7 @@ def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
         TableError: a path is there twice on one side; or there are still several lines for a prediction, or
             several predictions for a line. The text names them.
     """
-    predictions, lines = [_parts(path) for path in predicted], [_parts(path) for path in labelled]
+    predictions, lines = _all_parts(predicted), _all_parts(labelled)
     _refuse_twins(predictions, predicted, "predicted twice; keep one of its rows in the predictions")
     _refuse_twins(lines, labelled, "labelled twice; keep one of its lines in the labels")
     whole: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -66,7 +66,11 @@ def _refuse_twins(paths: list[tuple[str, ...]], written: Sequence[str], fault: s
         raise TableError(f"{written[twice]} is {fault}.")
 
 
+def _all_parts(paths: Sequence[str]) -> list[tuple[str, ...]]:
+    """The names in each; macOS takes letters with marks apart, others do not, and few have files of both."""
+    alike = [unicodedata.normalize("NFC", path) for path in paths]
+    return [_parts(path) for path in (alike if len(set(alike)) == len(set(paths)) else paths)]
+
+
 def _parts(path: str) -> tuple[str, ...]:
-    """Its names; macOS takes letters with marks apart, others do not."""
-    whole = unicodedata.normalize("NFC", path.strip().replace("\\", "/"))
-    return tuple(part for part in whole.split("/") if part not in ("", "."))
+    return tuple(part for part in path.strip().replace("\\", "/").split("/") if part not in ("", "."))

@@ -203,7 +203,7 @@ def _taken(policies: Policies) -> str:
 
 
 def _of_patients(cases: Cases, protocol: Protocol) -> dict[str, str]:
-    if cases.group == "image" and protocol.group is None:
+    if cases.group == "image" and protocol.group is None and protocol.resamples:
         unknown = "not known, so the intervals draw images; call their column patient, or give --group COLUMN"
         return {"patients": unknown}
     if cases.alone and (protocol.by == "study" or cases.group in ("patient", "study")):
@@ -235,7 +235,16 @@ def _of_other(evaluation: Evaluation, against: str, model: Mapping[str, str]) ->
     found = {"compared with": against, **_of_model("its model", model)}
     cases = evaluation.cases
     same = cases.others is not None and np.array_equal(cases.scores, cases.others)
-    return found | ({"both models": "the scores are the same"} if same else {})
+    found |= {"both models": "the scores are the same"} if same else {}
+    if (
+        evaluation.difference is not None
+        and f"accuracy@{DEFAULT_POINT}" not in evaluation.difference.measures
+    ):
+        found["at the default"] = (
+            "not compared, for the operating points of one model alone are known; the record (.run.json) "
+            "beside predictions has them"
+        )
+    return found
 
 
 def _of_model(what: str, model: Mapping[str, str]) -> dict[str, str]:

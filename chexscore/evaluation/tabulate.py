@@ -59,6 +59,7 @@ def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> 
     for name in (
         "operating points",
         "both models",
+        "at the default",
         "patients",
         "on their own",
         "left out",
@@ -73,11 +74,6 @@ def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> 
             say(f"{name}: {about[name]}")
     if UNKNOWN_POINT in evaluation.defaults:
         say("no operating point is known for some label: 0.5 stands in for it; give --model")
-    if evaluation.other is not None and DEFAULT not in evaluation.other_points:
-        say(
-            "operating points are known of one of the models alone: nothing is compared at the default; keep "
-            "the record (.run.json) of a run beside its predictions"
-        )
 
 
 def _scores(evaluation: Evaluation) -> Table:

@@ -10,6 +10,7 @@ from PIL import Image
 from chexscore.errors import ImageError
 from chexscore.evaluation.cases import Cases
 from chexscore.images import load_image
+from chexscore.predictions import in_locale
 
 __all__ = ["Mistake", "mistakes", "thumbnail"]
 
@@ -53,7 +54,7 @@ def mistakes(cases: Cases, column: int, threshold: float, most: int) -> list[tup
 def thumbnail(path: str) -> tuple[bytes, str]:
     """A small JPEG of an image as the network saw it before its resize, or b"" and the reason why not."""
     try:
-        pixels = load_image(path)[..., 0]
+        pixels = load_image(in_locale(path))[..., 0]
     except ImageError as error:
         return b"", error.reason
     picture = Image.fromarray(pixels)
