@@ -133,7 +133,9 @@ def test_suffixes_are_lower_case() -> None:
     assert {suffix.lower() for suffix in SUFFIXES} == SUFFIXES
 
 
-def test_a_link_is_no_second_name_of_what_the_walk_comes_to_without_it(tmp_path: Path) -> None:
+def test_a_link_is_no_second_name_of_what_the_walk_comes_to_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever its name stands among the others; but of what is hidden it is the only one."""
     touch(tmp_path, "day1/a.png", "day2/b.png", ".kept/c.png")
     (tmp_path / "current").symlink_to("day2")
@@ -142,6 +144,11 @@ def test_a_link_is_no_second_name_of_what_the_walk_comes_to_without_it(tmp_path:
     expected = [f"{tmp_path}/{name}" for name in ("day1/a.png", "day2/b.png", "old/c.png")]
     assert list(find_images(tmp_path)) == expected
     assert list(find_images(tmp_path / "current")) == [f"{tmp_path}/current/b.png"]
+    monkeypatch.setattr(
+        os, "access", lambda folder, _: Path(folder) != tmp_path
+    )  # which cannot be listed, say
+    shown = [*expected[:1], f"{tmp_path}/current/b.png"]
+    assert set(shown) <= set(find_images(tmp_path))
 
 
 def test_thumbnails_of_a_storage_are_no_images(tmp_path: Path) -> None:

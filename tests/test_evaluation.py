@@ -650,3 +650,7 @@ def test_lines_that_are_no_utf8_and_have_no_image_are_told(tmp_path: Path, predi
     (tmp_path / "labels.csv").write_bytes(b"path,Finding\n0.png,1\n1.png,0\nM\xfcller.png,1\n")
     result = evaluate(predictions, str(tmp_path / "labels.csv"), {}, QUICK)
     assert any("save the labels as CSV UTF-8" in what for what in result.cases.left_over)
+    with Path(predictions).open("ab") as file:  # names that are themselves none
+        file.write(b"data/Sch\xe4fer.png,ok,0.5,0.5,0.5,\n")
+    result = evaluate(predictions, str(tmp_path / "labels.csv"), {}, QUICK)
+    assert "lines of labels without a prediction" in result.cases.left_over

@@ -676,3 +676,17 @@ def test_a_model_gets_no_name_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"published under a name that ends in \.onnx"):
         command.app([str(tmp_path), "-o", str(tmp_path / "out.csv")], standalone_mode=False)
     assert (tmp_path / "out.csv").read_text() == "precious"
+
+
+def test_a_default_is_for_a_label_with_an_equals_sign_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from export import __main__ as command
+
+    given: list[Any] = []
+
+    def publish(*_: Any, **options: Any) -> str:
+        given.append(options)
+        return "done"
+
+    monkeypatch.setattr("export.publish.publish_run", publish)
+    command.run(Path("run"), Path("model.onnx"), default=["a=b=youden", "C=sensitivity 95 %"])
+    assert given[0]["defaults"] == {"a=b": "youden", "C": "sensitivity 95 %"}

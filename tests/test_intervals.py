@@ -157,6 +157,19 @@ def test_a_mean_does_not_rest_on_patients_of_labels_that_it_leaves_out() -> None
     assert pooled == [3, 6], "of the one label with that point"
 
 
+def test_each_measure_rests_on_the_cases_that_it_is_of() -> None:
+    labels = np.array([1, 1, 0, 0, 0, 0, 0, 0, math.nan])[:, None]
+    scores = np.array([0.9, 0.2, 0.8, 0.7, 0.1, 0.1, 0.1, 0.1, 0.9])[:, None]
+    sample = Sample(labels, scores, np.arange(9), "A", {"p": [0.5]})
+    assert {measure: int(groups[0]) for measure, groups in sample.support.items()} == {
+        **dict.fromkeys(("auc", "average_precision", "sensitivity@p", "f1@p"), 2),
+        **dict.fromkeys(("prevalence", "brier", "calibration_error", "accuracy@p"), 8),
+        "specificity@p": 6,
+        "ppv@p": 3,
+        "npv@p": 5,
+    }
+
+
 def test_a_mean_is_over_the_same_labels_in_all_measures() -> None:
     labels, scores, patients = data(0)
     sample = Sample(

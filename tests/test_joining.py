@@ -52,3 +52,5 @@ def test_a_path_that_is_there_twice_is_refused_even_if_nothing_else_knows_it() -
 
 def test_letters_with_marks_are_the_same_however_they_are_written() -> None:
     assert join(["data/M\u00fcller.png"], ["data/Mu\u0308ller.png"]) == [0]
+    twins = ["M\u00fcller.png", "Mu\u0308ller.png"]
+    assert join(twins, twins) == [0, 1]

@@ -1,13 +1,20 @@
 import csv
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from chexscore import Prediction, Status
 from chexscore.errors import TableError
-from chexscore.predictions import Columns, read_predictions, write_csv
+from chexscore.evaluation.cases import Protocol
+from chexscore.evaluation.evaluate import check_images
+from chexscore.outputs import publish
+from chexscore.predictions import Columns, in_locale, in_utf8, read_predictions, write_csv
+from chexscore.report.mistakes import thumbnail
+from tests.phantoms import draw
 
 ROWS = [
     Prediction("./images/a.png", Status.OK, {"Bright": 0.25, "Dark": 2 / 3}),
@@ -103,12 +110,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_predictions(str(tmp_path / "none.csv"))
 
 
-def test_a_name_is_written_as_its_bytes_are_whatever_the_locale(
+def test_a_name_is_that_of_its_bytes_whatever_the_locale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a locale of ISO-8859-1 the name of a file in UTF-8 looks like other letters."""
+    name, there = "M\u00fcller.png", "M\u00fcller.png".encode().decode("latin-1")
+    Image.fromarray(draw(1, size=32)).save(tmp_path / there)
     monkeypatch.setattr(os, "fsencode", lambda path: path.encode("latin-1"))
-    latin = "M\u00fcller.png".encode().decode("latin-1")
-    with (tmp_path / "out.csv").open("w", encoding="utf-8", newline="") as file:
-        write_csv(file, [Prediction(latin, Status.MISSING, note="gone")], Columns(("A",)))
-    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1].startswith("M\u00fcller.png,")
+    monkeypatch.setattr(os, "fsdecode", lambda path: path.decode("latin-1"))
+    assert in_locale(in_utf8(there)) == there
+    for output, said in (("out.csv", name), ("out.jsonl", json.dumps(name))):
+        rows = [Prediction(there, Status.MISSING, note="gone")]
+        publish(str(tmp_path / output), rows, Columns(("A",)), str(tmp_path / "record"), b"{}")
+        assert said in (tmp_path / output).read_text(encoding="utf-8")
+    (tmp_path / "labels.csv").write_text(f"path,A\n{name},1\n", encoding="utf-8")
+    check_images([there], ["A"], str(tmp_path / "labels.csv"), Protocol())
+    assert thumbnail(f"{tmp_path}/{name}")[0]
