@@ -91,7 +91,7 @@ def read_dicom(path: str, max_pixels: int, side: int = 0) -> tuple[NDArray[np.ui
         raise type(error)(path, error.reason) from error
     except (ChexscoreError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # damaged headers make pydicom raise nearly anything
         raise UnreadableImageError(path, _why(error)) from error
 
 
@@ -117,7 +117,7 @@ def _read(path: str, max_pixels: int, side: int) -> tuple[NDArray[np.uint8], tup
         return present(dataset, side)
     except (ImageError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # so do damaged pixels their decoders
         raise UnreadableImageError(path, _why(error)) from error
 
 
@@ -193,5 +193,5 @@ def _code_size(code: bytes) -> tuple[int, int]:
 def _has_decoder(syntax: UID) -> bool:
     try:
         return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom's answer for a syntax that it does not know
         return False

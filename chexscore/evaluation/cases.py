@@ -135,8 +135,9 @@ def join_cases(
             "the same capitals and suffix; cut the first folders of the labels' paths if these differ."
         )
     strange = any(NO_UTF8.search(path) for row, path in enumerate(table.paths) if row not in partners)
-    files = any(NO_UTF8.search(row.path) for row in rows)
-    hint = " (not UTF-8? save the labels as CSV UTF-8)" if strange and not files else ""
+    # Unless the names of files are none either.
+    mend = strange and not any(NO_UTF8.search(row.path) for row in rows)
+    hint = " (not UTF-8? save the labels as CSV UTF-8)" if mend else ""
     left_over[f"lines of labels without a prediction{hint}"] = len(table.paths) - len(partners)
     others = None
     if against is not None:
