@@ -21,6 +21,9 @@ def test_only_whole_names_are_compared() -> None:
 def test_the_same_path_wins_over_an_ending_and_a_longer_ending_over_a_shorter() -> None:
     assert join(["x/a.png", "a.png"], ["a.png", "x/a.png"]) == [1, 0]
     assert join(["data/x/a.png", "data/a.png"], ["a.png", "x/a.png"]) == [1, 0]
+    assert join(["old/a.png", "a.png"], ["a.png"]) == [None, 0]
+    assert join(["a.png"], ["a.png", "old/a.png"]) == [0]
+    assert join(["/d/old/a.png", "old/a.png"], ["/d/old/a.png"]) == [0, None]
 
 
 @pytest.mark.parametrize(
@@ -54,3 +57,5 @@ def test_letters_with_marks_are_the_same_however_they_are_written() -> None:
     assert join(["data/M\u00fcller.png"], ["data/Mu\u0308ller.png"]) == [0]
     twins = ["M\u00fcller.png", "Mu\u0308ller.png"]
     assert join(twins, twins) == [0, 1]
+    assert join(twins, twins[1:]) == [None, 0]
+    assert join(twins[1:], twins) == [1]

@@ -26,22 +26,23 @@ def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
         TableError: a path is there twice on one side; or there are still several lines for a prediction, or
             several predictions for a line. The text names them.
     """
-    predictions, lines = _all_parts(predicted), _all_parts(labelled)
+    predictions, lines = _all_parts(predicted, labelled)
     _refuse_twins(predictions, predicted, "predicted twice; keep one of its rows in the predictions")
     _refuse_twins(lines, labelled, "labelled twice; keep one of its lines in the labels")
-    whole: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    same = set(predictions) & set(lines)
+    whole = {parts: [index] for index, parts in enumerate(lines)}
+    loose = {parts: found for parts, found in whole.items() if parts not in same}
     endings: dict[tuple[str, ...], list[int]] = defaultdict(list)
     lengths = {len(parts) for parts in predictions}
-    for index, parts in enumerate(lines):
-        whole[parts].append(index)
+    for parts, found in loose.items():
         for length in lengths:
             if length < len(parts):
-                endings[parts[-length:]].append(index)
+                endings[parts[-length:]] += found
 
     taken: dict[int, int] = {}
     partners: list[int | None] = []
     for number, parts in enumerate(predictions):
-        shorter = (whole[parts[start:]] for start in range(len(parts)) if parts[start:] in whole)
+        shorter = (loose[parts[start:]] for start in range(len(parts)) if parts[start:] in loose)
         found = whole.get(parts) or endings.get(parts) or next(shorter, [])
         if len(found) > 1:
             several = " and ".join(labelled[index] for index in found[:2])
@@ -66,10 +67,11 @@ def _refuse_twins(paths: list[tuple[str, ...]], written: Sequence[str], fault: s
         raise TableError(f"{written[twice]} is {fault}.")
 
 
-def _all_parts(paths: Sequence[str]) -> list[tuple[str, ...]]:
+def _all_parts(*sides: Sequence[str]) -> list[list[tuple[str, ...]]]:
     """The names in each; macOS takes letters with marks apart, others do not, and few have files of both."""
-    alike = [unicodedata.normalize("NFC", path) for path in paths]
-    return [_parts(path) for path in (alike if len(set(alike)) == len(set(paths)) else paths)]
+    alike = [[unicodedata.normalize("NFC", path) for path in side] for side in sides]
+    told_apart = all(len(set(one)) == len(set(side)) for one, side in zip(alike, sides, strict=True))
+    return [[_parts(path) for path in side] for side in (alike if told_apart else sides)]
 
 
 def _parts(path: str) -> tuple[str, ...]:
