@@ -411,7 +411,7 @@ def main() -> None:
     open_streams()
     warnings.simplefilter("ignore")  # a decoder's words about one file; its row says what matters
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names may be any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # labels may be what its encoding lacks
     as_json = "--log-json" in sys.argv  # wrong usage is to be JSON, too
     if as_json:
         speak_json()

@@ -30,7 +30,7 @@ def info(classifier: Classifier, devices: list[str], cuda_fault: str) -> None:
         "licence": spec.licence,
         **{key.replace("_", " "): value for key, value in spec.provenance.items()},
     }
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     for name, value in rows.items():
         console.print(f"[bold]{escape(f'{name:20}')}[/bold] {escape(visible(value))}")
     console.print(_measures(spec))

@@ -66,7 +66,7 @@ def read_table(source: str) -> pd.DataFrame:
     check_csv(source, "table of labels")
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            lines = csv.reader(file)
+            lines = csv.reader(file, strict=True)  # or a quote without its end takes all lines behind it
             header = [name.strip() for name in next(lines, [])]
             rows, numbers = [], []
             for row in lines:
@@ -80,7 +80,7 @@ def read_table(source: str) -> pd.DataFrame:
     except OSError as error:
         raise TableError(f"{source}: the table of labels cannot be read: {error.strerror}.") from error
     except csv.Error as error:
-        raise TableError(f"{source}: not a CSV: {error}.") from error
+        raise TableError(f"{source}: line {lines.line_num}: not a CSV: {error}.") from error
     if not rows:
         raise TableError(f"{source}: the table has no rows.")
     # Spreadsheets leave columns without a name and without a cell.
@@ -144,7 +144,7 @@ def to_targets(
     targets = np.empty((len(table), len(labels)), dtype=np.float32)
     for column, label in enumerate(labels):
         text = stripped(table[label])
-        numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float32, copy=True)
+        numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
         empty = (text == "").to_numpy()
         wrong = ~empty & ~np.isin(numbers, (0, 1, -1))
         if wrong.any():

@@ -452,6 +452,24 @@ def test_eval_writes_its_files_whoever_reads_the_terminal(tmp_path: Path) -> Non
     assert "AUC" in done.stdout, "and there is the terminal"
 
 
+def test_eval_prints_labels_as_they_are_or_as_the_terminal_can(tmp_path: Path) -> None:
+    name = "Zapalenie p\N{LATIN SMALL LETTER L WITH STROKE}uc :x:"
+    (tmp_path / "labels.csv").write_text(f"path,{name}\na.png,1\nb.png,0\n", encoding="utf-8")
+    rows = f"path,status,{name},note\na.png,ok,0.9,\nb.png,ok,0.1,\n"
+    (tmp_path / "out.csv").write_text(rows, encoding="utf-8")
+    command = [sys.executable, "-m", "chexscore", "eval", "out.csv", "--labels", "labels.csv"]
+    for encoding, shown in (("utf-8", name), ("latin-1", "Zapalenie p\\u0142uc :x:")):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout.decode(encoding)
+
+
 def test_tables_of_eval_fit_80_columns(tmp_path: Path) -> None:
     names = ["Enlarged Cardiomediastinum", "Pleural_Thickening"]
     sites = ["North of the city, first floor", "South", "East", "West of the city, third floor"]

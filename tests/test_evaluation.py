@@ -249,6 +249,14 @@ def chexpert(tmp_path: Path) -> tuple[str, str]:
     return predictions, label_csv(tmp_path, CHEXPERT)
 
 
+def test_views_of_one_score_have_that_mean(tmp_path: Path) -> None:
+    images = [*(f"patient1/study1/{i}.png" for i in range(3)), "patient2/study1/0.png"]
+    predictions = write_predictions(tmp_path / "out.csv", "A", images, np.full((4, 1), 0.7))
+    labels = label_csv(tmp_path, "path,A\n" + "".join(f"{image},1\n" for image in images))
+    cases = read_cases(predictions, labels, Protocol(by="study", views="mean"))
+    assert cases.scores[:, 0].tolist() == [0.7, 0.7]
+
+
 @pytest.mark.parametrize(
     ("views", "scores"), [("max", [0.9, 0.3, 0.4, 0.6]), ("mean", [0.55, 0.3, 0.25, 0.6])]
 )
@@ -389,12 +397,18 @@ def test_a_subgroup_that_lacks_most_labels_does_not_narrow_the_means_of_others(t
     predictions = write_predictions(
         tmp_path / "out.csv", "ABC", [f"{i}.png" for i in range(40)], np.random.default_rng(0).random((40, 3))
     )
-    lines = [f"{i}.png,{20 if i < 12 else 50},{','.join(map(str, row))}\n" for i, row in enumerate(truth)]
-    labels = label_csv(tmp_path, "path,Age,A,B,C\n" + "".join(lines))
+    who = [("20", "school") if i < 12 else ("50", "office") for i in range(40)]
+    lines = [f"{i}.png,{','.join((*who[i], *map(str, row)))}\n" for i, row in enumerate(truth)]
+    labels = label_csv(tmp_path, "path,Age,Site,A,B,C\n" + "".join(lines))
     points = {"A": {"default": 0.5}, "B": {"default": 0.4, "youden": 0.4}}
-    result = evaluate(predictions, labels, points, Protocol(subgroups=("Age:40",), resamples=20))
+    result = evaluate(predictions, labels, points, Protocol(subgroups=("Age:40", "Site"), resamples=20))
     young, old = result.splits[0].subgroups
     assert (young.group.over, old.group.over) == ((), ("A", "B", "C"))
+    office, _ = result.splits[1].subgroups
+    assert office.group.over == ("A", "B", "C")
+    assert office.to_the_rest is not None
+    assert office.to_the_rest.over == (), "a mean over fewer labels is another one than that beside it"
+    assert not math.isnan(office.to_the_rest.get("auc", "A").value)
     rows = {(row["label"], row["group"], row["metric"]): row["value"] for row in tidy(result)}
     assert rows["macro", "all", "labels@youden"] == "1"
     assert rows["macro", "Age=under 40", "auc"] == ""
@@ -428,11 +442,16 @@ def test_what_cannot_be_is_refused_before_images_are_scored(
         ("Age:60,40", "edges must rise"),
         ("Age", "give edges, such as Age:40,60"),
         ("Age:30,50 age:30,60", "Age is asked for twice"),
+        ("Blank", "Blank is blank for all that is evaluated"),
+        ("Blank:40", "Blank is blank for all that is evaluated"),
     ],
 )
 def test_subgroups_that_cannot_be_are_refused(tmp_path: Path, subgroup: str, said: str) -> None:
+    predictions, labels = simulated(tmp_path)
+    lines = Path(labels).read_text().splitlines()
+    Path(labels).write_text("\n".join([f"{lines[0]},Blank", *(f"{line}, " for line in lines[1:])]))
     with pytest.raises(UsageError, match=said):
-        evaluate(*simulated(tmp_path), {}, Protocol(subgroups=tuple(subgroup.split()), resamples=0))
+        evaluate(predictions, labels, {}, Protocol(subgroups=tuple(subgroup.split()), resamples=0))
 
 
 def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
@@ -455,19 +474,42 @@ def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
         "≥ 5",
         ">3",
         "2 m",
+        "36 hours",
+        "6 mths",
         "90+",
         "4+",
     )
     assert binned(tmp_path, children, "Age:1,5") == [
-        ("under 1", 6),
+        ("under 1", 7),
         ("1 to 4", 1),
         ("5 and over", 2),
-        ("unknown", 4),
+        ("unknown", 5),
     ]
 
     stays = ("38 weeks", "36 weeks", "40 wks")
     assert binned(tmp_path, stays, "Age:37,40") == [("under 37", 1), ("37 to 39", 1), ("40 and over", 1)]
     assert binned(tmp_path, ("90+", "89+"), "Age:95") == [("unknown", 2)]
+    dates = [("under 20200102", 1), ("20200102 to 20200102", 1), ("20200103 and over", 2)]
+    assert (
+        binned(tmp_path, ("20200101", "20200102", "20200103", "20200104"), "Age:20200102,20200103") == dates
+    )
+
+
+def test_what_is_in_no_group_for_sure_is_compared_with_none(tmp_path: Path) -> None:
+    images = [f"{i}.png" for i in range(60)]
+    predictions = write_predictions(
+        tmp_path / "out.csv", "A", images, np.random.default_rng(0).random((60, 1))
+    )
+    ages = ["n. a." if i < 2 else "35" if i < 30 else "45" for i in range(60)]
+    lines = [f"{image},{age},{i % 2}\n" for i, (image, age) in enumerate(zip(images, ages, strict=True))]
+    labels = label_csv(tmp_path, "path,Age,A\n" + "".join(lines))
+    result = evaluate(predictions, labels, {}, Protocol(subgroups=("Age:40",), resamples=20))
+    young, old, unknown = result.splits[0].subgroups
+    assert (unknown.value, unknown.group.cases) == ("unknown", 2)
+    assert unknown.to_the_rest is old.to_the_rest is None
+    assert young.to_the_rest is not None
+    difference = young.group.get("auc", "A").value - old.group.get("auc", "A").value
+    assert young.to_the_rest.get("auc", "A").value == pytest.approx(difference)
 
 
 def binned(folder: Path, ages: Sequence[str], subgroup: str) -> list[tuple[str, int]]:

@@ -75,7 +75,9 @@ def test_a_patient_is_a_whole_folder_and_one_foreign_path_does_not_turn_patients
     assert table.paths[0] == "patient1/study1/a.png"
     assert table.patients == ["patient1", "patient1", "line 4", "patient2"]
     assert table.studies == ["patient1/study1", "patient1/study1", "line 4/line 4", "patient2/line 5"]
-    assert table.alone == {2, 3}
+    assert table.alone == {"patient": {2}, "study": {2, 3}}
+    table = read(tmp_path, "path,patient,A\npatient1/study1/a.png,1,1\nward/c.png,2,1\n")
+    assert table.alone == {"study": {1}}
 
 
 def test_columns_of_a_spreadsheet_without_name_and_cells_are_none(tmp_path: Path) -> None:
@@ -84,6 +86,11 @@ def test_columns_of_a_spreadsheet_without_name_and_cells_are_none(tmp_path: Path
     assert read(tmp_path, ",path,Edema\n0,a.png,1\n").labels == ("Edema",)  # an index, as pandas writes it
     with pytest.raises(TableError, match="two columns have no name"):
         read(tmp_path, "path,Edema,,\na.png,1,x,y\n")
+
+
+def test_a_quote_without_its_end_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"labels.csv: line 4: not a CSV: unexpected end of data"):
+        read(tmp_path, 'path,A,Remark\na.png,1,5" film\nb.png,0,"late\nc.png,1,\n')
 
 
 def test_a_table_from_a_pipe_is_refused(tmp_path: Path) -> None:

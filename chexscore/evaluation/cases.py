@@ -21,6 +21,9 @@ from chexscore.tables import check_csv
 __all__ = ["Cases", "Protocol", "join_cases", "read_cases"]
 
 
+MEAN_DIGITS = 12
+"""Of the mean score of a study's views, so that views of the same score have that mean."""
+
 NO_UTF8 = re.compile("[\udc80-\udcff]")
 """What stands for bytes that are no UTF-8; PEP 383."""
 
@@ -68,8 +71,8 @@ class Cases:
         picture: [N, L], the image whose score decided (of a mean, the one with the largest score).
         table: the labels.
         left_over: what did not take part -> how many.
-        alone: images whose path names no patient or no study, though others do; each is drawn as one of its
-            own.
+        alone: images whose path names none of what is drawn, or evaluated, though others do; each is one of
+            its own.
         only_predicted: labels of the model that the table lacks.
         only_labelled: labels of the table that the model lacks.
         only_ours: labels that the other model lacks.
@@ -161,8 +164,8 @@ def join_cases(
             f"{labels}: no label is known of the {counted(len(pairs), 'images')}, all are uncertain or "
             "blank; say what these are taken for with --uncertain or --blank."
         )
-    count = len(pairs)
     group, groups = _groups(table, lines, protocol)
+    without_name = {line for kind in (group, protocol.by) for line in table.alone.get(kind, ())}
     cases = Cases(
         names=shared,
         labels=targets[lines].astype(np.float64),
@@ -172,11 +175,11 @@ def join_cases(
         group=group,
         images=[row.path for row, _ in pairs],
         lines=lines,
-        case=np.arange(count),
-        picture=np.repeat(np.arange(count)[:, None], len(shared), axis=1),
+        case=np.arange(len(pairs)),
+        picture=np.repeat(np.arange(len(pairs))[:, None], len(shared), axis=1),
         table=table,
         left_over={what: number for what, number in left_over.items() if number},
-        alone=sum(line in table.alone for _, line in pairs),
+        alone=sum(line in without_name for _, line in pairs),
         only_predicted=tuple(name for name in names if name not in table.cells),
         only_labelled=tuple(name for name in table.labels if name not in names),
         only_ours=tuple(name for name in names if name in table.cells and name not in shared),
@@ -253,7 +256,8 @@ def _by_study(cases: Cases, protocol: Protocol) -> Cases:
     def together(scores: NDArray[np.float64]) -> NDArray[np.float64]:
         if protocol.views == "max":
             return np.maximum.reduceat(scores[order], starts)
-        return np.asarray(np.add.reduceat(scores[order], starts) / np.bincount(case)[:, None])
+        means = np.add.reduceat(scores[order], starts) / np.bincount(case)[:, None]
+        return np.asarray(means.round(MEAN_DIGITS))
 
     return replace(
         cases,

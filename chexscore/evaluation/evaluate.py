@@ -19,7 +19,7 @@ from chexscore.evaluation.results import (
     Split,
     SubgroupResult,
 )
-from chexscore.evaluation.subgroups import Subgroup, splits
+from chexscore.evaluation.subgroups import NO_NUMBER, Subgroup, splits
 from chexscore.intervals import FEWEST, Draws, bootstrap, differences, intervals, number
 from chexscore.predictions import Prediction, Status, in_utf8
 from chexscore.samples import MACRO, MICRO, Sample
@@ -70,10 +70,11 @@ def evaluate(
     drawn.add(ALL, everyone, cases.scores, ours)
     by_column = splits(cases, protocol.subgroups)
     for column, found in by_column:
-        members = np.any([chosen for _, chosen in found], axis=0)
         for value, chosen in found:
             drawn.add(f"{column}={value}", chosen, cases.scores, ours)
-        for value, chosen in _to_compare(found):
+        known = [(value, chosen) for value, chosen in found if value != NO_NUMBER]
+        members = np.any([chosen for _, chosen in known], axis=0)
+        for value, chosen in _to_compare(known):
             drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
     theirs = _by_name(other_points or {}, cases.names)
     if against is not None and cases.others is not None:
@@ -206,7 +207,11 @@ class _Drawn:
     def to_the_rest(self, name: str, over: NDArray[np.bool_]) -> Group | None:
         """A subgroup minus the rest, if that was added."""
         rest = name + REST
-        return self.difference(name, rest, rest, over) if rest in self._draws else None
+        if rest not in self._draws:
+            return None
+        # As the means of a column, that of a difference is over all of these labels, or it is not there.
+        kept = over if (self.complete(rest) >= over).all() else np.zeros_like(over)
+        return self.difference(name, rest, rest, kept)
 
     def _table(
         self,

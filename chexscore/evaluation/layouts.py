@@ -1,7 +1,8 @@
 """The layouts in which labelled chest X-rays come: CheXpert's, NIH's, and plain columns of 0 and 1."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,7 @@ class LabelTable:
         paths: of the images.
         patients: of the images, or None where nothing tells for any.
         studies: of the images, or None where nothing tells for any; unique over patients.
-        alone: lines whose path names no patient, or no study, though others do: each is one of its own.
+        alone: "patient" or "study" -> lines whose path names none, though others do: each is one of its own.
         labels: columns that hold labels.
     """
 
@@ -67,7 +68,7 @@ class LabelTable:
     paths: list[str]
     patients: list[str] | None
     studies: list[str] | None
-    alone: frozenset[int]
+    alone: Mapping[str, AbstractSet[int]]
     labels: tuple[str, ...]
 
     def targets(self, names: Sequence[str], *, uncertain: Policies, blank: Policies) -> NDArray[np.float32]:
@@ -104,12 +105,13 @@ def read_labels(source: str) -> LabelTable:
     patients, studies = (_filled(cells, each, source) if each else None for each in (patient, study))
     paths = _filled(cells, column, source)
     in_paths = [match.groups() if (match := CHEXPERT_PATH.search(path)) else (None, None) for path in paths]
-    alone = set[int]()
+    alone: dict[str, AbstractSet[int]] = {}
     if any(name for name, _ in in_paths):
         layout = "CheXpert" if column == "Path" else layout
-        patients = patients or _named([name for name, _ in in_paths], alone)
-        if any(name for _, name in in_paths):
-            studies = studies or _named([name for _, name in in_paths], alone)
+        if patients is None:
+            patients, alone["patient"] = _named([name for name, _ in in_paths])
+        if studies is None and any(name for _, name in in_paths):
+            studies, alone["study"] = _named([name for _, name in in_paths])
     if patients and studies:
         studies = [f"{patient}/{study}" for patient, study in zip(patients, studies, strict=True)]
     known = {column, patient, study, ""}  # an index has no name
@@ -120,7 +122,7 @@ def read_labels(source: str) -> LabelTable:
         paths,
         patients,
         studies,
-        frozenset(alone),
+        alone,
         tuple(name for name in map(str, cells) if name not in known and _holds_labels(cells[name])),
     )
 
@@ -138,13 +140,13 @@ def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
     patient = _find(cells, PATIENT_COLUMNS)
     patients = _filled(cells, patient, source) if patient else None
     paths = _filled(cells, NIH_IMAGE, source)
-    return LabelTable(source, "NIH", cells.assign(**columns), paths, patients, None, frozenset(), names)
+    return LabelTable(source, "NIH", cells.assign(**columns), paths, patients, None, {}, names)
 
 
-def _named(names: Sequence[str | None], alone: set[int]) -> list[str]:
-    """The names; a line without one gets one of its own, and goes to `alone`."""
-    alone.update(row for row, name in enumerate(names) if name is None)
-    return [f"line {row + 2}" if name is None else name for row, name in enumerate(names)]
+def _named(names: Sequence[str | None]) -> tuple[list[str], AbstractSet[int]]:
+    """The names, of a line without one a name of its own; and which lines these are."""
+    alone = {row for row, name in enumerate(names) if name is None}
+    return [f"line {row + 2}" if name is None else name for row, name in enumerate(names)], alone
 
 
 def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:

@@ -14,7 +14,7 @@ from chexscore.evaluation.cases import Cases
 from chexscore.evaluation.layouts import find_column
 from chexscore.labels import stripped
 
-__all__ = ["MOST_VALUES", "Subgroup", "split", "splits"]
+__all__ = ["MOST_VALUES", "NO_NUMBER", "Subgroup", "split", "splits"]
 
 MOST_VALUES = 20
 """A column with more values than this is no subgroup but a number or a name."""
@@ -25,11 +25,16 @@ NUMBER = re.compile(r"([<>≤≥]?)[=~\s]*(-?\d+(?:\.\d+)?)\s*(\+?)\s*([A-Za-z]*
 DICOM_AGE = re.compile(r"\d{1,3}[DWM]")
 """DICOM's Age String, as NIH writes ages, but for zeros in front, and years: PS3.5, table 6.2-1."""
 
-PART_OF_A_YEAR = re.compile(r"days?|w(?:ee)?ks?|mos?|months?", re.IGNORECASE)
+PART_OF_A_YEAR = re.compile(r"days?|w(?:ee)?ks?|mo|mos|mths?|months?", re.IGNORECASE)
+YEARS = ("", "y")
+"""How units of years begin, if they are named at all."""
 IN_A_YEAR = {"d": 365.25, "w": 365.25 / 7, "m": 12.0}
 
+DIGITS = ".15g"
+"""Of edges, as many as floats are sure to keep: dates are numbers, too."""
+
 NO_NUMBER = "unknown"
-"""The subgroup of what is no number, where edges are given."""
+"""The subgroup of what is no number, where edges are given; nothing is compared with it."""
 
 Subgroup = tuple[str, NDArray[np.bool_]]
 """What the cases of a subgroup have, such as "40 to 59", and [N], which cases they are."""
@@ -64,11 +69,13 @@ def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:
         The column, and its subgroups: in the order of the edges, else sorted.
 
     Raises:
-        UsageError: no such column, too many values, or with edges no value that is a number.
+        UsageError: no such column, no values, too many, or with edges none that is a number.
     """
     cells = cases.table.cells
     column, edges = _parse(subgroup, list(cells.columns))
     text = np.array(list(stripped(cells[column])), dtype=object)[cases.lines]
+    if not any(text):
+        raise UsageError(f"--subgroup {subgroup}: {column} is blank for all that is evaluated.")
     if edges:
         names = _names(edges)
         text = _binned(text, edges, names, subgroup)
@@ -108,16 +115,17 @@ def _parse(subgroup: str, columns: Sequence[str]) -> tuple[str, list[float]]:
 def _names(edges: list[float]) -> list[str]:
     whole = all(edge.is_integer() for edge in edges)
     between = [
-        f"{low:g} to {high - 1:g}" if whole else f"{low:g} to below {high:g}" for low, high in pairwise(edges)
+        f"{low:{DIGITS}} to {high - 1:{DIGITS}}" if whole else f"{low:{DIGITS}} to below {high:{DIGITS}}"
+        for low, high in pairwise(edges)
     ]
-    return [f"under {edges[0]:g}", *between, f"{edges[-1]:g} and over"]
+    return [f"under {edges[0]:{DIGITS}}", *between, f"{edges[-1]:{DIGITS}} and over"]
 
 
 def _binned(
     text: NDArray[np.object_], edges: list[float], names: list[str], subgroup: str
 ) -> NDArray[np.object_]:
     cells = set(text) - {""}
-    in_years = any((found := NUMBER.fullmatch(cell)) and found[4][:1].lower() in ("", "y") for cell in cells)
+    in_years = any((found := NUMBER.fullmatch(cell)) and found[4][:1].lower() in YEARS for cell in cells)
     bounds = {cell: _bounds(cell, in_years=in_years) for cell in cells}
     if not any(bounds.values()):
         raise UsageError(f"--subgroup {subgroup}: {max(text)!r} is no number.")
@@ -131,7 +139,8 @@ def _binned(
 def _bounds(cell: str, *, in_years: bool) -> tuple[float, ...]:
     """The least and the largest number that a cell can mean; none if it is no number.
 
-    Days, weeks and months that are written out are parts of a year only where other cells are years.
+    Days, weeks and months that are written out are parts of a year only where other cells are years; there
+    other units, such as hours, say nothing.
     """
     found = NUMBER.fullmatch(cell)
     if found is None:
@@ -140,8 +149,8 @@ def _bounds(cell: str, *, in_years: bool) -> tuple[float, ...]:
     number = float(digits)
     if DICOM_AGE.fullmatch(cell) or (in_years and PART_OF_A_YEAR.fullmatch(unit)):
         number /= IN_A_YEAR[unit[0].lower()]
-    elif unit.lower() in IN_A_YEAR:  # months, metres or millions
-        return ()
+    elif unit.lower() in IN_A_YEAR or (in_years and unit[:1].lower() not in YEARS):
+        return ()  # months, metres or millions; or hours
     if sign in ("<", "≤"):
         return -math.inf, number if sign == "≤" or "=" in cell else math.nextafter(number, -math.inf)
     return number, math.inf if sign or plus else number

@@ -206,7 +206,7 @@ def _of_patients(cases: Cases, protocol: Protocol) -> dict[str, str]:
     if cases.group == "image" and protocol.group is None and protocol.resamples:
         unknown = "not known, so the intervals draw images; call their column patient, or give --group COLUMN"
         return {"patients": unknown}
-    if cases.alone and (protocol.by == "study" or cases.group in ("patient", "study")):
+    if cases.alone:
         return {"on their own": counted(cases.alone, "images whose path names no patient or study")}
     return {}
 

@@ -36,7 +36,7 @@ SIDE_BY_SIDE, LABEL = 3, 18
 
 def print_tables(evaluation: Evaluation) -> None:
     """Prints the tables on standard output."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(_scores(evaluation))
     console.print(_accuracy(evaluation), soft_wrap=True)
     console.print(_at_point(evaluation))

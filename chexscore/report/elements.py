@@ -18,7 +18,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], columns: Seque
 
     Headings are text. Cells are HTML; one that begins with "<td" brings its own element.
     """
-    head = "".join(f"<th>{text(heading)}</th>" for heading in headings)
+    head = "".join(f'<th scope="col">{text(heading)}</th>' for heading in headings)
     lines = []
     for label, cells in zip([*columns, ""], rows, strict=False):
         start = '<tr class="first">' if label == MACRO else "<tr>"

@@ -59,6 +59,7 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
         for name in ("page.css", "reading.html")
     )
     unknown = about["model"].startswith(UNKNOWN)
+    caution = about.get(CAUTION, "")
     title = f"Evaluation of {about['predictions' if unknown else 'model']}"
     names = evaluation.cases.names
     contents = "".join(
@@ -68,7 +69,7 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
         f"<h1>{text(title)}</h1>",
         '<p class="warning">Not a medical device: no score may decide about a patient.'
         + (" The page shows pictures of patients; treat it as you treat those.</p>" if pictures else "</p>"),
-        f'<p class="warning">{text(about[CAUTION].capitalize())}.</p>' if CAUTION in about else "",
+        f'<p class="warning">{text(caution[:1].upper() + caution[1:])}.</p>' if caution else "",
         _cards(evaluation),
         f"<h2>What was evaluated</h2>{_definitions(about)}",
         f'<h2 class="page">Labels</h2>{_labels(evaluation)}',
