@@ -31,13 +31,14 @@ ABOUT = {"name": "m", "version": "1", "sha256": "abc"}
 
 
 class Page(HTMLParser):
-    """What is on it: text, images, and elements that are open."""
+    """What is on it: text, images, titles, and elements that are open."""
 
     VOID = ("meta", "br", "img", "wbr")
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.text, self.sources, self.open, self.tags = "", list[str](), list[str](), set[str]()
+        self.titles = list[str | None]()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -46,6 +47,8 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             self.sources.append(dict(attrs)["src"] or "")
+        if "title" in dict(attrs):
+            self.titles.append(dict(attrs)["title"])
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -58,10 +61,10 @@ class Page(HTMLParser):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn films with scores, one of them deleted afterwards; the label Empty has one class only."""
     folder = tmp_path_factory.mktemp("films")
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(3)  # more than two mistakes of either kind at 0.4
     rows, labels = [], ["path,patient,Sex,<b>Finding</b>,Empty"]
     for number in range(40):
-        name = f"p{number}/film <&>.png"
+        name = f'p{number}/film <&">.png'
         (folder / name).parent.mkdir()
         Image.fromarray(draw(number, size=32)).save(folder / name)
         finding = int(random.random() < 0.5)
@@ -113,7 +116,8 @@ def test_the_page_says_what_was_evaluated_and_found(evaluation: Evaluation) -> N
 
 
 def test_its_plots_and_pictures_are_inside(evaluation: Evaluation) -> None:
-    sources = page(evaluation).sources
+    found = page(evaluation)
+    sources = found.sources
     content = [(source.split(",")[0], base64.b64decode(source.split(",")[1])) for source in sources]
     plots = [ET.fromstring(data) for kind, data in content if "svg" in kind]  # noqa: S314, our own
     assert len(plots) == 2 + 4  # labels, subgroups, and four of the one label that has both classes
@@ -121,6 +125,7 @@ def test_its_plots_and_pictures_are_inside(evaluation: Evaluation) -> None:
     pictures = [Image.open(io.BytesIO(data)) for kind, data in content if "jpeg" in kind]
     wrong = mistakes(evaluation.cases, 0, 0.4, 3)
     assert len(pictures) == sum(len(some) for _, _, some in wrong) > 3
+    assert found.titles == [mistake.path for _, _, some in wrong for mistake in some]
     assert {picture.size for picture in pictures} == {(32, 32)}
     assert not [source for source in page(evaluation, pictures=0).sources if "jpeg" in source]
 
@@ -151,6 +156,7 @@ def test_mistakes_are_the_most_confident(evaluation: Evaluation) -> None:
     positives = np.sort(scores[(labels == 1) & (scores < 0.4)])
     assert what == "False positives"
     assert (total, missed) == (len(negatives), len(positives))
+    assert min(total, missed) > len(some) == len(others)
     assert [mistake.score for mistake in some] == negatives[:2].tolist()
     assert [mistake.score for mistake in others] == positives[:2].tolist()
     row = int(np.flatnonzero(scores == some[0].score)[0])
@@ -165,7 +171,7 @@ def test_a_picture_that_is_gone_is_named(evaluation: Evaluation) -> None:
     Path(some[0].path).unlink()
     found = page(evaluation, pictures=1)
     assert "there is no such file (any more)" in found.text
-    assert "film <&>.png" in found.text
+    assert 'film <&">.png' in found.text
 
 
 def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
