@@ -173,7 +173,6 @@ def predict(
     """
     from chexscore.discovery import check_some_are_there, find_images, read_list
     from chexscore.exits import STOPPED, exit_code
-    from chexscore.outputs import list_paths
     from chexscore.stopping import Stop, StoppedError, stop_on_signals
     from chexscore.units import parse_duration, parse_limit
 
@@ -183,7 +182,7 @@ def predict(
     if address is not None and engine != "ray":
         raise UsageError("--address is that of a Ray cluster; it goes with --engine ray.")
     _check_tags(dicom_tag or [], quiet=quiet and not log_json)
-    limit = None if max_failures is None else parse_limit(max_failures)
+    limit = None if max_failures is None else parse_limit("--max-failures", max_failures)
     from chexscore.options import Options
     from chexscore.runs import plan, run
 
@@ -192,14 +191,14 @@ def predict(
         batch_size=batch_size,
         workers=workers,
         max_pixels=max_pixels,
-        min_age=parse_duration(min_age),
-        max_duration=None if max_duration is None else parse_duration(max_duration),
+        min_age=parse_duration("--min-age", min_age),
+        max_duration=None if max_duration is None else parse_duration("--max-duration", max_duration),
         thresholds=thresholds,
         tags=tuple(dict.fromkeys(dicom_tag or ())),
         resume=resume,
         forget_gone=forget_gone,
         overwrite=overwrite,
-        lock_wait=parse_duration(lock_wait),
+        lock_wait=parse_duration("--lock-wait", lock_wait),
         jsonl=jsonl,
     )
     stop = Stop() if dry_run else stop_on_signals()
@@ -213,7 +212,7 @@ def predict(
                 from chexscore.cluster.run import plan
             elif files_from is None:
                 check_some_are_there(paths or [])
-            say(f"{counted(list_paths(plan(inputs, output, options)), 'images')} would be scored")
+            _list(plan(inputs, output, options), quiet=quiet)
             return
 
         from chexscore import progress
@@ -465,6 +464,15 @@ def _check_tags(keywords: list[str], *, quiet: bool) -> None:
     naming = [keyword for keyword in keywords if names_people(keyword)]
     if naming and not quiet:
         say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.", "warning")
+
+
+def _list(paths: "Iterable[str]", *, quiet: bool) -> None:
+    """What `--dry-run` prints."""
+    from chexscore.outputs import list_paths
+
+    number = list_paths(paths)
+    if not quiet:
+        say(f"{counted(number, 'images')} would be scored")
 
 
 def _standard_input() -> BinaryIO:

@@ -36,7 +36,8 @@ class RunRecord:
         waiting: images left for the next run because they are younger than the least age; without a row
             unless an earlier run scored what was at their path then.
         gone: rows of an earlier run whose files were not found any more, and are not in the output.
-        examples: other statuses -> the first such path, and its note.
+        examples: other statuses -> the first such path, and its note; of the unreadable, one that is unseen
+            comes before the others.
         operating_points: label -> name of each of the model's operating points -> threshold; "default" for a
             label that has none.
     """
@@ -64,12 +65,14 @@ class RunRecord:
     def count(self, prediction: Prediction, *, seen: bool = True) -> None:
         """Counts the row of an image that this run tried; `seen` if something is known to be there."""
         status = prediction.status.value
-        self.unseen += prediction.status is Status.UNREADABLE and not seen
+        unseen = prediction.status is Status.UNREADABLE and not seen
         if prediction.status is Status.OK:
             self.scored += 1
             return
         self.failed[status] = self.failed.get(status, 0) + 1
-        self.examples.setdefault(status, f"{prediction.path}: {prediction.note}")
+        if status not in self.examples or (unseen and not self.unseen):
+            self.examples[status] = f"{prediction.path}: {prediction.note}"
+        self.unseen += unseen
 
     @property
     def not_scored(self) -> int:

@@ -93,9 +93,7 @@ def _stream(run: "_Run", columns: Columns) -> None:
 def _write(run: "_Run", output: str, columns: Columns) -> None:
     """Scores into a file, under its lock."""
     options = run.options
-    for target in (output, record_path(output)):
-        check_target(target)
-    check_format(output)
+    _check_output(output)
     try:
         with (
             locked(output, options.lock_wait, run.stop),
@@ -111,6 +109,13 @@ def _write(run: "_Run", output: str, columns: Columns) -> None:
     except LockedError:
         if not run.stop.reason:
             raise
+
+
+def _check_output(output: str) -> None:
+    """Raises a UsageError if no predictions can be written there."""
+    for target in (output, record_path(output)):
+        check_target(target)
+    check_format(output)
 
 
 def _fill(store: Store, run: "_Run", columns: Columns) -> None:
@@ -142,7 +147,8 @@ def _check_losses(run: "_Run", store: Store) -> None:
     )
     if run.record.gone and run.record.unseen:
         raise OutputError(
-            f"{counted(run.record.unseen, 'inputs')} cannot be looked into; {lost}, for --resume."
+            f"{counted(run.record.unseen, 'inputs')} cannot be looked into "
+            f"({run.record.examples[Status.UNREADABLE]}); {lost}, for --resume."
         )
     if run.record.gone and not run.options.forget_gone:
         if not store.met_before:
@@ -242,11 +248,13 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     Whether an earlier run's model and settings allow a resume is not looked at.
 
     Raises:
-        UsageError: the output cannot be resumed, or the options exclude each other.
+        UsageError: the output cannot be written or resumed, or the options exclude each other.
         LockedError: another run writes this output.
         OutputError: what is kept of earlier runs is damaged.
     """
     options.check(output)
+    if output != STDOUT:
+        _check_output(output)
     with ExitStack() as opened:
         store = None
         if options.resume and (os.path.exists(output) or os.path.exists(store_path(output))):

@@ -144,6 +144,8 @@ def test_wrong_usage_exits_2(
         ("predict", images, "--model", model, "--lock-wait", "5m"),
         ("predict", images, "-n", "-o", tmp_path / "new.csv", "--resume", "--overwrite"),
         ("predict", images, "-n", "-o", tmp_path / "new.csv", "--forget-gone"),
+        ("predict", images, "-n", "-o", tmp_path / "out.csv.gz"),
+        ("predict", images, "-n", "-o", tmp_path / "none" / "out.csv"),
         ("predict", images, "--model", model, "--dicom-tag", "Name"),
         ("predict", "--files-from", tmp_path / "none.txt", "--model", model),
         ("eval", tmp_path / "out.csv", "--labels", "l.csv", "-o", tmp_path / "out.csv"),
@@ -232,6 +234,7 @@ def test_dry_run_lists_without_a_model(images: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [f"{images}/{name}.png" for name in ("000", "051", "204")]
     assert "3 images would be scored" in done.stderr
     assert chexscore("predict", images, "-n", "--min-age", "1h").stdout == ""
+    assert chexscore("predict", images, "-n", "-q").stderr == ""
     assert not list(tmp_path.glob("out.csv*"))
 
 

@@ -23,7 +23,7 @@ from chexscore.cluster.job import Job
 from chexscore.cluster.parts import Scored
 from chexscore.cluster.run import merge, on_ray, plan, run
 from chexscore.cluster.scorer import Scorer, rows_of
-from chexscore.errors import DeviceError, NoImageError, OutputError, UsageError
+from chexscore.errors import ChexscoreError, DeviceError, NoImageError, OutputError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.predictions import Status
@@ -311,6 +311,18 @@ def test_a_wrong_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         where = re.escape(address or "127.0.0.1:2")
         with pytest.raises(UsageError, match=f"no Ray cluster answers at {where}; give auto"):
             connected(address).__enter__()
+
+
+def test_a_ray_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+
+    def too_slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup")  # noqa: TRY002, as Ray does
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ChexscoreError, match=r"neither reached nor started .* timed out during startup"):
+        connected(None).__enter__()
 
 
 def test_a_node_with_other_decoders_is_refused() -> None:

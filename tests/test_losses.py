@@ -132,7 +132,8 @@ def test_a_directory_that_cannot_be_listed_is_not_gone(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(OutputError, match=r"1 input cannot be looked into; .*not found now: 10"):
+    Path(f"{images}/a/0.png").write_bytes(b"damaged")  # the first that is unreadable, and was looked into
+    with pytest.raises(OutputError, match=r"1 input cannot be looked into \(.*/b: .*\); .*not found now: 10"):
         run([str(images)], output, classifier, FORGET)
     assert published(output) == before
 
@@ -179,7 +180,7 @@ def test_a_share_that_does_not_answer_costs_no_row(
         run([str(images / "a"), str(images / "b")], output, classifier, options)
     other = str(flat("other/new.png", 7))
     if options is not OVERWRITE:
-        with pytest.raises(OutputError, match=r"2 inputs cannot be looked into; .*not found now: 20"):
+        with pytest.raises(OutputError, match=r"2 inputs cannot be looked into \(.*/a: .*not found now: 20"):
             run([str(images / "a"), str(images / "b"), other], output, classifier, options)
     assert published(output) == before
     images.unlink()

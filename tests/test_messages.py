@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from chexscore import Classifier
+from chexscore.errors import UsageError
 from chexscore.lock import locked
 from chexscore.messages import visible
 from chexscore.options import Options
 from chexscore.progress import show
 from chexscore.settings import begin_record
 from chexscore.stopping import Stop
+from chexscore.units import parse_duration, parse_limit
 from tests.test_cli import chexscore
 
 Flat = Callable[[str, int], Path]
@@ -89,6 +91,13 @@ def test_names_cannot_command_a_terminal(model: Path, tmp_path: Path) -> None:
     assert "a\x1b]0;x\x07\n.png" in done.stdout  # which is data, for machines
     done = chexscore("predict", "--files-from", tmp_path / "\x1b[2J")
     assert r"\x1b[2J: the list of images cannot be read" in done.stderr
+
+
+def test_a_value_that_cannot_be_is_told_with_its_option() -> None:
+    with pytest.raises(UsageError, match="--min-age: '5x' is no duration"):
+        parse_duration("--min-age", "5x")
+    with pytest.raises(UsageError, match="--max-failures: 'few' is no limit"):
+        parse_limit("--max-failures", "few")
 
 
 def test_only_what_can_be_printed_is() -> None:

@@ -28,6 +28,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         UsageError: Ray is not installed, or no cluster answers.
+        ChexscoreError: Ray cannot be started on this machine.
     """
     try:
         import ray  # noqa: PLC0415, an extra
@@ -39,9 +40,12 @@ def connected(address: str | None) -> Iterator[None]:
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="critical")
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = address or os.environ.get("RAY_ADDRESS", "this machine")
+    except Exception as error:  # a node that does not start in time is no more than that
+        where = address or os.environ.get("RAY_ADDRESS")
         token = "" if "RAY_AUTH_MODE" in os.environ else " (RAY_AUTH_MODE=token for a cluster with tokens)"
+        if where is None:
+            said = f"Ray can be neither reached nor started on this machine{token}: {_line(error)}"
+            raise ChexscoreError(said) from error
         raise UsageError(f"no Ray cluster answers at {where}{token}: {_line(error)}") from error
     for number, handler in kept.items():  # Ray's own would end the process at once
         signal.signal(number, handler)
