@@ -104,6 +104,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "epochs": 15,
         "learning_rate": 1e-3,
     },
+    "more dropout": {"network": {"dropout": 0.5}},
+    "class weights": {"class_weights": True},
     "no stage frozen": {"network": {"frozen_stages": 0}},
     "five stages frozen": {"network": {"frozen_stages": 5}},
     "seven stages": {"network": {"stages": 7}},
