@@ -212,7 +212,7 @@ def predict(
                 from chexscore.cluster.run import plan
             elif files_from is None:
                 check_some_are_there(paths or [])
-            _list(plan(inputs, output, options), quiet=quiet)
+            _print_plan(plan(inputs, output, options), quiet=quiet)
             return
 
         from chexscore import progress
@@ -466,7 +466,7 @@ def _check_tags(keywords: list[str], *, quiet: bool) -> None:
         say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.", "warning")
 
 
-def _list(paths: "Iterable[str]", *, quiet: bool) -> None:
+def _print_plan(paths: "Iterable[str]", *, quiet: bool) -> None:
     """What `--dry-run` prints."""
     from chexscore.outputs import list_paths
 

@@ -1,6 +1,5 @@
 """Tables of labels as people keep them -> numbers, for training and evaluation alike."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -9,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import TableError, UsageError
-from chexscore.tables import check_csv
+from chexscore.tables import check_csv, read_rows
 
 __all__ = [
     "DEFAULT",
@@ -66,21 +65,20 @@ def read_table(source: str) -> pd.DataFrame:
     check_csv(source, "table of labels")
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            lines = csv.reader(file, strict=True)  # or a quote without its end takes all lines behind it
-            header = [name.strip() for name in next(lines, [])]
+            lines = read_rows(file, source)
+            _, first = next(lines, (1, []))
+            header = [name.strip() for name in first]
             rows, numbers = [], []
-            for row in lines:
+            for line, row in lines:
                 if len(row) not in (0, len(header)):
                     raise TableError(
-                        f"{source}: line {lines.line_num} has {len(row)} cells, the first line {len(header)}."
+                        f"{source}: line {line} has {len(row)} cells, the first line {len(header)}."
                     )
                 if row:
                     rows.append(row)
-                    numbers.append(lines.line_num - 2)
+                    numbers.append(line - 2)
     except OSError as error:
         raise TableError(f"{source}: the table of labels cannot be read: {error.strerror}.") from error
-    except csv.Error as error:
-        raise TableError(f"{source}: line {lines.line_num}: not a CSV: {error}.") from error
     if not rows:
         raise TableError(f"{source}: the table has no rows.")
     # Spreadsheets leave columns without a name and without a cell.

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TextIO
 
 from chexscore.errors import TableError, UsageError
+from chexscore.tables import read_rows
 
 __all__ = [
     "Columns",
@@ -165,13 +166,12 @@ def read_predictions(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
     """
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.reader(file, strict=True)  # or a quote without its end takes all rows behind it
-            labels = _read_labels(next(rows, []), source)
-            return labels, [_read_row(row, labels, f"{source}: line {rows.line_num}") for row in rows if row]
+            rows = read_rows(file, source)
+            _, header = next(rows, (1, []))
+            labels = _read_labels(header, source)
+            return labels, [_read_row(row, labels, f"{source}: line {line}") for line, row in rows if row]
     except OSError as error:
         raise TableError(f"{source}: the predictions cannot be read: {error.strerror}.") from error
-    except csv.Error as error:
-        raise TableError(f"{source}: line {rows.line_num}: not a CSV of predictions: {error}.") from error
 
 
 def _read_labels(header: list[str], source: str) -> tuple[str, ...]:

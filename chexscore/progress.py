@@ -106,7 +106,7 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
         rest = "".join(f"; {counted(number, what)}" for what, number in others.items() if number)
         say(f"{counted(record.found, 'images')} found: {', '.join(parts)}{rest}{took}")
         for status, number in sorted(record.failed.items()):
-            say(f"  {status}: {number:,}, the first is {record.examples[status]}")
+            say(f"  {status}: {number:,}, such as {record.examples[status]}")
     if record.batch_size < record.arguments["batch_size"]:
         say(
             f"chexscore: memory was short: batches of {record.batch_size} instead of "

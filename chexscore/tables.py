@@ -1,11 +1,13 @@
 """CSV files as people keep them: what is wrong with one is said in a sentence."""
 
+import csv
 import os
 import stat
+from collections.abc import Iterable, Iterator
 
 from chexscore.errors import TableError
 
-__all__ = ["UTF16", "check_csv"]
+__all__ = ["UTF16", "check_csv", "read_rows"]
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks that spreadsheets put in front of "Unicode text"."""
@@ -42,3 +44,25 @@ def check_csv(source: str, what: str) -> None:
     for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
         if header.count(separator) > header.count(b","):
             raise TableError(f"{source}: its cells are separated by {name}; save it with commas.")
+
+
+def read_rows(lines: Iterable[str], source: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV, each with the number of the line that it ends in; blank lines are rows without cells.
+
+    Args:
+        lines: of the file.
+        source: the file, for errors.
+
+    Raises:
+        TableError: a quote without its end, which would take all lines behind it, or one inside a cell.
+    """
+    rows, ended = csv.reader(lines, strict=True), 0
+    try:
+        for row in rows:
+            ended = rows.line_num
+            yield ended, row
+    except csv.Error as error:
+        raise TableError(
+            f"{source}: not a CSV: {error}; look for a quotation mark in the row that begins in line "
+            f"{ended + 1}."
+        ) from error

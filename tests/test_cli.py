@@ -260,7 +260,7 @@ def test_a_night_that_is_refused_says_what_it_did(model: Path, images: Path, tmp
     done = chexscore(*words)
     assert done.returncode == 1
     assert "3 images found: 0 scored, 1 not, 2 unchanged" in done.stderr
-    assert "unreadable: 1, the first is" in done.stderr
+    assert "unreadable: 1, such as" in done.stderr
     done = chexscore(*words, "--log-json")
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert [event["event"] for event in events] == ["start", "refused", "error"]

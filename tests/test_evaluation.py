@@ -259,6 +259,8 @@ def test_views_of_one_score_have_that_mean(tmp_path: Path) -> None:
     labels = label_csv(tmp_path, "path,A\n" + "".join(f"{image},1\n" for image in images))
     cases = read_cases(predictions, labels, Protocol(by="study", views="mean"))
     assert cases.scores[:, 0].tolist() == [0.7, 0.7]
+    small = write_predictions(tmp_path / "small.csv", "A", images[2:], np.full((2, 1), 0.000001))
+    assert read_cases(small, labels, Protocol(by="study", views="mean")).scores.tolist() == [[1e-6], [1e-6]]
 
 
 @pytest.mark.parametrize(
@@ -503,11 +505,12 @@ def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
         "2 m",
         "36 hours",
         "6 mths",
+        "9 Monate",
         "90+",
         "4+",
     )
     assert binned(tmp_path, children, "Age:1,5") == [
-        ("under 1", 7),
+        ("under 1", 8),
         ("1 to 4", 1),
         ("5 and over", 2),
         ("unknown", 5),
@@ -528,15 +531,17 @@ def test_what_is_in_no_group_for_sure_is_compared_with_none(tmp_path: Path) -> N
         tmp_path / "out.csv", "A", images, np.random.default_rng(0).random((60, 1))
     )
     ages = ["n. a." if i < 2 else "35" if i < 30 else "45" for i in range(60)]
-    lines = [f"{image},{age},{i % 2}\n" for i, (image, age) in enumerate(zip(images, ages, strict=True))]
-    labels = label_csv(tmp_path, "path,Age,A\n" + "".join(lines))
-    result = evaluate(predictions, labels, {}, Protocol(subgroups=("Age:40",), resamples=20))
+    prior = ["unknown" if i % 4 < 2 else "known" for i in range(60)]
+    lines = [f"{image},{ages[i]},{prior[i]},{i % 2}\n" for i, image in enumerate(images)]
+    labels = label_csv(tmp_path, "path,Age,Prior,A\n" + "".join(lines))
+    result = evaluate(predictions, labels, {}, Protocol(subgroups=("Age:40", "Prior"), resamples=20))
     young, old, unknown = result.splits[0].subgroups
     assert (unknown.value, unknown.group.cases) == ("unknown", 2)
     assert unknown.to_the_rest is old.to_the_rest is None
     assert young.to_the_rest is not None
     difference = young.group.get("auc", "A").value - old.group.get("auc", "A").value
     assert young.to_the_rest.get("auc", "A").value == pytest.approx(difference)
+    assert result.splits[1].subgroups[0].to_the_rest is not None, "a value like any other, without edges"
 
 
 def binned(folder: Path, ages: Sequence[str], subgroup: str) -> list[tuple[str, int]]:

@@ -24,6 +24,7 @@ def test_the_same_path_wins_over_an_ending_and_a_longer_ending_over_a_shorter() 
     assert join(["old/a.png", "a.png"], ["a.png"]) == [None, 0]
     assert join(["a.png"], ["a.png", "old/a.png"]) == [0]
     assert join(["/d/old/a.png", "old/a.png"], ["/d/old/a.png"]) == [0, None]
+    assert join(["x/a.png", "y/x/a.png"], ["a.png", "x/a.png"]) == [1, None]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ def test_the_same_path_wins_over_an_ending_and_a_longer_ending_over_a_shorter() 
     [
         (["one/a.png", "two/a.png"], ["a.png"]),
         (["a.png"], ["one/a.png", "two/a.png"]),
+        (["a.png", "one/a.png"], ["one/a.png", "two/a.png"]),
+        (["one/a.png", "a.png"], ["one/a.png", "two/one/a.png"]),
     ],
 )
 def test_an_ambiguous_join_is_refused_with_the_names(predicted: list[str], labelled: list[str]) -> None:
@@ -59,3 +62,4 @@ def test_letters_with_marks_are_the_same_however_they_are_written() -> None:
     assert join(twins, twins) == [0, 1]
     assert join(twins, twins[1:]) == [None, 0]
     assert join(twins[1:], twins) == [1]
+    assert join(["a\u0308.png", *twins], ["\u00e4.png"]) == [0, None, None]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chexscore import Classifier
+from chexscore.cli import app
 from chexscore.errors import UsageError
 from chexscore.lock import locked
 from chexscore.messages import visible
@@ -17,7 +18,6 @@ from chexscore.options import Options
 from chexscore.progress import show
 from chexscore.settings import begin_record
 from chexscore.stopping import Stop
-from chexscore.units import parse_duration, parse_limit
 from tests.test_cli import chexscore
 
 Flat = Callable[[str, int], Path]
@@ -93,11 +93,10 @@ def test_names_cannot_command_a_terminal(model: Path, tmp_path: Path) -> None:
     assert r"\x1b[2J: the list of images cannot be read" in done.stderr
 
 
-def test_a_value_that_cannot_be_is_told_with_its_option() -> None:
-    with pytest.raises(UsageError, match="--min-age: '5x' is no duration"):
-        parse_duration("--min-age", "5x")
-    with pytest.raises(UsageError, match="--max-failures: 'few' is no limit"):
-        parse_limit("--max-failures", "few")
+@pytest.mark.parametrize("option", ["--min-age", "--max-duration", "--lock-wait", "--max-failures"])
+def test_a_value_that_cannot_be_is_told_with_its_option(option: str) -> None:
+    with pytest.raises(UsageError, match=f"{option}: 'few' is no "):
+        app(["predict", "images", "-o", "out.csv", option, "few"], standalone_mode=False)
 
 
 def test_only_what_can_be_printed_is() -> None:

@@ -43,7 +43,7 @@ def connected(address: str | None) -> Iterator[None]:
     except Exception as error:  # a node that does not start in time is no more than that
         where = address or os.environ.get("RAY_ADDRESS")
         token = "" if "RAY_AUTH_MODE" in os.environ else " (RAY_AUTH_MODE=token for a cluster with tokens)"
-        if where is None:
+        if not where or where == "local":
             said = f"Ray can be neither reached nor started on this machine{token}: {_line(error)}"
             raise ChexscoreError(said) from error
         raise UsageError(f"no Ray cluster answers at {where}{token}: {_line(error)}") from error

@@ -161,9 +161,12 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     """The images that a run would list now.
 
     Raises:
-        UsageError: for a run that goes on, whose list is in its folder; or for what is not for a cluster.
+        UsageError: for a run that goes on, whose list is in its folder; or for what is not for a cluster, or
+            no place for its output.
     """
     _check_options(options)
+    if output != STDOUT:
+        _check(output, options)
     if options.resume:
         raise UsageError(f"{output}: --dry-run lists what a new run would score; leave --resume out.")
     return find(paths)

@@ -21,9 +21,6 @@ from chexscore.tables import check_csv
 __all__ = ["Cases", "Protocol", "join_cases", "read_cases"]
 
 
-MEAN_DIGITS = 12
-"""Of the mean score of a study's views, so that views of the same score have that mean."""
-
 NO_UTF8 = re.compile("[\udc80-\udcff]")
 """What stands for bytes that are no UTF-8; PEP 383."""
 
@@ -256,8 +253,9 @@ def _by_study(cases: Cases, protocol: Protocol) -> Cases:
     def together(scores: NDArray[np.float64]) -> NDArray[np.float64]:
         if protocol.views == "max":
             return np.maximum.reduceat(scores[order], starts)
-        means = np.add.reduceat(scores[order], starts) / np.bincount(case)[:, None]
-        return np.asarray(means.round(MEAN_DIGITS))
+        # Within their bounds, or views of one score would have another mean, by rounding.
+        least, most = (bound.reduceat(scores[order], starts) for bound in (np.minimum, np.maximum))
+        return np.clip(np.add.reduceat(scores[order], starts) / np.bincount(case)[:, None], least, most)
 
     return replace(
         cases,

@@ -19,7 +19,7 @@ from chexscore.evaluation.results import (
     Split,
     SubgroupResult,
 )
-from chexscore.evaluation.subgroups import NO_NUMBER, Subgroup, splits
+from chexscore.evaluation.subgroups import Subgroup, splits
 from chexscore.intervals import FEWEST, Draws, bootstrap, differences, intervals, number
 from chexscore.predictions import Prediction, Status, in_utf8
 from chexscore.samples import MACRO, MICRO, Sample
@@ -70,12 +70,12 @@ def evaluate(
     drawn.add(ALL, everyone, cases.scores, ours)
     by_column = splits(cases, protocol.subgroups)
     for column, found in by_column:
-        for value, chosen in found:
-            drawn.add(f"{column}={value}", chosen, cases.scores, ours)
-        known = [(value, chosen) for value, chosen in found if value != NO_NUMBER]
-        members = np.any([chosen for _, chosen in known], axis=0)
-        for value, chosen in _to_compare(known):
-            drawn.add(f"{column}={value}{REST}", members & ~chosen, cases.scores, ours)
+        for one in found:
+            drawn.add(f"{column}={one.value}", one.chosen, cases.scores, ours)
+        known = [one for one in found if one.known]
+        members = np.any([one.chosen for one in known], axis=0)
+        for one in _to_compare(known):
+            drawn.add(f"{column}={one.value}{REST}", members & ~one.chosen, cases.scores, ours)
     theirs = _by_name(other_points or {}, cases.names)
     if against is not None and cases.others is not None:
         drawn.add(OTHER, everyone, cases.others, theirs)
@@ -91,7 +91,7 @@ def evaluate(
         defaults=tuple(_chosen_for(points.get(name, {})) for name in cases.names),
         everyone=drawn.group(ALL),
         guess=_guess(cases),
-        splits=tuple(_split(drawn, column, [value for value, _ in found]) for column, found in by_column),
+        splits=tuple(_split(drawn, column, [one.value for one in found]) for column, found in by_column),
         other=drawn.group(OTHER, against) if against is not None else None,
         other_points=theirs if against is not None else {},
         difference=difference,

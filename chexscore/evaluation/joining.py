@@ -13,7 +13,8 @@ def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
     """Finds for each predicted path its line of labels: the same path, or one that the other ends with.
 
     Folders above may be missing on either side: `images/a.png` belongs to `/data/images/a.png`. Whole names
-    are compared, without blanks around the path. Where several would do, the longest common ending decides.
+    are compared, without blanks around the path. Where several would do, the longest common ending decides;
+    a line whose own path is predicted belongs to no other.
 
     Args:
         predicted: paths of the predictions.
@@ -29,26 +30,27 @@ def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
     predictions, lines = _all_parts(predicted, labelled)
     _refuse_twins(predictions, predicted, "predicted twice; keep one of its rows in the predictions")
     _refuse_twins(lines, labelled, "labelled twice; keep one of its lines in the labels")
-    same = set(predictions) & set(lines)
     whole = {parts: [index] for index, parts in enumerate(lines)}
-    loose = {parts: found for parts, found in whole.items() if parts not in same}
     endings: dict[tuple[str, ...], list[int]] = defaultdict(list)
     lengths = {len(parts) for parts in predictions}
-    for parts, found in loose.items():
+    for index, parts in enumerate(lines):
         for length in lengths:
             if length < len(parts):
-                endings[parts[-length:]] += found
+                endings[parts[-length:]].append(index)
 
+    own = {whole[parts][0] for parts in predictions if parts in whole}
     taken: dict[int, int] = {}
     partners: list[int | None] = []
     for number, parts in enumerate(predictions):
-        shorter = (loose[parts[start:]] for start in range(len(parts)) if parts[start:] in loose)
+        shorter = (whole[parts[start:]] for start in range(len(parts)) if parts[start:] in whole)
         found = whole.get(parts) or endings.get(parts) or next(shorter, [])
         if len(found) > 1:
             several = " and ".join(labelled[index] for index in found[:2])
             raise TableError(
                 f"the labels of {predicted[number]} could be those of {several}; name more folders."
             )
+        if found and found[0] in own and parts not in whole:
+            found = []
         if found and found[0] in taken:
             raise TableError(
                 f"the labels of {labelled[found[0]]} could belong to {predicted[taken[found[0]]]} and to "
@@ -69,9 +71,12 @@ def _refuse_twins(paths: list[tuple[str, ...]], written: Sequence[str], fault: s
 
 def _all_parts(*sides: Sequence[str]) -> list[list[tuple[str, ...]]]:
     """The names in each; macOS takes letters with marks apart, others do not, and few have files of both."""
-    alike = [[unicodedata.normalize("NFC", path) for path in side] for side in sides]
-    told_apart = all(len(set(one)) == len(set(side)) for one, side in zip(alike, sides, strict=True))
-    return [[_parts(path) for path in side] for side in (alike if told_apart else sides)]
+    alike = [{path: unicodedata.normalize("NFC", path) for path in side} for side in sides]
+    both = {path for side in alike for path, count in Counter(side.values()).items() if count > 1}
+    return [
+        [_parts(path if known[path] in both else known[path]) for path in side]
+        for side, known in zip(sides, alike, strict=True)
+    ]
 
 
 def _parts(path: str) -> tuple[str, ...]:

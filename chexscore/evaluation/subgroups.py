@@ -5,6 +5,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from chexscore.evaluation.cases import Cases
 from chexscore.evaluation.layouts import find_column
 from chexscore.labels import stripped
 
-__all__ = ["MOST_VALUES", "NO_NUMBER", "Subgroup", "split", "splits"]
+__all__ = ["MOST_VALUES", "Subgroup", "split", "splits"]
 
 MOST_VALUES = 20
 """A column with more values than this is no subgroup but a number or a name."""
@@ -25,19 +26,30 @@ NUMBER = re.compile(r"([<>≤≥]?)[=~\s]*(-?\d+(?:\.\d+)?)\s*(\+?)\s*([A-Za-z]*
 DICOM_AGE = re.compile(r"\d{1,3}[DWM]")
 """DICOM's Age String, as NIH writes ages, but for zeros in front, and years: PS3.5, table 6.2-1."""
 
-PART_OF_A_YEAR = re.compile(r"days?|w(?:ee)?ks?|mo|mos|mths?|months?", re.IGNORECASE)
+PART_OF_A_YEAR = re.compile(r"h(?:ou)?rs?|days?|w(?:ee)?ks?|mos?|mths?|months?", re.IGNORECASE)
 YEARS = ("", "y")
 """How units of years begin, if they are named at all."""
-IN_A_YEAR = {"d": 365.25, "w": 365.25 / 7, "m": 12.0}
+IN_A_YEAR = {"h": 365.25 * 24, "d": 365.25, "w": 365.25 / 7, "m": 12.0}
 
 DIGITS = ".15g"
 """Of edges, as many as floats are sure to keep: dates are numbers, too."""
 
 NO_NUMBER = "unknown"
-"""The subgroup of what is no number, where edges are given; nothing is compared with it."""
+"""The subgroup of what is no number, where edges are given."""
 
-Subgroup = tuple[str, NDArray[np.bool_]]
-"""What the cases of a subgroup have, such as "40 to 59", and [N], which cases they are."""
+
+class Subgroup(NamedTuple):
+    """Some of the cases.
+
+    Attributes:
+        value: what they have, such as "40 to 59".
+        chosen: [N], which they are.
+        known: whether they have that for sure; they are compared with no others if nothing is known.
+    """
+
+    value: str
+    chosen: NDArray[np.bool_]
+    known: bool = True
 
 
 def splits(cases: Cases, subgroups: Sequence[str]) -> list[tuple[str, list[Subgroup]]]:
@@ -91,8 +103,11 @@ def split(cases: Cases, subgroup: str) -> tuple[str, list[Subgroup]]:
         raise UsageError(
             f"--subgroup {subgroup}: {column} has {len(names)} values; give edges, such as {column}:40,60."
         )
-    found = [(name, values == name) for name in dict.fromkeys((*names, "several"))]
-    return column, [(name, chosen) for name, chosen in found if chosen.any()]
+    found = [
+        Subgroup(name, values == name, known=not edges or name != NO_NUMBER)
+        for name in dict.fromkeys((*names, "several"))
+    ]
+    return column, [one for one in found if one.chosen.any()]
 
 
 def _parse(subgroup: str, columns: Sequence[str]) -> tuple[str, list[float]]:
@@ -139,8 +154,8 @@ def _binned(
 def _bounds(cell: str, *, in_years: bool) -> tuple[float, ...]:
     """The least and the largest number that a cell can mean; none if it is no number.
 
-    Days, weeks and months that are written out are parts of a year only where other cells are years; there
-    other units, such as hours, say nothing.
+    Hours to months that are written out are parts of a year only where other cells are years; there other
+    units say nothing.
     """
     found = NUMBER.fullmatch(cell)
     if found is None:
@@ -150,7 +165,7 @@ def _bounds(cell: str, *, in_years: bool) -> tuple[float, ...]:
     if DICOM_AGE.fullmatch(cell) or (in_years and PART_OF_A_YEAR.fullmatch(unit)):
         number /= IN_A_YEAR[unit[0].lower()]
     elif unit.lower() in IN_A_YEAR or (in_years and unit[:1].lower() not in YEARS):
-        return ()  # months, metres or millions; or hours
+        return ()  # months, metres or millions
     if sign in ("<", "≤"):
         return -math.inf, number if sign == "≤" or "=" in cell else math.nextafter(number, -math.inf)
     return number, math.inf if sign or plus else number
