@@ -201,11 +201,11 @@ def predict(
         lock_wait=parse_duration("--lock-wait", lock_wait),
         jsonl=jsonl,
     )
-    stop = Stop() if dry_run else stop_on_signals()
     with contextlib.ExitStack() as opened:
+        listed = None if files_from is None else opened.enter_context(_list(files_from))
+        stop = Stop() if dry_run else stop_on_signals()  # now: to open a pipe may take for ever
         inputs: Iterable[str] = paths or []
-        if files_from is not None:
-            listed = _standard_input() if files_from == "-" else opened.enter_context(_open(files_from))
+        if listed is not None:
             inputs = itertools.chain(inputs, read_list(listed, stop))
         if dry_run:
             if engine == "ray":
@@ -475,14 +475,13 @@ def _print_plan(paths: "Iterable[str]", *, quiet: bool) -> None:
         say(f"{counted(number, 'images')} would be scored")
 
 
-def _standard_input() -> BinaryIO:
-    if sys.stdin is None:
-        raise UsageError("standard input is closed; give --files-from a file.")
-    return sys.stdin.buffer
-
-
-def _open(path: str) -> BinaryIO:
+def _list(source: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """The list of images that `--files-from` names."""
+    if source == "-":
+        if sys.stdin is None:
+            raise UsageError("standard input is closed; give --files-from a file.")
+        return contextlib.nullcontext(sys.stdin.buffer)
     try:
-        return open(path, "rb")
+        return open(source, "rb")
     except OSError as error:
-        raise UsageError(f"{path}: the list of images cannot be read: {error.strerror}.") from error
+        raise UsageError(f"{source}: the list of images cannot be read: {error.strerror}.") from error

@@ -35,6 +35,9 @@ from chexscore.presentation import highest_bit, present
 
 __all__ = ["is_plain", "read_dicom"]
 
+LARGE = 2**20
+"""Bytes of an element that is read when it is asked for."""
+
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"})
 KNOWN_PALETTES = frozenset({"PALETTE COLOR"})
@@ -112,7 +115,7 @@ def is_plain(path: str) -> bool:
 def _read(path: str, max_pixels: int, side: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     """Does what `read_dicom` says; raises nothing that other processes do not understand."""
     try:
-        dataset = pydicom.dcmread(path)
+        dataset = pydicom.dcmread(path, defer_size=LARGE)  # frames of a film that is refused are not read
         _check(dataset, path, max_pixels)
         return present(dataset, side)
     except (ImageError, OSError, MemoryError):

@@ -93,7 +93,7 @@ def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
 def _chunks(file: BinaryIO, stop: Stop) -> Iterator[bytes]:
     """What there is to read, as it comes; a byte order mark in one piece, although its bytes may not be."""
     begin, begun = b"", False
-    while _is_ready(file, stop) and (chunk := os.read(file.fileno(), 65536)):
+    while _is_ready(file, stop) and (chunk := _read(file)):
         if begun or len(begin + chunk) >= len(BOM_UTF8):
             yield begin + chunk
             begin, begun = b"", True
@@ -101,6 +101,13 @@ def _chunks(file: BinaryIO, stop: Stop) -> Iterator[bytes]:
             begin += chunk
     if begin:
         yield begin
+
+
+def _read(file: BinaryIO) -> bytes:
+    try:
+        return os.read(file.fileno(), 65536)
+    except OSError as error:
+        raise UsageError(f"{file.name}: the list of images cannot be read: {error.strerror}.") from error
 
 
 def _is_ready(file: BinaryIO, stop: Stop) -> bool:
@@ -114,7 +121,7 @@ def _is_ready(file: BinaryIO, stop: Stop) -> bool:
 def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:
     for path in paths:
         line = path if separator == b"\0" else path.removesuffix(b"\r")
-        if line.strip():
+        if line if separator == b"\0" else line.strip():
             yield os.fsdecode(line)
 
 

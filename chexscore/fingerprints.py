@@ -11,6 +11,9 @@ __all__ = ["Fingerprint", "leads_to_itself"]
 CLOCK_SKEW_S = 86400.0
 """A file further in the future than this is not young, its time is wrong."""
 
+LATEST = 2**63 - 1
+"""The largest number that SQLite keeps; in nanoseconds the year 2262, which broken clocks write."""
+
 
 class Fingerprint(NamedTuple):
     """A file's size in bytes, and time of modification in nanoseconds since 1970."""
@@ -25,7 +28,8 @@ class Fingerprint(NamedTuple):
             status = os.stat(path)
         except (OSError, ValueError):  # a name with a NUL byte is a ValueError
             return None
-        return None if stat.S_ISDIR(status.st_mode) else cls(status.st_size, status.st_mtime_ns)
+        mtime = min(status.st_mtime_ns, LATEST)
+        return None if stat.S_ISDIR(status.st_mode) else cls(status.st_size, mtime)
 
     def is_younger(self, age: float) -> bool:
         """Whether it was written less than `age` seconds ago; a clock that is ahead makes that negative."""

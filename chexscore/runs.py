@@ -245,7 +245,8 @@ class _Run:
 def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     """The images that a run would score now: none too young and, with `resume`, none that it would take over.
 
-    Whether the output is there already, and an earlier run's model and settings allow a resume, is not looked at.
+    Whether the output is there already, and whether an earlier run's model and settings allow a resume, is
+    not looked at.
 
     Raises:
         UsageError: the output cannot be written or resumed, or the options exclude each other.

@@ -77,6 +77,8 @@ class ImageSpec:
     resize: Resize = Resize.STRETCH
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.height, int) and isinstance(self.width, int)):
+            raise TypeError("an image has whole numbers of pixels")
         if self.height < 1 or self.width < 1:
             raise ModelError(f"an image of {self.height} x {self.width} pixels cannot be scored.")
         object.__setattr__(self, "resize", Resize(self.resize))
@@ -194,5 +196,5 @@ class ModelSpec:
             known["metrics"] = {str(key): float(value) for key, value in known.get("metrics", {}).items()}
             known["provenance"] = {str(key): str(value) for key, value in known.get("provenance", {}).items()}
             return cls(**known)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ModelError(f"the model's description of itself cannot be read: {error!r}.") from error

@@ -39,7 +39,10 @@ class Stop:
 
 
 def stop_on_signals() -> Stop:
-    """A Stop that the first SIGINT or SIGTERM sets; a second SIGINT ends the process at once."""
+    """A Stop that the first SIGINT or SIGTERM sets; a second SIGINT is a KeyboardInterrupt.
+
+    What other threads have begun is waited for all the same.
+    """
     stop = Stop()
 
     def request(number: int, _: object) -> None:

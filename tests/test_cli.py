@@ -213,6 +213,24 @@ def test_lists_of_paths_come_from_a_file_or_standard_input(model: Path, images: 
         "predict", images / "051.png", "--files-from", "-", "-m", model, input="\n".join(names) + "\n"
     )
     assert [line.split(",")[0] for line in done.stdout.splitlines()[1:]] == [f"{images}/051.png", *names]
+    done = chexscore("predict", "--files-from", "-", "-m", model, input=f" \0{names[0]}\0")
+    assert [line.split(",")[0] for line in done.stdout.splitlines()[1:]] == [" ", names[0]]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file that cannot be read")
+def test_a_list_that_cannot_be_read_is_named(model: Path) -> None:
+    done = chexscore("predict", "--files-from", "/proc/self/mem", "-m", model)
+    assert done.returncode == 2
+    assert "/proc/self/mem: the list of images cannot be read: Input/output error" in done.stderr
+
+
+def test_a_pipe_without_a_writer_does_not_keep_a_run_from_stopping(model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list")
+    command = [sys.executable, "-m", "chexscore", "predict", "--files-from", str(tmp_path / "list")]
+    running = subprocess.Popen([*command, "-m", str(model)])
+    time.sleep(1)
+    running.terminate()
+    assert running.wait(timeout=10) == 143
 
 
 def test_a_silent_list_does_not_keep_a_run_from_stopping(model: Path, tmp_path: Path) -> None:

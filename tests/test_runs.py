@@ -74,7 +74,9 @@ def test_resume_of_a_finished_output_scores_what_is_new_or_changed(
     output = tmp_path / "out.csv"
     run([str(images)], str(output), classifier)
     flat("images/000a.png", 77)
-    flat("images/005.png", 200)
+    when = os.stat(images / "005.png").st_mtime_ns
+    (images / "005.png").write_bytes((images / "008.png").read_bytes() + b"another size, at the same time")
+    os.utime(images / "005.png", ns=(when, when))
     os.utime(images / "006.png", (1, 1))
     (images / "007.png").unlink()
     (images / "013.bad.png").unlink()
@@ -118,6 +120,8 @@ def test_rows_of_another_model_or_other_settings_are_not_mixed_in(
     other = Classifier(
         brightness_model(tmp_path / "o.onnx", replace(brightness_spec(), version="2")), device="cpu"
     )
+    with pytest.raises(UsageError, match="batch size"):
+        run([str(images)], output, classifier, Options(resume=True, batch_size=2))
     with pytest.raises(UsageError, match="model sha256"):
         run([str(images)], output, other, RESUME)
     run([str(images)], output, other, OVERWRITE)
@@ -240,6 +244,15 @@ def test_files_from_a_clock_that_is_ahead_are_young(
     with pytest.raises(NoImageError, match=r"no image is older than --min-age"):
         run([str(images)], str(tmp_path / "out.csv"), classifier, Options(min_age=60))
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_file_from_beyond_what_sqlite_counts_is_scored_and_resumed(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    late = 2**63 // 10**9 + 10**8  # the year 2265
+    os.utime(images / "003.png", (late, late))
+    run([str(images)], str(tmp_path / "out.csv"), classifier)
+    assert run([str(images)], str(tmp_path / "out.csv"), classifier, RESUME).unchanged == 40
 
 
 def test_a_link_stays_one(classifier: Classifier, images: Path, tmp_path: Path, whole: bytes) -> None:

@@ -91,12 +91,12 @@ def test_an_image_that_fails_once_is_scored_the_next_time(model: Path, flat: Fla
 def test_a_score_that_is_no_number_is_a_failure(model: Path, flat: Flat) -> None:
     def fault(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         scores = np.full((len(images), 2), 0.5, dtype=np.float32)
-        scores[1, 0], scores[2, 1] = np.nan, 1.5
+        scores[1, 0], scores[2, 1], scores[3, 0] = np.nan, 1.5, -0.5
         return scores
 
-    paths = [str(flat(f"{i}.png", i)) for i in range(4)]
-    results = list(score_images(paths, Stub(model, fault), batch_size=4))
-    assert [r.status for r in results] == [Status.OK, Status.FAILED, Status.FAILED, Status.OK]
+    paths = [str(flat(f"{i}.png", i)) for i in range(5)]
+    results = list(score_images(paths, Stub(model, fault), batch_size=5))
+    assert [r.status for r in results] == [Status.OK, *[Status.FAILED] * 3, Status.OK]
 
 
 @pytest.mark.parametrize("error", [NetworkError("out of memory"), MemoryError()])

@@ -56,6 +56,7 @@ def test_fields_of_later_versions_are_passed_over() -> None:
         ),
         ({"image": {"height": 8, "width": 0}}, "cannot be scored"),
         ({"image": {"height": 8, "width": 8, "resize": "squeeze"}}, "squeeze"),
+        ({"image": {"height": 8.0, "width": 8}}, "whole numbers of pixels"),
         ({"image": 8}, "cannot be read"),
     ],
 )
@@ -65,7 +66,7 @@ def test_a_spec_that_contradicts_itself_is_refused(change: dict[str, object], sa
         ModelSpec.from_json(json.dumps(content))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"labels": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"labels": 3}', "[" * 100_000])
 def test_what_is_no_spec_is_a_model_error(text: str) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         ModelSpec.from_json(text)
