@@ -230,6 +230,8 @@ def test_few_patients_and_images_of_none_get_a_word(tmp_path: Path) -> None:
     assert about["evaluated"] == "37 images of 19 patients"
     assert about["caution"].startswith("only 19 patients: the intervals are rough")
     assert about["on their own"] == "1 image whose path names no patient or study"
+    by_image = evaluate(predictions, labels, {}, Protocol(group="image", resamples=0))
+    assert "on their own" not in describe(by_image, predictions, {}), "each image is that"
     assert "caution" not in describe(evaluate(*simulated(tmp_path), {}, QUICK), predictions, {})
 
 

@@ -88,6 +88,11 @@ def test_columns_of_a_spreadsheet_without_name_and_cells_are_none(tmp_path: Path
         read(tmp_path, "path,Edema,,\na.png,1,x,y\n")
 
 
+def test_a_label_is_a_whole_number_to_the_last_digit(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"line 3: '0.99999999' is not 1, 0, -1 or blank"):
+        read(tmp_path, "path,A\na.png,1\nb.png,0.99999999\n").targets(["A"], uncertain=IGNORE, blank=IGNORE)
+
+
 def test_a_quote_without_its_end_is_told(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"labels.csv: not a CSV: unexpected end .* begins in line 3"):
         read(tmp_path, 'path,A,Remark\na.png,1,5" film\nb.png,0,"late\nc.png,1,\n')

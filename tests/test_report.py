@@ -88,6 +88,7 @@ def page(evaluation: Evaluation, **options: int) -> Page:
     about = describe(evaluation, "out.csv", ABOUT, "out.csv" if evaluation.other else None, {})
     html = to_html(evaluation, about, **options)
     assert not re.search(r"(src|href)=.(?!data:|#)", html), "a page that needs nothing else"
+    assert not re.search("<th(?! scope=)[ >]", html), "screen readers read a heading with each cell"
     return Page(html)
 
 
@@ -179,6 +180,14 @@ def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=re.escape("pip install 'chexscore[report]'")):
         check_plots()
+
+
+def test_a_caution_keeps_the_names_in_it(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,WardKey,A\na.png,x,1\nb.png,y,0\n")
+    (tmp_path / "out.csv").write_text("path,status,A,note\na.png,ok,0.9,\nb.png,ok,0.1,\n")
+    protocol = Protocol(group="WardKey", resamples=20)
+    found = evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), {}, protocol)
+    assert "Only 2 values of WardKey: the intervals are rough" in page(found).text
 
 
 def test_cells_that_are_no_utf_8_control_characters_and_dollar_signs_are_survived(tmp_path: Path) -> None:
