@@ -115,9 +115,12 @@ def is_plain(path: str) -> bool:
 def _read(path: str, max_pixels: int, side: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     """Does what `read_dicom` says; raises nothing that other processes do not understand."""
     try:
-        dataset = pydicom.dcmread(path, defer_size=LARGE)  # frames of a film that is refused are not read
-        _check(dataset, path, max_pixels)
-        return present(dataset, side)
+        # What is deferred is not read of a film that is refused. pydicom would open a buffered file again, by
+        # its name, which another film may have by then.
+        with open(path, "rb", buffering=0) as file:
+            dataset = pydicom.dcmread(file, defer_size=LARGE)
+            _check(dataset, path, max_pixels)
+            return present(dataset, side)
     except (ImageError, OSError, MemoryError):
         raise
     except Exception as error:  # so do damaged pixels their decoders

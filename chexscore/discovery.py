@@ -66,14 +66,15 @@ def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:
     """Reads a list of paths as it comes: one a line, or with NUL bytes between them (`find -print0`).
 
     Empty lines are passed over, and a byte order mark ahead; a path may be any bytes that the separator is
-    not.
+    not, and between NUL bytes blanks alone.
 
     Args:
         file: a file, or a pipe that may be silent for long.
         stop: ends the list.
 
     Raises:
-        UsageError: it is UTF-16, as PowerShell writes it, where every letter would be a path; or an image.
+        UsageError: it cannot be read; is UTF-16, as PowerShell writes it, where every letter would be a path;
+            or an image.
     """
     separator, rest = b"", b""
     for number, chunk in enumerate(_chunks(file, stop or Stop())):

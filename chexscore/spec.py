@@ -77,9 +77,7 @@ class ImageSpec:
     resize: Resize = Resize.STRETCH
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.height, int) and isinstance(self.width, int)):
-            raise TypeError("an image has whole numbers of pixels")
-        if self.height < 1 or self.width < 1:
+        if not all(isinstance(side, int) and side > 0 for side in (self.height, self.width)):
             raise ModelError(f"an image of {self.height} x {self.width} pixels cannot be scored.")
         object.__setattr__(self, "resize", Resize(self.resize))
 

@@ -320,9 +320,15 @@ def test_a_ray_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         raise Exception("The current node timed out during startup")  # noqa: TRY002, as Ray does
 
     monkeypatch.setattr(ray, "init", too_slow)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ChexscoreError, match=r"neither reached nor started .* timed out during startup"):
-        connected(None).__enter__()
+    for address, variable in ((None, ""), ("local", "127.0.0.1:2")):
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+        with pytest.raises(ChexscoreError, match=r"neither reached nor started .* timed out during startup"):
+            connected(address).__enter__()
+
+
+def test_a_plan_refuses_what_a_run_would(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="writes a folder of parts"):
+        plan([str(tmp_path)], str(tmp_path / "out.csv"), Options())
 
 
 def test_a_node_with_other_decoders_is_refused() -> None:

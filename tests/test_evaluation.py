@@ -263,6 +263,11 @@ def test_views_of_one_score_have_that_mean(tmp_path: Path) -> None:
     assert cases.scores[:, 0].tolist() == [0.7, 0.7]
     small = write_predictions(tmp_path / "small.csv", "A", images[2:], np.full((2, 1), 0.000001))
     assert read_cases(small, labels, Protocol(by="study", views="mean")).scores.tolist() == [[1e-6], [1e-6]]
+    paths = [f"patient{study}/study1/{view}.png" for study in range(4) for view in range(3)]
+    views = np.array([[0.4], [0.1], [0.1], [0.1], [0.4], [0.1], [0.1], [0.1], [0.4], [0.2], [0.2], [0.2]])
+    mixed = write_predictions(tmp_path / "mixed.csv", "A", paths, views)
+    of_all = label_csv(tmp_path, "path,A\n" + "".join(f"{path},1\n" for path in paths))
+    assert set(read_cases(mixed, of_all, Protocol(by="study", views="mean")).scores[:, 0]) == {0.2}
 
 
 @pytest.mark.parametrize(
@@ -521,6 +526,7 @@ def test_an_edge_begins_the_group_above_it(tmp_path: Path) -> None:
     stays = ("38 weeks", "36 weeks", "40 wks")
     assert binned(tmp_path, stays, "Age:37,40") == [("under 37", 1), ("37 to 39", 1), ("40 and over", 1)]
     assert binned(tmp_path, ("90+", "89+"), "Age:95") == [("unknown", 2)]
+    assert binned(tmp_path, ("12 h", "36 h"), "Age:24") == [("under 24", 1), ("24 and over", 1)]
     dates = [("under 20200102", 1), ("20200102 to 20200102", 1), ("20200103 and over", 2)]
     assert (
         binned(tmp_path, ("20200101", "20200102", "20200103", "20200104"), "Age:20200102,20200103") == dates

@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chexscore import load_image
 from chexscore.depth import to_uint8
+from chexscore.dicom import LARGE
 from chexscore.errors import (
     ChexscoreError,
     ImageError,
@@ -25,6 +26,7 @@ from chexscore.errors import (
     UnsupportedImageError,
 )
 from chexscore.grayscale import show
+from chexscore.presentation import present
 from chexscore.spec import ImageSpec, Resize
 from chexscore.tags import read_tags
 from tests.phantoms import draw
@@ -311,6 +313,22 @@ def test_dicom_padding_is_black_and_does_not_flatten_the_rest(tmp_path: Path, ta
     expected = FILM.copy()
     expected[:8] = 0
     assert dicom_difference(path, expected) <= 1
+
+
+def test_a_dicom_that_is_replaced_while_it_is_read_keeps_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = np.tile(DEEP, (13, 13))
+    assert large.nbytes > LARGE
+    path = save_dicom(tmp_path / "x.dcm", large)
+    expected = load_image(path)
+
+    def replace_first(dataset: pydicom.Dataset, side: int) -> object:
+        os.replace(save_dicom(tmp_path / "y.dcm", 4000 - large), path)
+        return present(dataset, side)
+
+    monkeypatch.setattr("chexscore.dicom.present", replace_first)
+    np.testing.assert_array_equal(load_image(path), expected)
 
 
 @pytest.mark.parametrize("tags", [{}, NEGATIVE])

@@ -56,7 +56,7 @@ def test_fields_of_later_versions_are_passed_over() -> None:
         ),
         ({"image": {"height": 8, "width": 0}}, "cannot be scored"),
         ({"image": {"height": 8, "width": 8, "resize": "squeeze"}}, "squeeze"),
-        ({"image": {"height": 8.0, "width": 8}}, "whole numbers of pixels"),
+        ({"image": {"height": 8.0, "width": 8}}, "8.0 x 8 pixels cannot be scored"),
         ({"image": 8}, "cannot be read"),
     ],
 )

@@ -161,14 +161,15 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     """The images that a run would list now.
 
     Raises:
-        UsageError: for a run that goes on, whose list is in its folder; or for what is not for a cluster, or
-            no place for its output.
+        UsageError: for a run that goes on, whose list is in its folder; for what is not for a cluster; or for
+            an output that a run would refuse.
     """
-    _check_options(options)
-    if output != STDOUT:
-        _check(output, options)
     if options.resume:
         raise UsageError(f"{output}: --dry-run lists what a new run would score; leave --resume out.")
+    if output == STDOUT:
+        _check_options(options)
+    else:
+        _check(output, options)
     return find(paths)
 
 

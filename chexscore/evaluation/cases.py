@@ -21,6 +21,9 @@ from chexscore.tables import check_csv
 __all__ = ["Cases", "Protocol", "join_cases", "read_cases"]
 
 
+MEAN_DIGITS = 12
+"""Of the mean score of a study's views: fewer than rounding errors of its sum reach."""
+
 NO_UTF8 = re.compile("[\udc80-\udcff]")
 """What stands for bytes that are no UTF-8; PEP 383."""
 
@@ -253,9 +256,10 @@ def _by_study(cases: Cases, protocol: Protocol) -> Cases:
     def together(scores: NDArray[np.float64]) -> NDArray[np.float64]:
         if protocol.views == "max":
             return np.maximum.reduceat(scores[order], starts)
-        # Within their bounds, or views of one score would have another mean, by rounding.
+        # The same whatever the order of the views, and for views of one score that score to its last digit.
+        means = (np.add.reduceat(scores[order], starts) / np.bincount(case)[:, None]).round(MEAN_DIGITS)
         least, most = (bound.reduceat(scores[order], starts) for bound in (np.minimum, np.maximum))
-        return np.clip(np.add.reduceat(scores[order], starts) / np.bincount(case)[:, None], least, most)
+        return np.clip(means, least, most)
 
     return replace(
         cases,

@@ -71,12 +71,9 @@ def _refuse_twins(paths: list[tuple[str, ...]], written: Sequence[str], fault: s
 
 def _all_parts(*sides: Sequence[str]) -> list[list[tuple[str, ...]]]:
     """The names in each; macOS takes letters with marks apart, others do not, and few have files of both."""
-    alike = [{path: unicodedata.normalize("NFC", path) for path in side} for side in sides]
-    both = {path for side in alike for path, count in Counter(side.values()).items() if count > 1}
-    return [
-        [_parts(path if known[path] in both else known[path]) for path in side]
-        for side, known in zip(sides, alike, strict=True)
-    ]
+    alike = [[unicodedata.normalize("NFC", path) for path in side] for side in sides]
+    told_apart = all(len(set(one)) == len(set(side)) for one, side in zip(alike, sides, strict=True))
+    return [[_parts(path) for path in side] for side in (alike if told_apart else sides)]
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -27,6 +27,9 @@ DICOM_AGE = re.compile(r"\d{1,3}[DWM]")
 """DICOM's Age String, as NIH writes ages, but for zeros in front, and years: PS3.5, table 6.2-1."""
 
 PART_OF_A_YEAR = re.compile(r"h(?:ou)?rs?|days?|w(?:ee)?ks?|mos?|mths?|months?", re.IGNORECASE)
+AMBIGUOUS = frozenset("dwm")
+"""Units that may be others, too: m is months, metres or millions."""
+
 YEARS = ("", "y")
 """How units of years begin, if they are named at all."""
 IN_A_YEAR = {"h": 365.25 * 24, "d": 365.25, "w": 365.25 / 7, "m": 12.0}
@@ -164,8 +167,8 @@ def _bounds(cell: str, *, in_years: bool) -> tuple[float, ...]:
     number = float(digits)
     if DICOM_AGE.fullmatch(cell) or (in_years and PART_OF_A_YEAR.fullmatch(unit)):
         number /= IN_A_YEAR[unit[0].lower()]
-    elif unit.lower() in IN_A_YEAR or (in_years and unit[:1].lower() not in YEARS):
-        return ()  # months, metres or millions
+    elif unit.lower() in AMBIGUOUS or (in_years and unit[:1].lower() not in YEARS):
+        return ()
     if sign in ("<", "≤"):
         return -math.inf, number if sign == "≤" or "=" in cell else math.nextafter(number, -math.inf)
     return number, math.inf if sign or plus else number
