@@ -203,7 +203,7 @@ def predict(
     )
     with contextlib.ExitStack() as opened:
         listed = None if files_from is None else opened.enter_context(_list(files_from))
-        stop = Stop() if dry_run else stop_on_signals()  # now: to open a pipe may take for ever
+        stop = Stop() if dry_run else stop_on_signals()  # not before: opening a pipe may take for ever
         inputs: Iterable[str] = paths or []
         if listed is not None:
             inputs = itertools.chain(inputs, read_list(listed, stop))

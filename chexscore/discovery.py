@@ -120,9 +120,12 @@ def _is_ready(file: BinaryIO, stop: Stop) -> bool:
 
 
 def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:
+    if separator == b"\0":
+        yield from map(os.fsdecode, filter(None, paths))
+        return
     for path in paths:
-        line = path if separator == b"\0" else path.removesuffix(b"\r")
-        if line if separator == b"\0" else line.strip():
+        line = path.removesuffix(b"\r")
+        if line.strip():
             yield os.fsdecode(line)
 
 

@@ -40,7 +40,7 @@ def connected(address: str | None) -> Iterator[None]:
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="critical")
-    except Exception as error:  # a node that does not start in time is no more than that
+    except Exception as error:  # Ray has no kind of its own for a node that does not start in time
         where = address or os.environ.get("RAY_ADDRESS")
         token = "" if "RAY_AUTH_MODE" in os.environ else " (RAY_AUTH_MODE=token for a cluster with tokens)"
         if not where or where == "local":
