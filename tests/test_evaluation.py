@@ -261,8 +261,10 @@ def test_views_of_one_score_have_that_mean(tmp_path: Path) -> None:
     labels = label_csv(tmp_path, "path,A\n" + "".join(f"{image},1\n" for image in images))
     cases = read_cases(predictions, labels, Protocol(by="study", views="mean"))
     assert cases.scores[:, 0].tolist() == [0.7, 0.7]
-    small = write_predictions(tmp_path / "small.csv", "A", images[2:], np.full((2, 1), 0.000001))
-    assert read_cases(small, labels, Protocol(by="study", views="mean")).scores.tolist() == [[1e-6], [1e-6]]
+    small = tmp_path / "small.csv"
+    small.write_text("path,status,A,note\n" + "".join(f"{image},ok,1e-14,\n" for image in images[2:]))
+    cases = read_cases(str(small), labels, Protocol(by="study", views="mean"))
+    assert cases.scores[:, 0].tolist() == [1e-14, 1e-14]
     paths = [f"patient{study}/study1/{view}.png" for study in range(4) for view in range(3)]
     views = np.array([[0.4], [0.1], [0.1], [0.1], [0.4], [0.1], [0.1], [0.1], [0.4], [0.2], [0.2], [0.2]])
     mixed = write_predictions(tmp_path / "mixed.csv", "A", paths, views)

@@ -306,6 +306,9 @@ def test_dicom_padding_is_black_and_does_not_flatten_the_rest(tmp_path: Path, ta
     expected[:8] = 0
     assert dicom_difference(path, expected) <= (2 if tags else 1)
     assert not load_image(path)[:8].any()
+
+
+def test_dicom_padding_below_all_values_does_not_flatten_the_rest(tmp_path: Path) -> None:
     lowest = DEEP.astype(np.int16)
     lowest[:8] = -32768
     signed = {"PixelRepresentation": 1, "PixelPaddingValue": -32768}

@@ -125,14 +125,13 @@ def _split(drawn: "_Drawn", column: str, values: Sequence[str]) -> Split:
     for name in names:
         if drawn.size(name) >= FEWEST and 2 * (complete[name] & everyone).sum() >= everyone.sum():
             over &= complete[name]
-    none = np.zeros_like(over)
     return Split(
         column,
         drawn.group(ALL, f"{column}: all", over),
         tuple(
             SubgroupResult(value, drawn.group(name, name, kept), drawn.to_the_rest(name, kept))
             for value, name in zip(values, names, strict=True)
-            for kept in [over if (complete[name] >= over).all() else none]
+            for kept in [drawn.if_complete(name, over)]
         ),
     )
 
@@ -186,6 +185,10 @@ class _Drawn:
         """[L], labels that a sample has both classes of."""
         return self._samples[name].complete["auc"]
 
+    def if_complete(self, name: str, over: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The labels `over` if a sample has both classes of all of them, else none: no mean is over fewer."""
+        return over if (self.complete(name) >= over).all() else np.zeros_like(over)
+
     def size(self, name: str) -> int:
         """How many patients, or what else is drawn, a sample has."""
         return len(np.unique(self._samples[name].groups))
@@ -209,9 +212,7 @@ class _Drawn:
         rest = name + REST
         if rest not in self._draws:
             return None
-        # As the means of a column, that of a difference is over all of these labels, or it is not there.
-        kept = over if (self.complete(rest) >= over).all() else np.zeros_like(over)
-        return self.difference(name, rest, rest, kept)
+        return self.difference(name, rest, rest, self.if_complete(rest, over))
 
     def _table(
         self,
