@@ -171,8 +171,6 @@ def _check(dataset: pydicom.Dataset, path: str, max_pixels: int) -> None:
         if highest_bit(dataset) != dataset.BitsStored - 1:  # decoders differ there
             raise UnsupportedImageError(path, "compressed, and not in the lowest bits; store it plain")
         rows, columns = _code_size(next(generate_frames(dataset.PixelData, number_of_frames=1)))
-        if rows * columns > max_pixels:
-            raise TooLargeImageError(path, f"its pixels are {columns} x {rows}, above {max_pixels:,}")
         if (rows, columns) != (dataset.Rows, dataset.Columns):
             said = f"{dataset.Columns} x {dataset.Rows} in its header, {columns} x {rows} in its pixels"
             raise UnreadableImageError(path, f"damaged: {said}")

@@ -58,8 +58,15 @@ def _padding(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.bool_
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:
         return np.zeros(values.shape, dtype=np.bool_)
-    ends = (value, value if limit is None else limit)
+    ends = [_as_stored(int(end), dataset) for end in (value, value if limit is None else limit)]
     return np.asarray((values >= min(ends)) & (values <= max(ends)))
+
+
+def _as_stored(value: int, dataset: pydicom.Dataset) -> int:
+    """A value of the header with the sign that pixels have: some write -2000 as 63536, of 16 bits."""
+    kinds, signed = 2 ** int(dataset.BitsAllocated), dataset.PixelRepresentation == 1
+    value %= kinds
+    return value - kinds if signed and value >= kinds // 2 else value
 
 
 def _modality(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
@@ -68,7 +75,8 @@ def _modality(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
     if table is not None:
         return _looked_up(values, table, dataset, signed=dataset.PixelRepresentation == 1)
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    if slope is None or intercept is None or (slope, intercept) == (1, 0):
+    # A slope of 0 would make one value of all: DCMTK takes it for none, too.
+    if not slope or intercept is None or (slope, intercept) == (1, 0):
         return values  # integers, whose depth `to_uint8` knows
     return values * float(slope) + float(intercept)
 

@@ -33,7 +33,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 80_000_000
 """Default of the largest image that is decoded; the largest X-ray detectors give about 20 million."""
 
-READING = 1
+READING = 2
 """Increased whenever a change, here or in what reads DICOM, makes other pixels of the same file: then neither
 prepared pixels nor the rows of a stopped run are gone on with."""
 

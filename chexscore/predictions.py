@@ -25,7 +25,7 @@ __all__ = [
 
 DECIMALS = 6
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What spreadsheets take for the beginning of a formula (OWASP, CSV injection)."""
 
 

@@ -258,11 +258,18 @@ def test_a_rescale_of_whole_words_changes_no_more_than_the_sign(
 
 
 def test_a_rescale_to_one_value_is_no_picture_but_a_film_of_one_is(tmp_path: Path) -> None:
-    for numbers in (("0", "5"), ("1", "1e20")):
-        tags = dict(zip(("RescaleSlope", "RescaleIntercept"), numbers, strict=True))
-        with pytest.raises(UnreadableImageError, match="ValueError"):
-            load_image(save_dicom(tmp_path / "x.dcm", DEEP, **tags))
-        assert not load_image(save_dicom(tmp_path / "y.dcm", np.full_like(DEEP, 7), **tags)).any()
+    tags = {"RescaleSlope": "1", "RescaleIntercept": "1e20"}
+    with pytest.raises(UnreadableImageError, match="ValueError"):
+        load_image(save_dicom(tmp_path / "x.dcm", DEEP, **tags))
+    assert not load_image(save_dicom(tmp_path / "y.dcm", np.full_like(DEEP, 7), **tags)).any()
+
+
+@pytest.mark.parametrize("inverted", [{}, {"PhotometricInterpretation": "MONOCHROME1"}])
+def test_a_slope_of_0_is_none(tmp_path: Path, inverted: dict[str, str]) -> None:
+    plain = load_image(save_dicom(tmp_path / "x.dcm", DEEP, **TWELVE, **inverted))
+    none = {"RescaleSlope": "0", "RescaleIntercept": "5", **inverted}
+    assert len(np.unique(plain)) > 100
+    np.testing.assert_array_equal(load_image(save_dicom(tmp_path / "y.dcm", DEEP, **TWELVE, **none)), plain)
 
 
 def test_a_window_that_is_no_number_is_none(tmp_path: Path) -> None:
@@ -337,6 +344,7 @@ def test_a_modality_table_of_words_begins_far_above_0_in_implicit_vr_too(tmp_pat
             "+Wi",
             {"WindowCenter": "-200", "WindowWidth": "900", "RescaleSlope": "0.5", "RescaleIntercept": "-800"},
         ),
+        ("+Wi", {**WIDE, "RescaleSlope": "0", "RescaleIntercept": "7"}),
         ("+Wl", {"VOILUTSequence": table(curve(4096, 4095).astype(np.uint16), 0, 12)}),
         ("+Wl", {"VOILUTSequence": table(curve(1000, 255).astype(np.uint8), 500, 8)}),
         ("+Wl", {"VOILUTSequence": table(curve(2000, 65535).astype(np.uint16), 300, 16)}),

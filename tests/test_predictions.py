@@ -52,7 +52,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 def test_thresholds_and_tags_stand_behind_the_note(tmp_path: Path) -> None:
     columns = Columns(("Bright", "Dark"), {"Bright": 0.25, "Dark": 0.7}, ("StudyID", "StationName"))
-    rows = [replace(ROWS[0], tags={"StudyID": "=1+1"}), ROWS[1]]
+    rows = [replace(ROWS[0], tags={"StudyID": "\n=1+1"}), ROWS[1]]
     path = Path(write(tmp_path / "out.csv", rows, columns))
     with path.open(newline="") as file:
         assert list(csv.reader(file)) == [
@@ -67,7 +67,7 @@ def test_thresholds_and_tags_stand_behind_the_note(tmp_path: Path) -> None:
                 "StudyID",
                 "StationName",
             ],
-            ["./images/a.png", "ok", "0.250000", "0.666667", "", "1", "0", "'=1+1", ""],
+            ["./images/a.png", "ok", "0.250000", "0.666667", "", "1", "0", "'\n=1+1", ""],
             [ROWS[1].path, "unreadable", "", "", "the file is empty", "", "", "", ""],
         ]
     assert read_predictions(str(path))[0] == ("Bright", "Dark")
