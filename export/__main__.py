@@ -14,7 +14,9 @@ from chexscore.spec import Precision
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
 os.environ["KERAS_BACKEND"] = "tensorflow"  # tf2onnx reads TensorFlow's graphs, whatever trained the network
 
-EXIT_CODES = "Exit codes: 0 published, 1 refused or failed and the message says why, 2 wrong usage."
+EXIT_CODES = (
+    "Exit codes: 0 published, 1 refused or failed and the message says why, 2 wrong usage, 130 stopped."
+)
 
 
 def _named_onnx(output: Path) -> Path:
@@ -136,5 +138,5 @@ def _report(line: str) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error("export"):
+    with exit_on_error("export", "stopped; nothing was published."):
         app()

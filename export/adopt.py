@@ -243,15 +243,20 @@ def _check_kind(
             f"probabilities, as {file} has it; {advice}."
         )
     last = last_node(network, spec.output.name)
-    if said == "logits" and last is not None and last.op_type == "LogSoftmax":
+    if said == "logits" and last is not None and last.op_type in ("LogSoftmax", "Log"):
         raise ModelError(
-            f"{foreign} ends in a LogSoftmax, whose values never pass 0: no logits for a sigmoid, as {file} "
-            'has it; kind = "softmax" makes probabilities of them.'
+            f"{foreign} ends in a {last.op_type}, whose values never pass 0: no logits for a sigmoid, as "
+            f'{file} has it; kind = "softmax" makes probabilities of those of a softmax.'
         )
     if said != "probabilities" and found == "probabilities":
         raise ModelError(
             f"{foreign} ends in a sigmoid or softmax, so it gives no logits, as {file} has it; with "
             f'kind = "probabilities" no second one is put behind it.'
+        )
+    if said != "probabilities" and found is None and low >= -ROUNDING and high <= 1 + ROUNDING:
+        raise ModelError(
+            f"{foreign} gives values from {low:.3g} to {high:.3g}, as probabilities are, and nothing in it "
+            f'tells that they are none, as {file} has it; with kind = "probabilities" nothing is added.'
         )
 
 

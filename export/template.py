@@ -46,6 +46,9 @@ labels = [
 """
 
 
+DOUBT = "  # the file does not tell which"
+
+
 def write_template(foreign: Path, output: Path) -> str:
     """Writes a spec for a foreign network, with what the file itself says filled in, and says what to edit.
 
@@ -71,17 +74,22 @@ def write_template(foreign: Path, output: Path) -> str:
         name=_quoted(visible(foreign.stem)),
         input=_quoted(images[0].name),
         layout=layout,
-        channels=channels if channels in (1, 3) else 1,
-        height=height if isinstance(height, int) and height else 224,
-        width=width if isinstance(width, int) and width else 224,
+        channels=_known(channels),
+        height=_known(height),
+        width=_known(width),
         output=_quoted(scores[0].name),
         kind=kind or "",
-        doubt="" if kind else "  # the file does not tell which",
+        doubt="" if kind else DOUBT,
         labels="".join(f'  "{PLACEHOLDER.format(i + 1)}",\n' for i in range(labels)),
     )
     with replacing(str(output)) as file:
         file.write(content.encode())
     return f"wrote {output}: edit the labels and the range of pixel values, then adopt"
+
+
+def _known(size: int | str) -> str:
+    """A size of the input as TOML; adopting refuses 0."""
+    return str(size) if isinstance(size, int) and size else f"0{DOUBT}"
 
 
 def _quoted(text: str) -> str:

@@ -137,7 +137,7 @@ def films(tmp_path: Path) -> Path:
         ({"head": np.abs(HEAD) / 9}, {}, (0, 1, 0, 1)),  # logits that happen to lie in 0..1
         ({"head": np.abs(HEAD) / 9, "end": ("Cast", "Concat")}, {}, (0, 1, 0, 1)),
         ({"end": ("Sigmoid", "Cast", "Concat")}, {}, (0, 1, 0, 1)),
-        ({"end": ("Abs",), "head": np.abs(HEAD)}, {"kind": '"logits"'}, (0, 1, 0, 1)),
+        ({"end": ("Abs",), "head": 9 * np.abs(HEAD)}, {"kind": '"logits"'}, (0, 1, 0, 1)),
         ({"end": ("Sigmoid",), "opset": 10}, {}, (0, 1, 0, 1)),
         ({"name": "location", "batch": -1}, {}, (0, 1, 0, 1)),
     ],
@@ -301,13 +301,20 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
     given.write_text(given.read_text().replace('kind = ""', 'kind = "logits"'))
     with pytest.raises(ModelError, match=r'no logits for a sigmoid.*kind = "softmax"'):
         publish_foreign(logarithms, given, tmp_path / "model.onnx")
+    squeezed = foreign_model(tmp_path / "doubtful.onnx", end=("Sigmoid", "Abs"))
+    given = spec_for(squeezed)
+    untold = given.read_text()
+    for kind in ("logits", "softmax"):
+        given.write_text(untold.replace('kind = ""', f'kind = "{kind}"'))
+        with pytest.raises(ModelError, match=r'as probabilities are.*with kind = "probabilities" nothing is'):
+            publish_foreign(squeezed, given, tmp_path / "model.onnx")
     percent = foreign_model(tmp_path / "percent.onnx", end=("Sigmoid", "Mul"))
-    untold = spec_for(percent)
+    unsaid = spec_for(percent)
     with pytest.raises(UsageError, match=r"output\.kind"):
-        publish_foreign(percent, untold, tmp_path / "model.onnx")
-    untold.write_text(untold.read_text().replace('kind = ""', 'kind = "probabilities"'))
+        publish_foreign(percent, unsaid, tmp_path / "model.onnx")
+    unsaid.write_text(unsaid.read_text().replace('kind = ""', 'kind = "probabilities"'))
     with pytest.raises(ModelError, match=r"values from .* to .*; end it in what it was trained to end in"):
-        publish_foreign(percent, untold, tmp_path / "model.onnx")
+        publish_foreign(percent, unsaid, tmp_path / "model.onnx")
     with pytest.raises(UsageError, match="exists already"):
         write_template(good, spec)
     with pytest.raises(UsageError, match="the spec cannot be read"):
@@ -336,3 +343,16 @@ def test_the_commands_need_no_tensorflow_and_end_with_the_right_codes(tmp_path: 
     refused = export("adopt", tmp_path / "none.onnx", "--spec", spec, "-o", model)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("export: error: ")
+
+
+def test_a_size_that_the_file_leaves_open_is_not_guessed(tmp_path: Path) -> None:
+    foreign = foreign_model(tmp_path / "foreign.onnx")
+    network = onnx.load(foreign)
+    for axis in network.graph.input[0].type.tensor_type.shape.dim[1:]:
+        axis.dim_param = "open"
+    onnx.save(network, foreign)
+    spec = spec_for(foreign)
+    given = tomllib.loads(spec.read_text())["input"]
+    assert [given[name] for name in ("channels", "height", "width")] == [0, 0, 0]
+    with pytest.raises(UsageError, match=r"input\.height"):
+        publish_foreign(foreign, spec, tmp_path / "model.onnx")
