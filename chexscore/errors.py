@@ -44,6 +44,9 @@ __all__ = [
 
 LONGEST_LINE = 300
 
+INTERRUPTED = 130
+"""Exit code of what SIGINT has stopped, as shells have it: 128 and the signal's number."""
+
 
 class ChexscoreError(Exception):
     """Base of every exception that chexscore raises on purpose; its text is one sentence for the user."""
@@ -140,16 +143,21 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def exit_on_error(program: str) -> Iterator[None]:
-    """Ends the process with one sentence and the right exit code if what it encloses fails.
+def exit_on_error(program: str, stopped: str) -> Iterator[None]:
+    """Ends the process with one sentence and the right exit code if what it encloses fails or is interrupted.
 
     Args:
         program: how the sentence begins.
+        stopped: how it goes on after an interrupt.
     """
     try:
         yield
     except ChexscoreError as error:
         _end(f"{program}: error: {error}", error.exit_code)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # as Typer ends what SIGINT stops
+            _end(f"{program}: {stopped}", INTERRUPTED)
+        raise
     except OSError as error:  # a full disk, a folder that is not ours
         _end(f"{program}: error: {' '.join(filter(None, (str(error.filename or ''), error.strerror)))}.", 1)
 

@@ -194,9 +194,17 @@ def test_nihs_own_table_and_its_images_in_several_folders(tmp_path: Path) -> Non
     (tmp_path / "Data_Entry_2017.csv").write_text(NIH.replace("No Finding", " "))
     with pytest.raises(TableError, match="line 3: a blank among its findings"):
         read_table(tmp_path, data)
+    (tmp_path / "Data_Entry_2017.csv").write_text(NIH)
+    (tmp_path / "images_masks").mkdir()
+    (tmp_path / "images_masks" / "00000002_000.png").touch()
+    with pytest.raises(TableError, match=r"there are images_002/images/0.* and images_masks/0.*; only one"):
+        read_table(tmp_path, data)
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text(NIH)
     with pytest.raises(TableError, match=r"is to be Data_Entry_2017\*\.csv, and there are Data_Entry"):
         read_table(tmp_path, data)
+    (tmp_path / "images_masks" / "00000002_000.png").unlink()
+    elsewhere = data.model_copy(update={"table": str(tmp_path / "Data_Entry_2017_*.csv")})
+    assert list(read_table(tmp_path, elsewhere)["path"]) == list(table["path"])
 
 
 @pytest.mark.parametrize(
@@ -332,6 +340,29 @@ def test_a_list_names_images_in_other_words_or_is_refused(
             divide(tmp_path, data)
 
 
+def test_a_list_that_says_something_else_of_an_image_is_refused(tmp_path: Path) -> None:
+    """Such as a radiologist's labels: the table's would be measured against in silence."""
+    (tmp_path / "labels.csv").write_text("path,patient,Opacity\nx/a.png,p,1\nx/b.png,q,\nx/c.png,r,0\n")
+    data = DataConfig(labels=("Opacity",), test_list="list.csv", validation=0.5)
+    for line in ("x/a.png,p,1.0", "x/b.png,q, ", "a.png,p,1"):
+        (tmp_path / "list.csv").write_text(f"path,patient,Opacity\n{line}\n")
+        _, sides = divide(tmp_path, data)
+        assert (sides == "test").sum() == 1
+    for line in ("x/a.png,p,0", "x/b.png,q,1", "a.png,p,0"):
+        (tmp_path / "list.csv").write_text(f"path,patient,Opacity\nx/c.png,r,0\n{line}\n")
+        with pytest.raises(TableError, match=r"\.png has '.' for Opacity, in labels.csv '1?'; correct one"):
+            divide(tmp_path, data)
+
+
+def test_a_listed_path_to_another_image_is_not_taken_for_a_file_name(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,patient,Opacity\nx/a.png,p,1\nx/b.png,q,0\nx/c.png,r,0\n")
+    (tmp_path / "a.png").touch()
+    (tmp_path / "list.csv").write_text("path,patient,Opacity\na.png,s,0\nb.png,q,0\n")
+    table, sides = divide(tmp_path, DataConfig(labels=("Opacity",), test_list="list.csv", validation=0.5))
+    assert list(table[sides == "test"]["path"]) == ["x/b.png", "a.png"]
+    assert table["patient"].iloc[-1] == "s"
+
+
 def test_a_list_of_names_is_honoured(tmp_path: Path) -> None:
     write_dataset(tmp_path, 6, size=8)
     table = read_table(tmp_path, DataConfig(labels=("Opacity",)))
@@ -372,6 +403,12 @@ def test_a_list_adds_what_the_table_lacks_and_may_have_chexperts_prefix(tmp_path
     (tmp_path / "list.txt").write_text("\n".join(line.split(",")[0] for line in own))
     table, sides = divide(tmp_path, data.model_copy(update={"test_list": "list.txt"}))
     assert set(table["patient"][sides == "test"]) == {"patient00001"}
+    listed = table[table["patient"] == "patient00001"]
+    prefixed = listed.assign(path="CheXpert-v1.0-small/" + listed["path"], patient="1")
+    prefixed.to_csv(tmp_path / "list.csv", index=False)
+    found, sides = divide(tmp_path, data.model_copy(update={"test_list": "list.csv"}))
+    assert set(found["patient"][sides == "test"]) == {"patient00001"}
+    assert len(found) == len(table), "none is added a second time"
     both = data.model_copy(update={"test_list": "list.txt", "validation_list": "mixed.csv"})
     with pytest.raises(TableError, match=r"patient00001/.* is in mixed\.csv too"):
         divide(tmp_path, both)
@@ -401,9 +438,14 @@ def test_a_run_keeps_to_the_split_that_it_began_with(tmp_path: Path) -> None:
 
     write_dataset(tmp_path, 12, size=8)
     data = DataConfig(labels=("Opacity",), validation=0.5)
+    csv = tmp_path / "labels.csv"
+    csv.write_text(csv.read_text() + '"line\rend.png",p0000,0,0\n')
     for _ in range(2):
         write(*divide(tmp_path, data), tmp_path / "run")
-    csv = tmp_path / "labels.csv"
+    (tmp_path / "run" / "test.csv").write_text("of an earlier split")
+    with pytest.raises(TableError, match=r"test\.csv: the data set gives another split now"):
+        write(*divide(tmp_path, data), tmp_path / "run")
+    (tmp_path / "run" / "test.csv").unlink()
     csv.write_text(csv.read_text().replace("p0003,", "p0100,"))
     with pytest.raises(TableError, match="gives another split now than this run has begun with"):
         write(*divide(tmp_path, data), tmp_path / "run")
@@ -464,12 +506,12 @@ def test_prepare_leaves_out_what_cannot_be_read_and_does_nothing_twice(tmp_path:
     for _ in range(2):
         with pytest.raises(TableError, match="not one of 1 images could be read"):
             prepare(tmp_path, paths[1:2], image, tmp_path / "none", 2, said.append)
-    with locked(str(cache / "pixels.npy"), 0, Stop()):
+    with locked(str(cache), 0, Stop()):
         prepare(tmp_path, paths, image, cache, 2, said.append)  # a finished one is only read
     (tmp_path / "busy").mkdir()
     with (
-        locked(str(tmp_path / "busy" / "pixels.npy"), 0, Stop()),
-        pytest.raises(UsageError, match="another process prepares it"),
+        locked(str(tmp_path / "busy"), 0, Stop()),
+        pytest.raises(UsageError, match="another process fills it"),
     ):
         prepare(tmp_path, paths[1:], image, tmp_path / "busy", 2, said.append)
     (cache / "pixels.npy").write_bytes((cache / "pixels.npy").read_bytes()[:200])
@@ -497,6 +539,35 @@ def test_images_that_go_away_while_they_are_prepared_are_not_left_out(
         prepare(tmp_path / "share", paths, image, tmp_path / "cache", 1, print)
     (tmp_path / "gone").rename(tmp_path / "share")
     assert prepare(tmp_path / "share", paths, image, tmp_path / "cache", 1, print).usable.all()
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ESTALE, "Stale file handle"), MemoryError()])
+def test_what_a_share_or_the_memory_fails_on_is_not_left_out_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    write_dataset(tmp_path, 4, size=16)
+    paths, image, cache = paths_of(tmp_path), ImageSpec(16, 16), tmp_path / "cache"
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patched:
+        patched.setattr("chexscore.images._open", fail)
+        with pytest.raises(TableError, match=f"{paths[0]}: .*; the same command goes on when it can be read"):
+            prepare(tmp_path, paths, image, cache, 1, print)
+    assert prepare(tmp_path, paths, image, cache, 1, print).usable.all()
+
+
+def test_prepared_pixels_are_held_against_the_images_that_have_their_paths(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_dataset(tmp_path / name, 4, size=16)
+    paths, image, cache = paths_of(tmp_path / "first"), ImageSpec(16, 16), tmp_path / "cache"
+    prepare(tmp_path / "first", paths, image, cache, 1, print)
+    prepare(tmp_path / "second", paths, image, cache, 1, print)  # copies of the same
+    for path in paths[1:]:
+        Image.new("L", (16, 16), 200).save(tmp_path / "second" / path)
+    with pytest.raises(TableError, match=r"prepared from other images: .*second.* is not what it was"):
+        prepare(tmp_path / "second", paths, image, cache, 1, print)
 
 
 @pytest.mark.parametrize("torn", [",", ',"not an image of a known format, or'])
@@ -894,6 +965,12 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
         module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
     assert not (run / "spec.json").exists()
     monkeypatch.setattr(checkpoints, "replace", real)
+    monkeypatch.setattr("training.outcome.commit", lambda: "another")
+    with (
+        locked(str(run), 0, Stop()),
+        pytest.raises(UsageError, match="run: another process fills it; wait for its end"),
+    ):
+        module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
     earlier = json.loads((run / "config.json").read_text())  # of a version that had no such field yet
     del earlier["augment"]["jpeg_quality"]
     (run / "config.json").write_text(json.dumps(earlier))
@@ -903,6 +980,9 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
 
     first, second = (pd.read_csv(folder / "history.csv") for folder in (whole, run))
     assert second["epoch"].tolist() == [1, 2]
+    assert second["commit"].tolist() == [first["commit"].iloc[0], "another"]
+    provenance = ModelSpec.from_json((run / "spec.json").read_text()).provenance
+    assert provenance["commit"] == ", ".join(second["commit"])
     assert second["learning_rate"].iloc[-1] == pytest.approx(1e-5)
     np.testing.assert_allclose(first["loss"], second["loss"], rtol=1e-4)
     with np.load(whole / "checkpoint.npz") as ours, np.load(run / "checkpoint.npz") as theirs:
@@ -1060,7 +1140,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 
 
 def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(tmp_path, 4, size=16)
     arguments = ["prepare", str(SMOKE), "--data", str(tmp_path), "--out"]
@@ -1068,9 +1148,18 @@ def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(
         (tmp_path / "labels.csv", 1, "labels.csv"),
         (tmp_path / "cache", 0, "images in "),
     ):
-        with pytest.raises(SystemExit) as left, exit_on_error("training"):
+        with pytest.raises(SystemExit) as left, exit_on_error("training", "stopped."):
             command.app([*arguments, str(out)])
         assert (left.value.code, said in capsys.readouterr().err) == (code, True)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.splits.divide", interrupted)
+    with pytest.raises(SystemExit) as left, exit_on_error("training", "stopped; the same command goes on."):
+        command.app(["split", *arguments[1:], str(tmp_path / "tables")])
+    stopped = "training: stopped; the same command goes on.\n"
+    assert (left.value.code, capsys.readouterr().err) == (130, stopped)
     whole = [sys.executable, "-m", "training", *arguments, str(tmp_path / "cache")]
     whole[whole.index(str(tmp_path))] = str(tmp_path / "none")
     done = subprocess.run(whole, capture_output=True, text=True, check=False)

@@ -17,7 +17,7 @@ Data = Annotated[Path, typer.Option("--data", help="Folder of the data set; the 
 CORES = usable_cores()
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images and fill batches.")]
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed and the message says why, 2 wrong usage."
+EXIT_CODES = "Exit codes: 0 done, 1 failed and the message says why, 2 wrong usage, 130 stopped by SIGINT."
 
 app = typer.Typer(
     help="Train a network on labelled chest X-rays.",
@@ -114,5 +114,5 @@ def _report(line: str) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error("training"):
+    with exit_on_error("training", "stopped; the same command goes on."):
         app()

@@ -1,5 +1,7 @@
 """Labelled data sets -> one table: path, patient and a text column for each label."""
 
+import glob
+import os
 import posixpath
 import re
 from pathlib import Path
@@ -10,7 +12,7 @@ from chexscore import labels
 from chexscore.errors import TableError
 from training.config import DataConfig
 
-__all__ = ["PATH_COLUMNS", "find_table", "plain_paths", "read_paths", "read_table", "without_prefix"]
+__all__ = ["PATH_COLUMNS", "find_table", "image_paths", "read_paths", "read_table"]
 
 PATH_COLUMNS = {"plain": "path", "chexpert": "Path", "nih": "Image Index"}
 """Layout -> the column that names the image."""
@@ -50,7 +52,7 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
                 f"there are {', '.join(map(repr, sorted(cells.unique())[:5]))}."
             )
         frame = frame[cells.isin(kept)]
-    frame["path"], frame["patient"] = plain_paths(frame["path"]), labels.stripped(frame["patient"])
+    frame["path"], frame["patient"] = image_paths(frame["path"], data), labels.stripped(frame["patient"])
     for name in ("path", "patient"):
         if (frame[name] == "").any():
             raise TableError(f"{source}: line {frame.index[frame[name] == ''][0] + 2} has no {name}.")
@@ -68,12 +70,13 @@ def read_paths(root: Path, data: DataConfig) -> set[str]:
         TableError: as for `read_table`, but for what is wrong with a single line.
     """
     source = find_table(root, data.table)
-    return set(plain_paths(_as_plain(source, root, data)["path"]))
+    return set(image_paths(_as_plain(source, root, data)["path"], data))
 
 
 def find_table(root: Path, name: str) -> Path:
     """The one file of a data set that a name or pattern stands for."""
-    found = sorted(root.glob(name)) if "*" in name else [root / name]
+    pattern = os.path.join(glob.escape(str(root)), name)
+    found = sorted(map(Path, glob.glob(pattern))) if "*" in name else [root / name]
     if len(found) != 1:
         which = f"there are {found[0].name} and {found[1].name}" if found else "there is none"
         raise TableError(
@@ -82,16 +85,15 @@ def find_table(root: Path, name: str) -> Path:
     return found[0]
 
 
-def plain_paths(cells: pd.Series) -> pd.Series:
-    """Paths without what makes no other path of them: blanks around them, "./", "a/../"."""
+def image_paths(cells: pd.Series, data: DataConfig) -> pd.Series:
+    """Paths without what makes no other path of them: blanks around them, "./", "a/../".
+
+    CheXpert's are as they are below its own folder.
+    """
     plain = [posixpath.normpath(path) if path else "" for path in labels.stripped(cells)]
+    if data.layout == "chexpert":
+        plain = [CHEXPERT_PREFIX.sub("", path) for path in plain]
     return pd.Series(plain, index=cells.index, dtype=object)
-
-
-def without_prefix(cells: pd.Series) -> pd.Series:
-    """CheXpert's paths as they are below its own folder, plain."""
-    below = [CHEXPERT_PREFIX.sub("", path) for path in plain_paths(cells)]
-    return pd.Series(below, index=cells.index, dtype=object)
 
 
 def _demand(source: Path, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
@@ -104,13 +106,13 @@ def _as_plain(source: Path, root: Path, data: DataConfig) -> pd.DataFrame:
     frame = labels.read_table(str(source))
     _demand(source, frame, (PATH_COLUMNS[data.layout], *data.only))
     if data.layout == "chexpert":
-        return _from_chexpert(frame)
+        return _from_chexpert(frame, data)
     return _from_nih(frame, source, root, data) if data.layout == "nih" else frame
 
 
-def _from_chexpert(frame: pd.DataFrame) -> pd.DataFrame:
+def _from_chexpert(frame: pd.DataFrame, data: DataConfig) -> pd.DataFrame:
     """CheXpert's paths are `CheXpert-v1.0[-small]/train/patient00001/study1/view1_frontal.jpg`."""
-    path = without_prefix(frame["Path"])
+    path = image_paths(frame["Path"], data)
     patient = path.str.extract(r"(patient\d+)", expand=False).fillna("")
     return frame.assign(path=path, patient=patient)
 
@@ -118,13 +120,14 @@ def _from_chexpert(frame: pd.DataFrame) -> pd.DataFrame:
 def _from_nih(frame: pd.DataFrame, source: Path, root: Path, data: DataConfig) -> pd.DataFrame:
     """ChestX-ray14 names images without their folder: images, or images_001/images to images_012/images."""
     _demand(source, frame, ("Finding Labels", "Patient ID"))
-    folders = sorted(root.glob("images*"))
-    where = {
-        file.name: file.relative_to(root).as_posix()
-        for folder in folders
-        for file in sorted(folder.rglob("*"))
-        if file.suffix
-    }
+    named, where = set(frame["Image Index"]), dict[str, str]()
+    for file in (file for folder in sorted(root.glob("images*")) for file in sorted(folder.rglob("*"))):
+        if file.name in named:
+            found = file.relative_to(root).as_posix()
+            if file.name in where:  # masks, say, or copies of another size
+                both = f"{where[file.name]} and {found}"
+                raise TableError(f"{root}: there are {both}; only one may be in folders called images*.")
+            where[file.name] = found
     path = frame["Image Index"].map(lambda name: where.get(name, f"images/{name}" if name else ""))
     findings = labels.split_findings(frame["Finding Labels"], str(source))
     known = set[str]().union(*findings)

@@ -14,6 +14,7 @@ The run folder that comes out holds all that export and a reader need:
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from training.batches import Batches, steps_per_epoch
 from training.config import RECIPE_FILE, TrainConfig
 from training.devices import Devices
 from training.loss import MaskedCrossentropy, positive_weights
+from training.prepare import alone
 from training.progress import bar
 from training.tensorboard import Logs
 from training.watch import Watch
@@ -37,7 +39,7 @@ from training.watch import Watch
 __all__ = ["fit"]
 
 
-def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
+def fit(
     config: TrainConfig,
     root: Path,
     run: Path,
@@ -62,8 +64,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         report: called with lines for the user.
 
     Raises:
-        UsageError: the run folder belongs to another recipe or to one that cannot be read, or this one asks
-            for what is not here.
+        UsageError: the run folder belongs to another recipe or to one that cannot be read, or another process
+            fills it, or this recipe asks for what is not here.
         TableError: the data set cannot be used, or is split in another way than the run has begun with.
         OutputError, OSError: the disk is full, or the folder is not ours.
         ChexscoreError: the loss, or a score, stopped being a number.
@@ -77,9 +79,22 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
         report(f"{run} is finished; give another --out to train again.")
         return
 
-    commit = outcome.commit()  # now: the checkout may move on while this trains
     devices = Devices(config, gpu=gpu)
     report(str(devices))
+    with nullcontext() if devices.host else alone(run):
+        _train(config, root, run, cache or run / "cache", workers, devices, report)
+
+
+def _train(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
+    config: TrainConfig,
+    root: Path,
+    run: Path,
+    cache: Path,
+    workers: int,
+    devices: Devices,
+    report: Callable[[str], None],
+) -> None:
+    commit = outcome.commit()  # now: the checkout may move on while this trains
     logs = Logs(run / "tensorboard") if config.tensorboard and not devices.host else None
 
     # The trainer is augmentation in front of the network. The same network in float32, on one device and
@@ -96,7 +111,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     # Data: who is held out, targets, pixels.
     if devices.host:
         devices.wait("prepared")
-    data = examples.load(config, root, cache or run / "cache", workers, report, [run])
+    data = examples.load(config, root, cache, workers, report, [run])
     if not devices.host:
         devices.wait("prepared")
     train_rows, held_out = data.rows["training"], data.rows["validation"]
@@ -147,14 +162,16 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
             "auc_micro": metrics.auroc_micro(data.truth[held_out], scores),
             "seconds": round(seconds, 1),
             "images_per_second": round(batches.images / seconds, 1),
+            "commit": commit,
         }
         history.append(row)
         if optimizers.best_epoch(history) == epoch + 1:
             best_weights = network.get_weights()
         if devices.host == 0:
             progress = checkpoints.Progress(history, best_weights)
-            checkpoints.replace(checkpoint, checkpoints.save, trainer, progress)
+            # First, so that a stop between the two leaves an epoch that is done, and written, again.
             checkpoints.replace(run / "history.csv", pd.DataFrame(history).to_csv, index=False)
+            checkpoints.replace(checkpoint, checkpoints.save, trainer, progress)
         if logs:
             logs.write(row)
         left = (config.epochs - epoch - 1) * (time.monotonic() - started)
@@ -176,7 +193,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     network.set_weights(best_weights)
     checkpoints.replace(run / "epochs.png", plots.curves, history)
     report(f"measuring the network of epoch {best} on all images")
-    whence = {"begun_with": begun_with, "commit": commit, "epoch": str(best), "seed": str(config.seed)}
+    commits = ", ".join(dict.fromkeys(row.get("commit", "unknown") for row in history))
+    whence = {"begun_with": begun_with, "commit": commits, "epoch": str(best), "seed": str(config.seed)}
     outcome.write(run, config, network, data, whence)
     report(f"finished: {run}")
     devices.wait("finished")

@@ -18,7 +18,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.ahead import work_ahead
-from chexscore.errors import ImageError, LockedError, MissingImageError, TableError, UsageError
+from chexscore.errors import (
+    ImageError,
+    LockedError,
+    MissingImageError,
+    TableError,
+    UnreadableImageError,
+    UsageError,
+)
 from chexscore.images import READING, load_image
 from chexscore.lock import locked
 from chexscore.outputs import replacing
@@ -26,13 +33,17 @@ from chexscore.spec import ImageSpec
 from chexscore.stopping import Stop
 from training.progress import bar, on_terminal
 
-__all__ = ["PixelCache", "prepare"]
+__all__ = ["PixelCache", "alone", "prepare"]
 
 MISSING_ALLOWED = 0.01
 """Share of the table's images that may be absent: beyond it the data set or --data is the wrong one."""
 
 KEEP_EVERY = 1000
 """Images between two moments that a stop cannot undo."""
+
+LOOKED_AT, ALIKE = 20, 4.0
+"""Prepared images, at most, that are compared with their files when a folder is opened again, and the grey
+levels by which each may differ on average: by decoders of other versions it does by a fraction of one."""
 
 SHOW_EVERY = 20
 """Images between two looks at the bar: each costs as much as a tenth of an image."""
@@ -72,16 +83,18 @@ def prepare(
     Raises:
         UsageError: another process prepares the folder.
         TableError: the folder holds other images, or the same ones in another shape, by another rule or
-            reading; too many of the images are not there; or not one could be read.
+            reading; too many of the images are not there; one cannot be read for now; or not one could be.
         OSError: the disk has no room for the pixels; nothing was decoded.
     """
     rule_file, pixels_file, index_file = (folder / n for n in ("image.json", "pixels.npy", "images.csv"))
     pixels, notes = _done(folder, paths, image, "r")
+    if pixels is not None:
+        _look_again(root, paths, image, pixels, notes, folder)
     if pixels is not None and len(notes) == len(paths):
         return _finish(pixels, notes, f"prepared before: {{}} in {folder}", report)
     missing = _missing(root, paths)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         pixels, notes = _done(folder, paths, image, "r+")  # by now
         if pixels is None:
             pixels = _reserve(pixels_file, (len(paths), image.height, image.width, 1), report)
@@ -96,12 +109,9 @@ def prepare(
         left = (str(root / path) for path in paths[len(notes) :])
         loaded = work_ahead(left, partial(_load, image), workers=workers, ahead=4 * workers)
         with bar("decoding", len(paths), len(notes)) as show:
-            for path, result in loaded:
-                if isinstance(result, MissingImageError) and path not in missing:
-                    raise TableError(
-                        f"{path} was there a while ago; when it is back, the same command goes on."
-                    )
+            for _, result in loaded:
                 if isinstance(result, ImageError):
+                    _check_lasting(result, missing)
                     report(f"left out: {result}")
                     notes.append(result.reason)
                 else:
@@ -120,12 +130,41 @@ def prepare(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, a file beside it; a UsageError if another process does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(str(folder / "pixels.npy"), 0, Stop()):
+        with locked(str(folder), 0, Stop()):
             yield
     except LockedError as error:
-        raise UsageError(f"{folder}: another process prepares it; wait for its end.") from error
+        raise UsageError(f"{folder}: another process fills it; wait for its end.") from error
+
+
+def _check_lasting(error: ImageError, missing: set[str]) -> None:
+    """Raises a TableError if a share or memory failed, not the image, which would be left out for good."""
+    if isinstance(error, MissingImageError) and error.path not in missing:
+        raise TableError(f"{error.path} was there a while ago; when it is back, the same command goes on.")
+    cause = error.__cause__
+    share = isinstance(cause, OSError) and cause.errno not in (None, errno.EACCES, errno.EPERM)
+    if isinstance(error, UnreadableImageError) and (share or isinstance(cause, MemoryError)):
+        raise TableError(f"{error}; the same command goes on when it can be read, or when the file is gone.")
+
+
+def _look_again(
+    root: Path, paths: list[str], image: ImageSpec, pixels: Pixels, notes: list[str], folder: Path
+) -> None:
+    """Looks at a few of the images: other ones may have these paths, below another root or by now.
+
+    What is not there any more is taken to be what was prepared.
+    """
+    usable = [row for row, note in enumerate(notes) if not note]
+    for row in usable[:: max(len(usable) // LOOKED_AT, 1)][:LOOKED_AT]:
+        now = _load(image, str(root / paths[row]))
+        if not isinstance(now, ImageError) and np.abs(pixels[row] - now.astype(float)).mean() > ALIKE:
+            raise TableError(
+                f"{folder}: prepared from other images: {root / paths[row]} is not what it was; use another "
+                "folder."
+            )
 
 
 def _load(image: ImageSpec, path: str) -> NDArray[np.uint8] | ImageError:

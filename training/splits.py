@@ -11,7 +11,7 @@ from chexscore import labels
 from chexscore.errors import TableError
 from chexscore.outputs import replacing
 from training.config import DataConfig
-from training.datasets import PATH_COLUMNS, read_paths, read_table, without_prefix
+from training.datasets import PATH_COLUMNS, image_paths, read_paths, read_table
 
 __all__ = ["SIDES", "Side", "by_patient", "check", "divide", "write"]
 
@@ -63,11 +63,11 @@ def write(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
         OutputError: the disk is full, or the folder is not ours.
     """
     texts = _texts(table, sides, run)
-    _refuse_another(texts)
+    _refuse_another(texts, run)
     run.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         with replacing(str(file)) as stream:
-            stream.write(text.encode("utf-8", "surrogateescape"))
+            stream.write(text)
 
 
 def check(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
@@ -76,20 +76,22 @@ def check(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
     Raises:
         TableError: the folder holds another split, by which its run has begun.
     """
-    _refuse_another(_texts(table, sides, run))
+    _refuse_another(_texts(table, sides, run), run)
 
 
-def _texts(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> dict[Path, str]:
+def _texts(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> dict[Path, bytes]:
     return {
-        run / f"{side}.csv": table[sides == side].to_csv(index=False)
+        run / f"{side}.csv": table[sides == side]
+        .to_csv(index=False, lineterminator="\n")
+        .encode("utf-8", "surrogateescape")
         for side in SIDES
         if side != "test" or (sides == side).any()
     }
 
 
-def _refuse_another(texts: dict[Path, str]) -> None:
-    for file, text in texts.items():
-        if file.exists() and file.read_text(encoding="utf-8", errors="surrogateescape") != text:
+def _refuse_another(texts: dict[Path, bytes], run: Path) -> None:
+    for file in (run / f"{side}.csv" for side in SIDES):
+        if file.exists() and file.read_bytes() != texts.get(file):
             raise TableError(
                 f"{file}: the data set gives another split now than this run has begun with; give another "
                 "--out, or bring the table back."
@@ -135,10 +137,30 @@ def _written(data: DataConfig, column: str, frame: pd.DataFrame) -> DataConfig:
     return data.model_copy(update={"layout": "plain", "only": only})
 
 
+def _refuse_other_labels(source: Path, listed: pd.DataFrame, table: pd.DataFrame, data: DataConfig) -> None:
+    """Raises a TableError if a list says something else of an image than the table: which is right?"""
+    paths = list(table["path"])
+    row_of = {PurePosixPath(path).name: row for row, path in enumerate(paths)}
+    row_of |= {path: row for row, path in enumerate(paths)}
+    listed = listed[listed["path"].isin(row_of.keys())]
+    same = table.iloc[[row_of[path] for path in listed["path"]]]
+    for label in data.labels:
+        there, here = (pd.to_numeric(labels.stripped(each[label])).to_numpy() for each in (listed, same))
+        if (differs := ~((there == here) | (np.isnan(there) & np.isnan(here)))).any():
+            row = int(np.argmax(differs))
+            raise TableError(
+                f"{source}: {listed['path'].iloc[row]} has {listed[label].iloc[row]!r} for {label}, in "
+                f"{data.table} {same[label].iloc[row]!r}; correct one, or leave the labels out of the list."
+            )
+
+
 def _listed(
     root: Path, data: DataConfig, name: str, table: pd.DataFrame
 ) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
-    """The table, with what the list adds to it, and which of its rows are listed."""
+    """The table, with what the list adds to it, and which of its rows are listed.
+
+    A file name alone stands for an image of the table in any folder, unless it is a path to another.
+    """
     source = root / name
     left_out = read_paths(root, data) if data.only else set[str]()  # by the recipe, and stays so
     if source.suffix == ".csv":
@@ -149,23 +171,27 @@ def _listed(
         cells = frame[column]
         if set(data.labels) <= set(frame.columns):
             more = read_table(root, _written(data, column, frame), name)
+            more["path"] = image_paths(more["path"], data)
             known = {*table["path"], *left_out}
-            known |= {PurePosixPath(path).name for path in known}
-            new = [path not in known for path in more["path"]]
+            names = {PurePosixPath(path).name for path in known}
+            new = [
+                path not in known and (path not in names or (root / path).exists()) for path in more["path"]
+            ]
+            _refuse_other_labels(source, more[np.invert(new)], table, data)
             table = pd.concat([table, more[new]], ignore_index=True)
-            left_out |= set(without_prefix(cells)) - known  # what its own lines leave out
+            left_out |= set(image_paths(cells, data)) - known - names  # what its own lines leave out
     else:
         try:
             cells = pd.Series(source.read_text(encoding="utf-8-sig").splitlines(), dtype=object)
         except (OSError, UnicodeDecodeError) as error:
             raise TableError(f"{source}: the list of images cannot be read: {error}.") from error
-    named = set(without_prefix(cells)) - {""}
+    named = set(image_paths(cells, data)) - {""}
     by_path = named & {*table["path"], *left_out}
     by_name = named - by_path  # so that none of them has a folder, or it is unknown
-    names = [PurePosixPath(path).name for path in table["path"]]
-    pairs = zip(table["path"], names, strict=True)
+    files = [PurePosixPath(path).name for path in table["path"]]
+    pairs = zip(table["path"], files, strict=True)
     rows = np.array([path in by_path or file in by_name for path, file in pairs], dtype=np.bool_)
-    if unknown := sorted(by_name - {*names, *(PurePosixPath(path).name for path in left_out)}):
+    if unknown := sorted(by_name - {*files, *(PurePosixPath(path).name for path in left_out)}):
         raise TableError(
             f"{source}: names {len(unknown)} images that {data.table} has not, such as {unknown[0]!r}."
         )

@@ -26,11 +26,11 @@ class Logs:
         self._open, self._folder = SummaryWriter, str(folder)
         self._writer: Any = None
 
-    def write(self, row: Mapping[str, float]) -> None:
+    def write(self, row: Mapping[str, Any]) -> None:
         """Takes a line of history.csv."""
         self._writer = self._writer or self._open(self._folder)  # which makes the folder
         for name, value in row.items():
-            if name != "epoch":
+            if name not in ("epoch", "commit"):
                 self._writer.add_scalar(name, value, int(row["epoch"]))
         self._writer.flush()
 
