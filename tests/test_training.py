@@ -506,11 +506,11 @@ def test_prepare_leaves_out_what_cannot_be_read_and_does_nothing_twice(tmp_path:
     for _ in range(2):
         with pytest.raises(TableError, match="not one of 1 images could be read"):
             prepare(tmp_path, paths[1:2], image, tmp_path / "none", 2, said.append)
-    with locked(str(cache), 0, Stop()):
+    with locked(str(cache / "folder"), 0, Stop()):
         prepare(tmp_path, paths, image, cache, 2, said.append)  # a finished one is only read
     (tmp_path / "busy").mkdir()
     with (
-        locked(str(tmp_path / "busy"), 0, Stop()),
+        locked(str(tmp_path / "busy" / "folder"), 0, Stop()),
         pytest.raises(UsageError, match="another process fills it"),
     ):
         prepare(tmp_path, paths[1:], image, tmp_path / "busy", 2, said.append)
@@ -967,7 +967,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     monkeypatch.setattr(checkpoints, "replace", real)
     monkeypatch.setattr("training.outcome.commit", lambda: "another")
     with (
-        locked(str(run), 0, Stop()),
+        locked(str(run / "folder"), 0, Stop()),
         pytest.raises(UsageError, match="run: another process fills it; wait for its end"),
     ):
         module.fit(config, tmp_path, run, cache=whole / "cache", report=said.append)
@@ -1112,8 +1112,8 @@ def test_what_is_asked_for_and_not_there_is_one_sentence(
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UsageError, match="tensorboard = true needs the extra"):
         module.fit(recipe(tensorboard=True), tmp_path, tmp_path / "run", report=lambda _: None)
-    assert not (tmp_path / "run").exists()  # the folder is still free for a recipe that can be run
-    (tmp_path / "run").mkdir()
+    left = [path.name for path in (tmp_path / "run").iterdir()]
+    assert left == ["folder.lock"], "the folder is still free for a recipe that can be run"
     whole = io.BytesIO()
     np.savez(whole, np.zeros(1000), history=np.array("[]"))
     flipped = bytearray(whole.getvalue())

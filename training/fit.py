@@ -10,6 +10,7 @@ The run folder that comes out holds all that export and a reader need:
     history.csv      one line an epoch          samples.npy     pixels these are, for export
     checkpoint.npz   all variables after the last whole epoch, and the best weights, to continue from
     *.png            plots of the labels, the epochs, the ROC curves and some samples
+    folder.lock      empty; one process at a time fills the folder
 """
 
 import time

@@ -93,7 +93,6 @@ def prepare(
     if pixels is not None and len(notes) == len(paths):
         return _finish(pixels, notes, f"prepared before: {{}} in {folder}", report)
     missing = _missing(root, paths)
-    folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         pixels, notes = _done(folder, paths, image, "r+")  # by now
         if pixels is None:
@@ -131,10 +130,10 @@ def prepare(
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder, a file beside it; a UsageError if another process does."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Makes a folder and holds its lock, a file in it; a UsageError if another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(str(folder), 0, Stop()):
+        with locked(str(folder / "folder"), 0, Stop()):
             yield
     except LockedError as error:
         raise UsageError(f"{folder}: another process fills it; wait for its end.") from error
