@@ -58,15 +58,13 @@ def _padding(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[np.bool_
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:
         return np.zeros(values.shape, dtype=np.bool_)
-    ends = [_as_stored(int(end), dataset) for end in (value, value if limit is None else limit)]
-    return np.asarray((values >= min(ends)) & (values <= max(ends)))
-
-
-def _as_stored(value: int, dataset: pydicom.Dataset) -> int:
-    """A value of the header with the sign that pixels have: some write -2000 as 63536, of 16 bits."""
-    kinds, signed = 2 ** int(dataset.BitsAllocated), dataset.PixelRepresentation == 1
-    value %= kinds
-    return value - kinds if signed and value >= kinds // 2 else value
+    first, last = value, value if limit is None else limit
+    if dataset.BitsAllocated == 16:  # noqa: PLR2004, where some write -2000 as 63536, or the other way round
+        below = NEGATIVES if dataset.PixelRepresentation else 0
+        stored = [(int(end) + below) % WORD - below for end in (first, last)]
+        if (stored[0] <= stored[1]) == (first <= last):
+            first, last = stored
+    return np.asarray((values >= min(first, last)) & (values <= max(first, last)))
 
 
 def _modality(values: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:

@@ -243,9 +243,10 @@ def _check_kind(
             f"probabilities, as {file} has it; {advice}."
         )
     last = last_node(network, spec.output.name)
-    if said == "logits" and last is not None and last.op_type in ("LogSoftmax", "Log"):
+    ends = "" if last is None else last.op_type
+    if said == "logits" and (ends == "LogSoftmax" or (ends == "Log" and high <= ROUNDING)):
         raise ModelError(
-            f"{foreign} ends in a {last.op_type}, whose values never pass 0: no logits for a sigmoid, as "
+            f"{foreign} ends in a {ends}, whose values do not pass 0: no logits for a sigmoid, as "
             f'{file} has it; kind = "softmax" makes probabilities of those of a softmax.'
         )
     if said != "probabilities" and found == "probabilities":
@@ -256,7 +257,8 @@ def _check_kind(
     if said != "probabilities" and found is None and low >= -ROUNDING and high <= 1 + ROUNDING:
         raise ModelError(
             f"{foreign} gives values from {low:.3g} to {high:.3g}, as probabilities are, and nothing in it "
-            f'tells that they are none, as {file} has it; with kind = "probabilities" nothing is added.'
+            f'tells that they are none, as {file} has it; if they are, kind = "probabilities" adds nothing, '
+            "else end it in what it was trained to end in, and export it again."
         )
 
 

@@ -28,7 +28,12 @@ __all__ = [
 OLDEST_OPSET = 9
 """The first with today's Scan."""
 
-PASSING = ("Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+PASSING = (
+    *("Cast", "Flatten", "Gather", "GlobalAveragePool", "Identity", "ReduceMean"),
+    *("Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"),
+)
+"""Operators that make no logits of probabilities, nor probabilities of logits."""
+
 SCALING = ("Add", "BatchNormalization", "Div", "Mul", "Sub")
 
 Kind = Literal["logits", "softmax", "probabilities"]

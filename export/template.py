@@ -84,7 +84,7 @@ def write_template(foreign: Path, output: Path) -> str:
     )
     with replacing(str(output)) as file:
         file.write(content.encode())
-    return f"wrote {output}: edit the labels and the range of pixel values, then adopt"
+    return f"wrote {output}: edit the labels, the range of pixel values and what is in doubt, then adopt"
 
 
 def _known(size: int | str) -> str:

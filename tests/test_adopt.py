@@ -296,25 +296,13 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
         with pytest.raises(ModelError, match=said) as caught:
             publish_foreign(path, spec, tmp_path / "model.onnx")
         assert str(path) in str(caught.value)
-    logarithms = foreign_model(tmp_path / "logarithms.onnx", end=("LogSoftmax",))
-    given = spec_for(logarithms)
-    given.write_text(given.read_text().replace('kind = ""', 'kind = "logits"'))
-    with pytest.raises(ModelError, match=r'no logits for a sigmoid.*kind = "softmax"'):
-        publish_foreign(logarithms, given, tmp_path / "model.onnx")
-    squeezed = foreign_model(tmp_path / "doubtful.onnx", end=("Sigmoid", "Abs"))
-    given = spec_for(squeezed)
-    untold = given.read_text()
-    for kind in ("logits", "softmax"):
-        given.write_text(untold.replace('kind = ""', f'kind = "{kind}"'))
-        with pytest.raises(ModelError, match=r'as probabilities are.*with kind = "probabilities" nothing is'):
-            publish_foreign(squeezed, given, tmp_path / "model.onnx")
     percent = foreign_model(tmp_path / "percent.onnx", end=("Sigmoid", "Mul"))
-    unsaid = spec_for(percent)
+    untold = spec_for(percent)
     with pytest.raises(UsageError, match=r"output\.kind"):
-        publish_foreign(percent, unsaid, tmp_path / "model.onnx")
-    unsaid.write_text(unsaid.read_text().replace('kind = ""', 'kind = "probabilities"'))
+        publish_foreign(percent, untold, tmp_path / "model.onnx")
+    untold.write_text(untold.read_text().replace('kind = ""', 'kind = "probabilities"'))
     with pytest.raises(ModelError, match=r"values from .* to .*; end it in what it was trained to end in"):
-        publish_foreign(percent, unsaid, tmp_path / "model.onnx")
+        publish_foreign(percent, untold, tmp_path / "model.onnx")
     with pytest.raises(UsageError, match="exists already"):
         write_template(good, spec)
     with pytest.raises(UsageError, match="the spec cannot be read"):
@@ -343,6 +331,30 @@ def test_the_commands_need_no_tensorflow_and_end_with_the_right_codes(tmp_path: 
     refused = export("adopt", tmp_path / "none.onnx", "--spec", spec, "-o", model)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("export: error: ")
+
+
+def test_what_no_sigmoid_belongs_behind_is_no_logits(tmp_path: Path) -> None:
+    logarithms = foreign_model(tmp_path / "logarithms.onnx", end=("LogSoftmax",))
+    given = spec_for(logarithms)
+    given.write_text(given.read_text().replace('kind = ""', 'kind = "logits"'))
+    with pytest.raises(ModelError, match=r'no logits for a sigmoid.*kind = "softmax"'):
+        publish_foreign(logarithms, given, tmp_path / "model.onnx")
+    squeezed = foreign_model(tmp_path / "doubtful.onnx", end=("Sigmoid", "Abs"))
+    given = spec_for(squeezed)
+    untold = given.read_text()
+    for kind in ("logits", "softmax"):
+        given.write_text(untold.replace('kind = ""', f'kind = "{kind}"'))
+        with pytest.raises(ModelError, match=r'as probabilities are.*kind = "probabilities" adds nothing'):
+            publish_foreign(squeezed, given, tmp_path / "model.onnx")
+    log = foreign_model(tmp_path / "log.onnx", end=("Sigmoid", "Log"))
+    given = spec_for(log)
+    given.write_text(given.read_text().replace('kind = ""', 'kind = "logits"'))
+    with pytest.raises(ModelError, match=r"ends in a Log, whose values do not pass 0"):
+        publish_foreign(log, given, tmp_path / "model.onnx")
+    small = foreign_model(tmp_path / "small.onnx", end=("Abs",), head=np.abs(HEAD))
+    given = spec_for(small, kind='"logits"')
+    with pytest.raises(ModelError, match=r"as probabilities are.*else end it in what it was trained to"):
+        publish_foreign(small, given, tmp_path / "model.onnx")
 
 
 def test_a_size_that_the_file_leaves_open_is_not_guessed(tmp_path: Path) -> None:

@@ -218,6 +218,39 @@ def test_an_empty_end_of_the_padding_is_none(tmp_path: Path) -> None:
     assert not plain[:8].any()
 
 
+@pytest.mark.parametrize(
+    ("kind", "ends", "padded"),
+    [
+        ("SS", (-2000, None), [63536]),  # the same 16 bits
+        ("SS", (-2000, 0), [0]),  # a range of values below 0, and none of those above
+        ("US", (0, 100), [0, 100]),
+    ],
+)
+def test_padding_is_what_pixels_can_be(
+    tmp_path: Path, kind: str, ends: tuple[int, int | None], padded: list[int]
+) -> None:
+    values = DEEP + np.uint16(1000)
+    values[0, :4] = 0, 100, 63536, 65535
+    dataset = pydicom.dcmread(save_dicom(tmp_path / "x.dcm", values, PhotometricInterpretation="MONOCHROME1"))
+    for keyword, end in zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), ends, strict=True):
+        dataset.add_new(keyword, kind, end)
+    dataset.save_as(tmp_path / "y.dcm")
+    shown = load_image(str(tmp_path / "y.dcm"))[0, :4, 0]
+    found = [value for value, grey in zip(values[0, :4], shown, strict=True) if not grey]
+    assert sorted({*found} - {65535}) == padded  # the brightest value is black in any case
+    assert (load_image(str(tmp_path / "y.dcm"))[8:] > 0).all()
+
+
+def test_padding_of_16_bits_is_none_in_8(tmp_path: Path) -> None:
+    values = FILM.copy()
+    values[0, :2] = 255, 0
+    depth = {"BitsStored": 8, "HighBit": 7}
+    dataset = pydicom.dcmread(save_dicom(tmp_path / "x.dcm", values, **depth))
+    dataset.add_new("PixelPaddingValue", "US", 65535)
+    dataset.save_as(tmp_path / "y.dcm")
+    np.testing.assert_array_equal(load_image(str(tmp_path / "y.dcm"))[..., 0], values)
+
+
 def test_the_narrowest_windows_are_a_step(tmp_path: Path) -> None:
     step = (DEEP > 1600) * 255
     for tags in (

@@ -114,5 +114,5 @@ def _report(line: str) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error("training", "stopped; the same command goes on."):
+    with exit_on_error("training", "stopped; give the same command again to go on."):
         app()

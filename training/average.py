@@ -84,7 +84,7 @@ def average(
     splits.write(data.table, data.sides, partial)
     provenance = {
         "begun_with": whence[0]["begun_with"],
-        "commit": ", ".join(sorted({each["commit"] for each in whence})),
+        "commit": ", ".join(sorted({name for each in whence for name in each["commit"].split(", ")})),
         "averaged_at": commit,
         "seeds": named,
     }

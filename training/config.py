@@ -62,8 +62,8 @@ class DataConfig(_Section):
     validation_list: str = ""
     """A file that names the validation images instead: the data set's own list, or an earlier run's
     validation.csv. A line is a path or a file name; a CSV has a column of them. A CSV with labels may also
-    bring images that the table lacks, as CheXpert's valid.csv does, but say nothing else of one that it has.
-    Relative to the data folder."""
+    bring images that the table lacks, as CheXpert's valid.csv does, but give no other labels to one that it
+    has. Relative to the data folder."""
     test_list: str = ""
     """The same for images that training never looks at; they are measured once, at the end."""
     training_list: str = ""

@@ -12,7 +12,7 @@ from chexscore import labels
 from chexscore.errors import TableError
 from training.config import DataConfig
 
-__all__ = ["PATH_COLUMNS", "find_table", "image_paths", "read_paths", "read_table"]
+__all__ = ["PATH_COLUMNS", "check_once", "find_table", "image_paths", "read_paths", "read_table"]
 
 PATH_COLUMNS = {"plain": "path", "chexpert": "Path", "nih": "Image Index"}
 """Layout -> the column that names the image."""
@@ -56,8 +56,7 @@ def read_table(root: Path, data: DataConfig, table: str = "") -> pd.DataFrame:
     for name in ("path", "patient"):
         if (frame[name] == "").any():
             raise TableError(f"{source}: line {frame.index[frame[name] == ''][0] + 2} has no {name}.")
-    if (again := frame["path"].duplicated()).any():
-        raise TableError(f"{source}: {frame['path'][again].iloc[0]} is named twice.")
+    check_once(frame, source)
     # Read here for what they refuse, while it is known which file and line a cell comes from.
     labels.to_targets(frame, data.labels, str(source), uncertain=IGNORE, blank=IGNORE)
     return frame[["path", "patient", *data.labels]].reset_index(drop=True)
@@ -73,10 +72,18 @@ def read_paths(root: Path, data: DataConfig) -> set[str]:
     return set(image_paths(_as_plain(source, root, data)["path"], data))
 
 
+def check_once(frame: pd.DataFrame, source: Path) -> None:
+    """Raises a TableError that names a path that a table has twice."""
+    if (again := frame["path"].duplicated()).any():
+        raise TableError(f"{source}: {frame['path'][again].iloc[0]} is named twice.")
+
+
 def find_table(root: Path, name: str) -> Path:
     """The one file of a data set that a name or pattern stands for."""
     pattern = os.path.join(glob.escape(str(root)), name)
-    found = sorted(map(Path, glob.glob(pattern))) if "*" in name else [root / name]
+    found = [root / name]
+    if "*" in name:
+        found = sorted(map(Path, glob.glob(pattern, recursive=True, include_hidden=True)))
     if len(found) != 1:
         which = f"there are {found[0].name} and {found[1].name}" if found else "there is none"
         raise TableError(

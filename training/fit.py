@@ -10,12 +10,12 @@ The run folder that comes out holds all that export and a reader need:
     history.csv      one line an epoch          samples.npy     pixels these are, for export
     checkpoint.npz   all variables after the last whole epoch, and the best weights, to continue from
     *.png            plots of the labels, the epochs, the ROC curves and some samples
-    folder.lock      empty; one process at a time fills the folder
+    *.lock           empty; one process at a time fills the folder
 """
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,17 +82,19 @@ def fit(
 
     devices = Devices(config, gpu=gpu)
     report(str(devices))
-    with nullcontext() if devices.host else alone(run):
-        _train(config, root, run, cache or run / "cache", workers, devices, report)
+    with ExitStack() as held:
+        _train(config, root, run, devices, held, cache=cache or run / "cache", workers=workers, report=report)
 
 
-def _train(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
+def _train(  # noqa: C901, PLR0912, PLR0913, PLR0915, one story, told from top to bottom
     config: TrainConfig,
     root: Path,
     run: Path,
+    devices: Devices,
+    held: ExitStack,
+    *,
     cache: Path,
     workers: int,
-    devices: Devices,
     report: Callable[[str], None],
 ) -> None:
     commit = outcome.commit()  # now: the checkout may move on while this trains
@@ -112,6 +114,8 @@ def _train(  # noqa: C901, PLR0912, PLR0915, one story, told from top to bottom
     # Data: who is held out, targets, pixels.
     if devices.host:
         devices.wait("prepared")
+    else:
+        held.enter_context(alone(run / "checkpoint.npz"))
     data = examples.load(config, root, cache, workers, report, [run])
     if not devices.host:
         devices.wait("prepared")

@@ -93,7 +93,7 @@ def prepare(
     if pixels is not None and len(notes) == len(paths):
         return _finish(pixels, notes, f"prepared before: {{}} in {folder}", report)
     missing = _missing(root, paths)
-    with alone(folder):
+    with alone(pixels_file):
         pixels, notes = _done(folder, paths, image, "r+")  # by now
         if pixels is None:
             pixels = _reserve(pixels_file, (len(paths), image.height, image.width, 1), report)
@@ -129,14 +129,14 @@ def prepare(
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Makes a folder and holds its lock, a file in it; a UsageError if another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
+def alone(file: Path) -> Iterator[None]:
+    """Makes the folder of a file, and holds the file's lock; a UsageError if another process does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(str(folder / "folder"), 0, Stop()):
+        with locked(str(file), 0, Stop()):
             yield
     except LockedError as error:
-        raise UsageError(f"{folder}: another process fills it; wait for its end.") from error
+        raise UsageError(f"{file.parent}: another process fills it; wait for its end.") from error
 
 
 def _check_lasting(error: ImageError, missing: set[str]) -> None:
@@ -145,7 +145,8 @@ def _check_lasting(error: ImageError, missing: set[str]) -> None:
         raise TableError(f"{error.path} was there a while ago; when it is back, the same command goes on.")
     cause = error.__cause__
     share = isinstance(cause, OSError) and cause.errno not in (None, errno.EACCES, errno.EPERM)
-    if isinstance(error, UnreadableImageError) and (share or isinstance(cause, MemoryError)):
+    memory = isinstance(cause, MemoryError) or str(cause).startswith("out of memory")  # as Pillow may say
+    if isinstance(error, UnreadableImageError) and (share or memory):
         raise TableError(f"{error}; the same command goes on when it can be read, or when the file is gone.")
 
 
@@ -154,7 +155,7 @@ def _look_again(
 ) -> None:
     """Looks at a few of the images: other ones may have these paths, below another root or by now.
 
-    What is not there any more is taken to be what was prepared.
+    What is not there any more, or cannot be read now, is taken to be what was prepared.
     """
     usable = [row for row, note in enumerate(notes) if not note]
     for row in usable[:: max(len(usable) // LOOKED_AT, 1)][:LOOKED_AT]:

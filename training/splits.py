@@ -11,7 +11,7 @@ from chexscore import labels
 from chexscore.errors import TableError
 from chexscore.outputs import replacing
 from training.config import DataConfig
-from training.datasets import PATH_COLUMNS, image_paths, read_paths, read_table
+from training.datasets import PATH_COLUMNS, check_once, image_paths, read_paths, read_table
 
 __all__ = ["SIDES", "Side", "by_patient", "check", "divide", "write"]
 
@@ -139,18 +139,20 @@ def _written(data: DataConfig, column: str, frame: pd.DataFrame) -> DataConfig:
 
 def _refuse_other_labels(source: Path, listed: pd.DataFrame, table: pd.DataFrame, data: DataConfig) -> None:
     """Raises a TableError if a list says something else of an image than the table: which is right?"""
-    paths = list(table["path"])
-    row_of = {PurePosixPath(path).name: row for row, path in enumerate(paths)}
-    row_of |= {path: row for row, path in enumerate(paths)}
-    listed = listed[listed["path"].isin(row_of.keys())]
-    same = table.iloc[[row_of[path] for path in listed["path"]]]
+    rows_of: dict[str, list[int]] = {}
+    for row, path in enumerate(table["path"]):
+        for name in {path, PurePosixPath(path).name}:
+            rows_of.setdefault(name, []).append(row)
+    pairs = [(line, row) for line, path in enumerate(listed["path"]) for row in rows_of.get(path, [])]
+    listed, same = listed.iloc[[line for line, _ in pairs]], table.iloc[[row for _, row in pairs]]
     for label in data.labels:
         there, here = (pd.to_numeric(labels.stripped(each[label])).to_numpy() for each in (listed, same))
         if (differs := ~((there == here) | (np.isnan(there) & np.isnan(here)))).any():
             row = int(np.argmax(differs))
             raise TableError(
-                f"{source}: {listed['path'].iloc[row]} has {listed[label].iloc[row]!r} for {label}, in "
-                f"{data.table} {same[label].iloc[row]!r}; correct one, or leave the labels out of the list."
+                f"{source}: {listed['path'].iloc[row]} has {listed[label].iloc[row]!r} for {label}, and "
+                f"{same[label].iloc[row]!r} in {data.table} or an earlier list; correct one, or leave the "
+                "labels out of the list."
             )
 
 
@@ -172,6 +174,7 @@ def _listed(
         if set(data.labels) <= set(frame.columns):
             more = read_table(root, _written(data, column, frame), name)
             more["path"] = image_paths(more["path"], data)
+            check_once(more, source)
             known = {*table["path"], *left_out}
             names = {PurePosixPath(path).name for path in known}
             new = [
@@ -187,11 +190,12 @@ def _listed(
             raise TableError(f"{source}: the list of images cannot be read: {error}.") from error
     named = set(image_paths(cells, data)) - {""}
     by_path = named & {*table["path"], *left_out}
-    by_name = named - by_path  # so that none of them has a folder, or it is unknown
+    others = named - by_path
+    by_name = {path for path in others if not (root / path).exists()}  # without a folder, or unknown
     files = [PurePosixPath(path).name for path in table["path"]]
     pairs = zip(table["path"], files, strict=True)
     rows = np.array([path in by_path or file in by_name for path, file in pairs], dtype=np.bool_)
-    if unknown := sorted(by_name - {*files, *(PurePosixPath(path).name for path in left_out)}):
+    if unknown := sorted(others - (by_name & {*files, *(PurePosixPath(path).name for path in left_out)})):
         raise TableError(
             f"{source}: names {len(unknown)} images that {data.table} has not, such as {unknown[0]!r}."
         )
