@@ -86,6 +86,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "0.8.0's augmentation": {"augment": AS_IN_0_8_0},
     "half the noise and borders": {"augment": {"noise": 0.015, "borders": 0.035}},
     "twice gamma, noise and borders": {"augment": {"gamma": 0.25, "noise": 0.06, "borders": 0.15}},
+    "no mirroring": {"augment": {"flip": False}},
+    "no mirroring, half the rotation": {"augment": {"flip": False, "rotation": 0.02}},
     "no JPEG": {"augment": {"jpeg_quality": 0}},
     "half the sharpness": {"augment": {"sharpness": 0.5}},
     "0.7.0's augmentation": {"augment": {**AS_IN_0_8_0, "jpeg_quality": 0, "sharpness": 0.5}},
