@@ -17,6 +17,7 @@ import pytest
 
 from chexscore import Classifier
 from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
+from chexscore.images import READING
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.predictions import Columns
@@ -295,7 +296,7 @@ def test_new_versions_of_decoders_are_other_settings(
         run([str(images)], output, classifier, RESUME)
     monkeypatch.undo()
     monkeypatch.setattr("chexscore.settings.READING", 99)
-    with pytest.raises(UsageError, match="reading of images 1 then and 99 now"):
+    with pytest.raises(UsageError, match=f"reading of images {READING} then and 99 now"):
         run([str(images)], output, classifier, RESUME)
 
 
