@@ -39,7 +39,7 @@ from training.config import TrainConfig
 from training.fit import fit
 
 RECIPE = Path(__file__).parents[2] / "training" / "configs" / "kermany.toml"
-NOT_MOVED = {"flip": False, "rotation": 0.0, "zoom": 0.0, "zoom_width": 0.0, "shift": 0.0}
+NOT_MOVED = {"rotation": 0.0, "zoom": 0.0, "zoom_width": 0.0, "shift": 0.0}
 MOVED_ONLY = {
     "gamma": 0.0,
     "sharpness": 0.0,
@@ -86,8 +86,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "0.8.0's augmentation": {"augment": AS_IN_0_8_0},
     "half the noise and borders": {"augment": {"noise": 0.015, "borders": 0.035}},
     "twice gamma, noise and borders": {"augment": {"gamma": 0.25, "noise": 0.06, "borders": 0.15}},
-    "no mirroring": {"augment": {"flip": False}},
-    "no mirroring, half the rotation": {"augment": {"flip": False, "rotation": 0.02}},
+    "with mirroring": {"augment": {"flip": True}},
+    "half the rotation": {"augment": {"rotation": 0.02}},
+    "half of placement": {"augment": {"rotation": 0.02, "zoom": 0.03, "zoom_width": 0.05, "shift": 0.01}},
+    "placement unchanged": {"augment": NOT_MOVED},
     "no JPEG": {"augment": {"jpeg_quality": 0}},
     "half the sharpness": {"augment": {"sharpness": 0.5}},
     "0.7.0's augmentation": {"augment": {**AS_IN_0_8_0, "jpeg_quality": 0, "sharpness": 0.5}},
