@@ -732,6 +732,23 @@ def test_it_is_said_where_patients_are_not_known(tmp_path: Path, predictions: st
         assert "patients" not in describe(known, predictions, {})
 
 
+def test_it_is_said_where_studies_are_told_by_their_names_alone(tmp_path: Path, predictions: str) -> None:
+    labels = label_csv(tmp_path, "path,study,Finding\n0.png,1,1\n1.png,1,0\n2.png,2,0\n")
+    for protocol, said in (
+        (QUICK, True),
+        (Protocol(resamples=0, by="study"), True),
+        (Protocol(resamples=0, by="study", group="Finding"), True),
+        (Protocol(resamples=0), False),
+        (Protocol(resamples=20, group="image"), False),
+    ):
+        about = describe(evaluate(predictions, labels, {}, protocol), predictions, {})
+        assert ("because no patients are known" in about.get("studies", "")) is said
+    labels = label_csv(tmp_path, "path,patient,study,Finding\n0.png,7,1,1\n1.png,8,1,0\n")
+    known = evaluate(predictions, labels, {}, Protocol(resamples=20, by="study", group="study"))
+    assert "studies" not in describe(known, predictions, {})
+    assert len(known.cases.labels) == 2
+
+
 def test_lines_that_are_no_utf8_and_have_no_image_are_told(tmp_path: Path, predictions: str) -> None:
     (tmp_path / "labels.csv").write_bytes(b"path,Finding\n0.png,1\n1.png,0\nM\xfcller.png,1\n")
     result = evaluate(predictions, str(tmp_path / "labels.csv"), {}, QUICK)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from chexscore.errors import TableError
 
-__all__ = ["join"]
+__all__ = ["join", "names_in"]
 
 
 def join(predicted: Sequence[str], labelled: Sequence[str]) -> list[int | None]:
@@ -73,8 +73,9 @@ def _all_parts(*sides: Sequence[str]) -> list[list[tuple[str, ...]]]:
     """The names in each; macOS takes letters with marks apart, others do not, and few have files of both."""
     alike = [[unicodedata.normalize("NFC", path) for path in side] for side in sides]
     told_apart = all(len(set(one)) == len(set(side)) for one, side in zip(alike, sides, strict=True))
-    return [[_parts(path) for path in side] for side in (alike if told_apart else sides)]
+    return [[names_in(path) for path in side] for side in (alike if told_apart else sides)]
 
 
-def _parts(path: str) -> tuple[str, ...]:
+def names_in(path: str) -> tuple[str, ...]:
+    """The names in a path, on whichever system it was written."""
     return tuple(part for part in path.strip().replace("\\", "/").split("/") if part not in ("", "."))

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import TableError, UsageError
+from chexscore.evaluation.joining import names_in
 from chexscore.labels import DEFAULT, Policies, read_table, split_findings, stripped, to_targets
 
 __all__ = ["LabelTable", "find_column", "read_labels"]
@@ -57,7 +58,8 @@ class LabelTable:
         cells: the text of the file, and for NIH a column for each finding.
         paths: of the images.
         patients: of the images, or None where nothing tells for any.
-        studies: of the images, or None where nothing tells for any; unique over patients.
+        studies: of the images, or None where nothing tells for any; those of two patients are two, but where
+            no patients are known what is called the same is one study.
         alone: "patient" or "study" -> lines whose path names none, though others do: each is one of its own.
         labels: columns that hold labels.
     """
@@ -92,7 +94,8 @@ def read_labels(source: str) -> LabelTable:
     """Reads a CSV of labels in whichever layout it has.
 
     Raises:
-        TableError: it cannot be read, is no table, or has no column of paths.
+        TableError: it cannot be read, is no table, or has no column of paths; or a patient or study that is
+            taken from paths stands in several folders.
     """
     cells = read_table(source)
     if {NIH_IMAGE, NIH_FINDINGS} <= set(cells.columns):
@@ -110,10 +113,13 @@ def read_labels(source: str) -> LabelTable:
         layout = "CheXpert" if column == "Path" else layout
         if patients is None:
             patients, alone["patient"] = _named([name for name, _ in in_paths])
+            _refuse_several_folders("patient", patients, paths, source)
         if studies is None and any(name for _, name in in_paths):
             studies, alone["study"] = _named([name for _, name in in_paths])
     if patients and studies:
         studies = [f"{patient}/{study}" for patient, study in zip(patients, studies, strict=True)]
+    if studies and "study" in alone:
+        _refuse_several_folders("study", studies, paths, source)
     known = {column, patient, study, ""}  # an index has no name
     return LabelTable(
         source,
@@ -147,6 +153,27 @@ def _named(names: Sequence[str | None]) -> tuple[list[str], AbstractSet[int]]:
     """The names, of a line without one a name of its own; and which lines these are."""
     alone = {row for row, name in enumerate(names) if name is None}
     return [f"line {row + 2}" if name is None else name for row, name in enumerate(names)], alone
+
+
+def _refuse_several_folders(what: str, names: Sequence[str], paths: Sequence[str], source: str) -> None:
+    """Raises a TableError if a name from paths stands in several folders: two sites may have a patient1 each.
+
+    Args:
+        what: the names are of, which is what a column that tells more is called.
+        names: a line each.
+        paths: a line each.
+        source: the file, for errors.
+    """
+    first: dict[str, tuple[str, Sequence[str]]] = {}
+    for name, path in zip(names, paths, strict=True):
+        match = CHEXPERT_PATH.search(path)
+        folder = names_in(path[: match.start(1) if what == "patient" else match.end(1)]) if match else ()
+        other, its_folder = first.setdefault(name, (path, folder))
+        if folder != its_folder:
+            raise TableError(
+                f"{source}: {other} and {path} are below different folders, so that their {what} {name} may "
+                f"be two; add a column {what} that tells."
+            )
 
 
 def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:

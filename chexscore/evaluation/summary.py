@@ -203,6 +203,9 @@ def _taken(policies: Policies) -> str:
 
 
 def _of_patients(cases: Cases, protocol: Protocol) -> dict[str, str]:
+    drawn = cases.group == "study" and protocol.resamples
+    if cases.table.patients is None and (drawn or protocol.by == "study"):
+        return {"studies": "of one name are one, because no patients are known"}
     if cases.group == "image" and protocol.group is None and protocol.resamples:
         unknown = "not known, so the intervals draw images; call their column patient, or give --group COLUMN"
         return {"patients": unknown}

@@ -61,6 +61,7 @@ def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> 
         "both models",
         "at the default",
         "patients",
+        "studies",
         "on their own",
         "left out",
         "only the model has",
