@@ -102,6 +102,7 @@ class Draws:
         measured: measure -> [1 + B, L + 1], the labels and "micro": on the data, then on each draw.
         support: measure -> [C], how many groups it rests on; see `Sample`.
         complete: measure -> [L], labels that means are over; see `Sample`.
+        pooled: measure -> [L], labels that "micro" is over; see `Sample`.
     """
 
     names: tuple[str, ...]
@@ -109,6 +110,7 @@ class Draws:
     measured: Mapping[str, Floats]
     support: Mapping[str, Integers]
     complete: Mapping[str, NDArray[np.bool_]]
+    pooled: Mapping[str, NDArray[np.bool_]]
 
     def columns(self, measure: str, over: NDArray[np.bool_] | None = None) -> Columns:
         """A measure with its means, which are over the same labels on the data and in every draw.
@@ -163,6 +165,7 @@ def bootstrap(samples: Sequence[Sample], *, resamples: int = RESAMPLES, seed: in
             {measure: np.concatenate(each) for measure, each in measured.items()},
             sample.support,
             sample.complete,
+            sample.pooled,
         )
         for sample, measured in zip(samples, parts, strict=True)
     ]
@@ -187,6 +190,9 @@ def intervals(draws: Draws, over: NDArray[np.bool_] | None = None) -> dict[str, 
 def differences(first: Draws, second: Draws, over: NDArray[np.bool_] | None = None) -> dict[str, Floats]:
     """Measure -> [C, 3], the first minus the second, drawn together; a mean is over labels complete in both.
 
+    "micro" is NaN at an operating point that the sides have for different labels: what these differ by would
+    count as a difference of the sides.
+
     The bounds are put together from those of both sides (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095),
     so that a side that hardly varies, with an AUC near 1, say, keeps its doubt. What both sides vary by
     together is taken out: the bounds come closer by as much as differences vary less than they would if the
@@ -205,6 +211,8 @@ def differences(first: Draws, second: Draws, over: NDArray[np.bool_] | None = No
         nearer[nearer <= EQUAL] = np.nan
         low = a - b - nearer * np.hypot(a - a_low, b_high - b)
         found[measure] = np.column_stack([a - b, low, a - b + nearer * np.hypot(a_high - a, b - b_low)])
+        if not np.array_equal(first.pooled[measure], second.pooled[measure]):
+            found[measure][-1] = np.nan
     return {measure: found[measure] for measure in first.measured if measure in found}
 
 

@@ -65,6 +65,8 @@ class Sample:
             complete, for "micro" of any.
         complete: measure -> [L], whether a mean is over the label: if it has both classes and, for measures
             at an operating point, a threshold there.
+        pooled: measure -> [L], whether "micro" is over the label: at an operating point if it has a
+            threshold there.
     """
 
     def __init__(
@@ -93,10 +95,12 @@ class Sample:
         ]
         self._together = Ranking(labels.ravel(), scores.ravel(), np.repeat(groups, count))
         both = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-        self.complete: dict[str, NDArray[np.bool_]] = dict.fromkeys(ALONE, both)
+        self.pooled: dict[str, NDArray[np.bool_]] = dict.fromkeys(ALONE, np.ones(count, dtype=bool))
         for point, thresholds in self._points.items():
-            there = both & ~np.isnan(thresholds)
-            self.complete |= {_at(measure, point): there for measure in AT_POINT}
+            self.pooled |= {_at(measure, point): ~np.isnan(thresholds) for measure in AT_POINT}
+        self.complete: dict[str, NDArray[np.bool_]] = {
+            measure: both & there for measure, there in self.pooled.items()
+        }
         self.support: dict[str, Integers] = {}
         counted: dict[tuple[str, str], Integers] = {}
         for measure, complete in self.complete.items():

@@ -721,6 +721,29 @@ def test_models_whose_points_are_known_on_one_side_alone_are_not_compared_there(
         assert f"Finding,all minus {predictions},accuracy@default,0.000000" in same
 
 
+def test_points_of_some_labels_are_pooled_and_compared_over_these(tmp_path: Path, predictions: str) -> None:
+    lines = [f"{row}.png,{finding},{1 - finding}\n" for row, finding in enumerate(FINDING)]
+    labels = label_csv(tmp_path, "path,Finding,Opposite\n" + "".join(lines))
+    half = {"default": 0.5}
+    ours = {"Finding": {**half, "youden": 0.75}, "Opposite": half}
+    theirs = {"Finding": half, "Opposite": {**half, "youden": 0.75}}
+    result = evaluate(predictions, labels, ours, QUICK, against=predictions, other_points=theirs)
+    rows = {(row["label"], row["group"], row["metric"]): row for row in tidy(result)}
+    counts = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+    for group in ("all", predictions):
+        pooled = [rows["micro", group, f"{metric}@youden"] for metric in counts]
+        assert sum(int(row["value"]) for row in pooled) == 6
+        assert {row["n"] for row in [*pooled, rows["micro", group, "accuracy@youden"]]} == {"6"}
+        assert rows["micro", group, "accuracy@0.5"]["n"] == rows["micro", group, "auc"]["n"] == "12"
+    difference = f"all minus {predictions}"
+    assert rows["micro", difference, "specificity@youden"]["value"] == ""
+    assert rows["micro", difference, "specificity@0.5"]["value"] == "0.000000"
+    said = describe(result, predictions, {}, predictions)["micro values"]
+    assert said == "not compared at youden: the models have it for different labels"
+    same = evaluate(predictions, labels, ours, QUICK, against=predictions, other_points=ours)
+    assert "micro values" not in describe(same, predictions, {}, predictions)
+
+
 def test_it_is_said_where_patients_are_not_known(tmp_path: Path, predictions: str) -> None:
     labels = label_csv(tmp_path, "path,MRN,Finding\n0.png,7,1\n1.png,8,0\n")
     unknown = evaluate(predictions, labels, {}, QUICK)

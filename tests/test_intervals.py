@@ -307,6 +307,18 @@ def test_a_mean_is_compared_over_labels_that_both_sides_define() -> None:
     assert auc(first, "macro").value != auc(second, "macro").value
 
 
+def test_micro_values_over_different_labels_are_not_compared() -> None:
+    labels, scores, patients = data(5)
+    points = [{"p": [0.5, math.nan], "q": [0.5, 0.4]}, {"p": [math.nan, 0.5], "q": [0.6, 0.5]}]
+    both = (labels[:, [0, 2]], scores[:, [0, 2]], number(patients), "AB")
+    first, second = bootstrap([Sample(*both, each) for each in points], resamples=50)
+    apart, whole = (get(differences(first, second), first, f"specificity@{point}", "micro") for point in "pq")
+    assert all(map(math.isnan, apart)), "it would be that of the labels"
+    assert whole.low < whole.value < whole.high
+    same = get(differences(first, first), first, "specificity@p", "micro")
+    assert same.value == 0
+
+
 def test_intervals_cover_the_truth() -> None:
     """Small sets; `python -m tests.bench.evaluation coverage` has 500 of each size."""
     assert 88 <= sum(covers(seed, ill=30, well=50, resamples=200) for seed in range(100)) <= 99

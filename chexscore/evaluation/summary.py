@@ -105,7 +105,7 @@ def rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     `group` is "all", a subgroup such as "Sex=F", a difference such as "Sex=F minus the rest", "Sex: all" (the
     macro mean of all over the labels that it is over in the subgroups), the CSV of the other model, or
     "constant guess". `n` counts the cases with a known
-    label; for the label "micro" it counts labels.
+    label; for the label "micro" it counts labels, at an operating point of those that have it.
     """
     everyone, names = evaluation.everyone, evaluation.cases.names
     yield from _thresholds(everyone, names, evaluation.points)
@@ -163,7 +163,7 @@ def _rows_of(
 ) -> Iterator[dict[str, Any]]:
     """A group's rows; `points` as in `Evaluation`, `only` one of its columns."""
     for label in [only] if only else group.columns:
-        known = group.known[label]
+        known, pooled = group.known[label], _pooled(group, label)
         if counts and label in group.positives:
             yield _row(label, group.name, "positives", (group.positives[label], math.nan, math.nan), known)
         if counts and label == MACRO:
@@ -172,9 +172,16 @@ def _rows_of(
         for point, of_columns in group.counts.items() if counts else ():
             if label in of_columns:
                 for metric, number in of_columns[label]._asdict().items():
-                    yield _row(label, group.name, f"{metric}@{point}", (number, math.nan, math.nan), known)
+                    n = pooled.get(point, known)
+                    yield _row(label, group.name, f"{metric}@{point}", (number, math.nan, math.nan), n)
         for measure in group.measures:
-            yield _row(label, group.name, measure, group.get(measure, label), known)
+            n = pooled.get(measure.partition("@")[2], known)
+            yield _row(label, group.name, measure, group.get(measure, label), n)
+
+
+def _pooled(group: Group, label: str) -> dict[str, int]:
+    """For all labels together: operating point -> how many known labels there are of those that have it."""
+    return {point: sum(found[MICRO]) for point, found in group.counts.items()} if label == MICRO else {}
 
 
 def _labels_of_mean(group: Group, points: Points) -> Iterator[tuple[str, int]]:
@@ -247,6 +254,14 @@ def _of_other(evaluation: Evaluation, against: str, model: Mapping[str, str]) ->
             "not compared, for the operating points of one model alone are known; the record (.run.json) "
             "beside predictions has them"
         )
+    apart = [
+        point
+        for point, thresholds in evaluation.other_points.items()
+        if point in evaluation.points
+        and not np.array_equal(np.isnan(thresholds), np.isnan(evaluation.points[point]))
+    ]
+    if apart:
+        found["micro values"] = f"not compared at {', '.join(apart)}: the models have it for different labels"
     return found
 
 

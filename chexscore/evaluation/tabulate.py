@@ -60,6 +60,7 @@ def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> 
         "operating points",
         "both models",
         "at the default",
+        "micro values",
         "patients",
         "studies",
         "on their own",
