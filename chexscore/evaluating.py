@@ -66,6 +66,11 @@ class Outputs:
             raise UsageError(
                 "a file that is read or written already is named as an output; give another name."
             )
+        if self.keep is not None and os.path.isfile(self.keep) and not self.overwrite:
+            raise UsageError(
+                f"{self.keep} exists; chexscore eval {self.keep} evaluates it, and --overwrite scores the "
+                "images anew."
+            )
         for target in targets:
             check_target(target, overwrite=self.overwrite)
 
@@ -198,11 +203,16 @@ def _score(
     from chexscore.options import Options  # noqa: PLC0415
     from chexscore.runs import run  # noqa: PLC0415
     from chexscore.scoring import open_classifier  # noqa: PLC0415
+    from chexscore.settings import settings_of  # noqa: PLC0415
     from chexscore.stopping import stopped_by_signals  # noqa: PLC0415
+    from chexscore.store import can_be_resumed  # noqa: PLC0415
 
     classifier = open_classifier(model, device)
-    # What a stopped one left is gone on with: there is no output yet that could lose rows.
-    options = Options(overwrite=overwrite, resume=not overwrite, forget_gone=not overwrite)
+    # What a stopped one left is gone on with, where there is no output yet that could lose rows: --overwrite
+    # may be for a report of earlier.
+    settings = settings_of(classifier, Options())
+    resume = not overwrite or (not os.path.exists(output) and can_be_resumed(output, settings))
+    options = Options(overwrite=not resume, resume=resume, forget_gone=resume)
     with stopped_by_signals() as stop:
         check_some_are_there(paths)
         found = list(find_images(paths, stop=stop))

@@ -18,7 +18,7 @@ from chexscore.errors import OutputError, UsageError
 from chexscore.fingerprints import Fingerprint
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
 
-__all__ = ["Store", "check_settings"]
+__all__ = ["Store", "can_be_resumed", "check_settings"]
 
 COMMIT_INTERVAL_S = 1.0
 """What a power cut can cost."""
@@ -279,6 +279,28 @@ def check_settings(output: str, earlier: Mapping[str, str], now: Mapping[str, st
             f"{output} was made with other settings, so it cannot be resumed ({differences}); "
             "--overwrite begins anew."
         )
+
+
+def can_be_resumed(output: str, settings: Mapping[str, str]) -> bool:
+    """Whether a run left rows for an output, whole and made with these settings.
+
+    Where the disk fails it says so, too: the run that resumes tells what is wrong, and loses nothing.
+    """
+    path = store_path(output)
+    if not os.path.exists(path):
+        return False
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            if not _is_complete(database):
+                return False
+            check_settings(output, dict(database.execute("SELECT name, value FROM settings")), settings)
+            for row in database.execute("SELECT * FROM rows"):
+                _checked(row)
+    except sqlite3.OperationalError:
+        return True
+    except (UsageError, sqlite3.DatabaseError, ValueError):
+        return False
+    return True
 
 
 def _open(path: str, *, discard_damaged: bool) -> sqlite3.Connection:

@@ -5,10 +5,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import onnxruntime
@@ -541,20 +543,48 @@ def test_eval_scores_images_first(model: Path, images: Path, tmp_path: Path) -> 
     assert "found" not in done.stderr, "the labels are looked at before hours of scoring"
 
 
-def test_eval_goes_on_with_what_a_stopped_one_has_kept(model: Path, images: Path, tmp_path: Path) -> None:
-    labels, kept, stop = tmp_path / "labels.csv", tmp_path / "kept.csv", Stop()
+def test_eval_goes_on_with_what_a_stopped_one_has_kept(
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels, kept, page = tmp_path / "labels.csv", tmp_path / "kept.csv", tmp_path / "t.csv"
     labels.write_text("path,Bright\n000.png,0\n051.png,0\n204.png,1\n")
 
     def stop_soon(record: RunRecord) -> None:
         stop.reason = "SIGTERM" if record.done > 1 else ""
 
-    run([str(images)], str(kept), Classifier(model), stop=stop, watch=stop_soon)
-    assert not kept.exists()
-    (images / "000.png").unlink()
-    done = chexscore("eval", images, "--labels", labels, "--model", model, "--keep", kept)
-    assert done.returncode == 0
-    assert re.search(r"2 images found: \d scored, 0 not, \d unchanged", done.stderr)
-    assert [line.split(",")[1] for line in kept.read_text().splitlines()] == ["status", "ok", "ok"]
+    def evaluated(*words: str) -> tuple[int, str]:
+        command = ["eval", images, "--labels", labels, "--model", model, "--keep", kept, *words]
+        monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, command)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    for words in ((), ("--overwrite", "-o", str(page))):
+        kept.unlink(missing_ok=True)
+        Path(f"{kept}.state").unlink(missing_ok=True)
+        stop = Stop()
+        run([str(images)], str(kept), Classifier(model), stop=stop, watch=stop_soon)
+        assert not kept.exists()
+        (images / "000.png").unlink(missing_ok=True)
+        page.touch()
+        code, said = evaluated(*words)
+        assert code == 0
+        assert re.search(r"2 images found: \d scored, 0 not, [12] unchanged", said)
+        assert [line.split(",")[1] for line in kept.read_text().splitlines()] == ["status", "ok", "ok"]
+    code, said = evaluated()
+    assert code == 2
+    assert f"chexscore eval {kept} evaluates it, and --overwrite scores the images anew" in said
+    assert "2 images found: 2 scored, 0 not" in evaluated("--overwrite")[1]
+    kept.unlink()
+    with closing(sqlite3.connect(f"{kept}.state")) as database:
+        database.execute("UPDATE settings SET value = 'x'")
+        database.commit()
+    assert evaluated()[0] == 2
+    assert "2 images found: 2 scored, 0 not" in evaluated("--overwrite")[1]
 
 
 def test_eval_of_something_else_exits_1(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from chexscore.options import Options
 from chexscore.predictions import Columns
 from chexscore.records import RunRecord
 from chexscore.runs import run
+from chexscore.settings import settings_of
 from chexscore.stopping import Stop
+from chexscore.store import can_be_resumed
 from tests.networks import brightness_model, brightness_spec
 
 Flat = Callable[[str, int], Path]
@@ -428,6 +430,37 @@ def test_a_damaged_state_is_told_and_can_be_begun_anew(
     assert output.read_bytes() == whole
     run([str(images)], str(output), classifier, OVERWRITE)
     assert output.read_bytes() == whole
+
+
+def test_rows_can_be_resumed_that_are_whole_and_of_the_same_settings(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, state, now = (
+        str(tmp_path / "out.csv"),
+        tmp_path / "out.csv.state",
+        settings_of(classifier, RESUME),
+    )
+    assert not can_be_resumed(output, now)
+    assert not state.exists(), "to look leaves nothing"
+    stop = Stop()
+    run([str(images)], output, classifier, stop=stop, watch=stop_after(2, stop))
+    assert can_be_resumed(output, now)
+    assert not can_be_resumed(output, settings_of(classifier, replace(RESUME, max_pixels=7)))
+    whole = state.read_bytes()
+    with closing(sqlite3.connect(state)) as database:
+        database.execute("UPDATE rows SET note = 'something else'")
+        database.commit()
+    assert not can_be_resumed(output, now)
+    for content in (b"", b"no database" * 1000):
+        state.write_bytes(content)
+        assert not can_be_resumed(output, now)
+    state.write_bytes(whole)
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(sqlite3, "connect", fail)
+    assert can_be_resumed(output, now), "or --overwrite would throw away what is there"
 
 
 def test_a_state_of_another_user_is_not_taken_for_a_full_disk(
