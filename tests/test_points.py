@@ -66,11 +66,29 @@ def test_points_come_from_the_model_that_made_the_predictions(tmp_path: Path, mo
 def test_predictions_are_told_from_images(tmp_path: Path) -> None:
     for name, content in (("scores.txt", "path,status,A,note\n"), ("film.txt", "no table")):
         (tmp_path / name).write_text(content)
+    scans = tmp_path / "scans.csv"
+    scans.mkdir()
     assert are_predictions([str(tmp_path / "scores.txt")])
     assert are_predictions(["not/there.csv"])
-    for inputs in ([str(tmp_path / "film.txt")], [str(tmp_path)], ["not/there"], ["a.png", "b.csv"]):
+    for inputs in (
+        [str(tmp_path / "film.txt")],
+        [str(tmp_path)],
+        ["not/there"],
+        [str(scans)],
+        ["a.png", str(scans)],
+        [str(tmp_path), "a.png"],
+    ):
         assert not are_predictions(inputs)
-    with pytest.raises(UsageError, match="evaluated as CSV"):
-        are_predictions(["out.parquet"])
-    with pytest.raises(UsageError, match="one CSV of predictions"):
-        are_predictions(["a.csv", "b.csv"])
+    for inputs in (["out.parquet"], ["a.png", "out.jsonl"]):
+        with pytest.raises(UsageError, match="evaluated as CSV"):
+            are_predictions(inputs)
+    for inputs in (
+        ["a.csv", "b.csv"],
+        ["a.png", "b.csv"],
+        ["k.csv", str(tmp_path)],
+        ["a.png", str(tmp_path / "scores.txt")],
+    ):
+        with pytest.raises(
+            UsageError, match=r"(\.csv|scores\.txt): one CSV of predictions .* name either alone"
+        ):
+            are_predictions(inputs)

@@ -26,23 +26,29 @@ def are_predictions(inputs: Sequence[str]) -> bool:
     """Whether these name one CSV of predictions, and not images.
 
     Raises:
-        UsageError: several CSVs, or predictions in a format that is not read back.
+        UsageError: a CSV of predictions among other inputs, or predictions in a format that is not read back.
     """
-    if len(inputs) > 1:
-        if all(source.lower().endswith(".csv") for source in inputs):
+    for source in inputs:
+        if source.lower().endswith((".jsonl", ".parquet")):
             raise UsageError(
-                "one CSV of predictions is evaluated at a time; --against compares with another."
+                f"{source}: predictions are evaluated as CSV; give predict an output such as out.csv."
             )
-        return False
-    source = inputs[0]
-    if source.lower().endswith((".jsonl", ".parquet")):
+    found = [source for source in inputs if _is_table(source)]
+    if found and len(inputs) > 1:
         raise UsageError(
-            f"{source}: predictions are evaluated as CSV; give predict an output such as out.csv."
+            f"{found[0]}: one CSV of predictions is evaluated at a time, and without images beside it; name "
+            "either alone. --against compares with another CSV."
         )
-    if source.lower().endswith(".csv") or not os.path.isfile(source):
-        return source.lower().endswith(".csv")
-    with suppress(OSError), open(source, "rb") as file:
-        return file.read(len(HEADER)) == HEADER
+    return bool(found)
+
+
+def _is_table(source: str) -> bool:
+    """Whether this is a CSV, by its name or by how it begins."""
+    if source.lower().endswith(".csv"):
+        return not os.path.isdir(source)
+    if os.path.isfile(source):
+        with suppress(OSError), open(source, "rb") as file:
+            return file.read(len(HEADER)) == HEADER
     return False
 
 
