@@ -395,6 +395,25 @@ def test_subgroups_show_where_it_fails(tmp_path: Path) -> None:
     assert men.group.get("auc", "Finding").value == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("sexes", "resamples", "why"),
+    [
+        ("FFFFFF", 20, "no subgroup has a rest to be compared with"),
+        ("FFFFFF", 0, "no subgroup has a rest to be compared with"),
+        ("FMFMFM", 0, "--resamples 0 asks for none"),
+        ("FMFMFM", 20, "too few patients have a class that it needs"),
+    ],
+)
+def test_it_is_said_why_no_comparison_has_an_interval(
+    tmp_path: Path, predictions: str, sexes: str, resamples: int, why: str
+) -> None:
+    lines = [f"{row}.png,{sexes[row]},{finding}\n" for row, finding in enumerate(FINDING)]
+    labels = label_csv(tmp_path, "path,Sex,Finding\n" + "".join(lines))
+    protocol = Protocol(subgroups=("Sex",), resamples=resamples)
+    said = chance(evaluate(predictions, labels, {}, protocol))
+    assert said == f"No comparison with the rest has an interval: {why}."
+
+
 def test_means_of_subgroups_are_over_labels_that_all_of_them_have(tmp_path: Path) -> None:
     sexes = ["F"] * 20 + ["M"] * 20 + ["?"] * 4
     random = np.random.default_rng(0)

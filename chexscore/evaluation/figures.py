@@ -74,12 +74,20 @@ def chance(evaluation: Evaluation) -> str:
     made = len(evaluation.comparisons)
     marked = sum(one.difference.excludes_zero for one in evaluation.comparisons)
     if not made:
-        return "No comparison with the rest has an interval: too few patients have a class that it needs."
+        return f"No comparison with the rest has an interval: {_why_none(evaluation)}."
     are = "is" if marked == 1 else "are"
     return (
         f"Of {counted(made, 'comparisons')} with the rest {marked} {are} marked, because the interval "
         f"excludes zero; chance alone marks 1 in 20, here about {made / 20:.0f}."
     )
+
+
+def _why_none(evaluation: Evaluation) -> str:
+    if all(one.to_the_rest is None for split in evaluation.splits for one in split.subgroups):
+        return "no subgroup has a rest to be compared with"
+    if not evaluation.protocol.resamples:
+        return "--resamples 0 asks for none"
+    return "too few patients have a class that it needs"
 
 
 def left_out_of_means(evaluation: Evaluation, split: Split | None = None) -> str:
