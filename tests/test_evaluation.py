@@ -221,6 +221,20 @@ def test_what_the_other_model_leaves_over_counts_too(tmp_path: Path) -> None:
         read_cases(ours, labels, Protocol(strict=True), str(other))
 
 
+def test_a_path_that_is_there_twice_is_told_with_its_file(tmp_path: Path) -> None:
+    once = write_predictions(tmp_path / "once.csv", "A", ["0.png"], np.zeros((1, 1)))
+    twice = write_predictions(tmp_path / "twice.csv", "A", ["x/0.png"] * 2, np.zeros((2, 1)))
+    labels = label_csv(tmp_path, 'path,A,Remark\n0.png,1,"two\nlines"\n')
+    for ours, against in ((twice, None), (once, twice)):
+        with pytest.raises(TableError, match=r"^\S+/twice\.csv: x/0\.png is predicted twice"):
+            read_cases(ours, labels, Protocol(), against)
+    with pytest.raises(TableError, match=r"^the images: 0\.png is predicted twice; .* or name it once"):
+        check_images(["0.png", "./0.png"], "A", labels, Protocol())
+    labels = label_csv(tmp_path, 'path,A,Remark\n0.png,1,"two\nlines"\n\n1.png,1,\n./1.png,1,\n')
+    with pytest.raises(TableError, match=r"labels\.csv: lines 5 and 6: 1\.png is labelled twice"):
+        read_cases(once, labels, Protocol())
+
+
 def test_few_patients_and_images_of_none_get_a_word(tmp_path: Path) -> None:
     paths = [f"patient{i // 2}/{i}.png" for i in range(36)] + ["ward/36.png"]
     predictions = write_predictions(tmp_path / "out.csv", "A", paths, np.linspace(0, 1, 37)[:, None])

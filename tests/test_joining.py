@@ -38,8 +38,8 @@ def test_the_same_path_wins_over_an_ending_and_a_longer_ending_over_a_shorter() 
 )
 def test_an_ambiguous_join_is_refused_with_the_names(predicted: list[str], labelled: list[str]) -> None:
     with pytest.raises(TableError) as caught:
-        join(predicted, labelled)
-    for path in {*predicted, *labelled}:
+        join(predicted, labelled, predictions="k.csv", labels="l.csv")
+    for path in {*predicted, *labelled, "in k.csv", "l.csv: "}:
         assert path in str(caught.value)
 
 
@@ -54,6 +54,10 @@ def test_a_path_that_is_there_twice_is_refused_even_if_nothing_else_knows_it() -
         join(["b.png"], ["a.png", "b.png", "./a.png"])
     with pytest.raises(TableError, match=r"x/a\.png is predicted twice; keep one of its rows"):
         join(["x/a.png", "x/a.png"], ["b.png"])
+    with pytest.raises(TableError, match=r"^l\.csv: lines 3 and 9: a\.png is labelled twice"):
+        join([], ["a.png", "b.png", "a.png", "a.png"], labels="l.csv", lines=[3, 5, 9, 11])
+    with pytest.raises(TableError, match=r"^k\.csv: a\.png is predicted twice"):
+        join(["b.png", "a.png", "a.png"], [], predictions="k.csv")
 
 
 def test_letters_with_marks_are_the_same_however_they_are_written() -> None:

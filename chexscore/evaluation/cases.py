@@ -111,13 +111,18 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
         UsageError: the protocol asks for studies or a column that are not there.
     """
     names, rows = _read(predictions)
-    return join_cases(names, rows, labels, protocol, against)
+    return join_cases(names, rows, labels, protocol, against, predictions)
 
 
 def join_cases(
-    names: tuple[str, ...], rows: Sequence[Prediction], labels: str, protocol: Protocol, against: str | None
+    names: tuple[str, ...],
+    rows: Sequence[Prediction],
+    labels: str,
+    protocol: Protocol,
+    against: str | None,
+    source: str,
 ) -> Cases:
-    """As `read_cases`, for predictions `rows` of the labels `names`."""
+    """As `read_cases`, for predictions `rows` of the labels `names`, which errors say to be in `source`."""
     if taken := {MACRO, MICRO} & set(names):
         raise TableError(
             f"a label of the model is called {min(taken)}, as a mean is here; rename its column."
@@ -129,7 +134,7 @@ def join_cases(
             f"{labels}: has a column for none of the model's labels: {', '.join(names)}; its own labels are "
             f"{', '.join(table.labels) or 'none'}."
         )
-    partners, left_over = _partners(rows, table, "")
+    partners, left_over = _partners(rows, table, source)
     pairs = [(rows[row], line) for line, row in partners.items() if rows[row].status is Status.OK]
     if not pairs:
         raise TableError(
@@ -145,7 +150,7 @@ def join_cases(
     others = None
     if against is not None:
         other_names, other_rows = _read(against)
-        theirs, left_over_there = _partners(other_rows, table, f" in {against}")
+        theirs, left_over_there = _partners(other_rows, table, against, f" in {against}")
         shared = tuple(name for name in shared if name in other_names)
         if not shared:
             raise TableError(f"{against}: has none of the first model's labels: {', '.join(names)}.")
@@ -200,10 +205,16 @@ def _read(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
 
 
 def _partners(
-    rows: Sequence[Prediction], table: LabelTable, where: str
+    rows: Sequence[Prediction], table: LabelTable, source: str, where: str = ""
 ) -> tuple[dict[int, int], dict[str, int]]:
     """Line of the table -> its prediction, in the order of the predictions; and what is left over."""
-    lines = join([row.path for row in rows], table.paths)
+    lines = join(
+        [row.path for row in rows],
+        table.paths,
+        predictions=source,
+        labels=table.source,
+        lines=[line + 2 for line in table.cells.index],
+    )
     scored = [line for row, line in zip(rows, lines, strict=True) if row.status is Status.OK]
     return {line: row for row, line in enumerate(lines) if line is not None}, {
         f"predictions without a score{where}": len(rows) - len(scored),

@@ -108,7 +108,7 @@ def check_images(
         UsageError: as for `evaluate`.
     """
     rows = [Prediction(in_utf8(image), Status.OK, dict.fromkeys(names, 0.0)) for image in images]
-    cases = join_cases(tuple(names), rows, labels, protocol, against)
+    cases = join_cases(tuple(names), rows, labels, protocol, against, "the images")
     splits(cases, protocol.subgroups)
 
 
