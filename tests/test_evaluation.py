@@ -299,6 +299,7 @@ def test_a_study_takes_its_views_together(chexpert: tuple[str, str], views: str,
     assert cases.others is not None
     assert cases.others[:, 0].tolist() == pytest.approx([score / 10 for score in scores])
     assert cases.labels[:, 0].tolist() == [1, 0, 0, 1]  # a positive view decides, an unknown one does not
+    assert cases.disagreeing == 1
     assert cases.groups == ["patient1", "patient1", "patient2", "patient3"]
     assert [cases.images[row].rsplit("/", 1)[1] for row in cases.picture[:, 0]] == [
         "view2_lateral.jpg",
@@ -306,6 +307,18 @@ def test_a_study_takes_its_views_together(chexpert: tuple[str, str], views: str,
         "view1_frontal.jpg",
         "view1_frontal.jpg",
     ]
+
+
+def test_it_is_said_how_a_study_gets_its_label(chexpert: tuple[str, str]) -> None:
+    predictions, labels = chexpert
+    by_study = Protocol(by="study", resamples=0)
+    about = describe(evaluate(predictions, labels, {}, by_study), predictions, {})
+    assert about["label of a study"] == "positive where any view is; the views of 1 study disagree"
+    Path(labels).write_text(CHEXPERT.replace("Male,30,,1", "Male,30,,0"))
+    about = describe(evaluate(predictions, labels, {}, by_study), predictions, {})
+    assert about["label of a study"] == "positive where any view is"
+    by_image = evaluate(predictions, labels, {}, Protocol(resamples=0))
+    assert "label of a study" not in describe(by_image, predictions, {})
 
 
 @pytest.mark.parametrize(

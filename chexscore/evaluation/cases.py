@@ -76,6 +76,7 @@ class Cases:
         only_predicted: labels of the model that the table lacks.
         only_labelled: labels of the table that the model lacks.
         only_ours: labels that the other model lacks.
+        disagreeing: studies of whose views some are positive for a label and others negative.
     """
 
     names: tuple[str, ...]
@@ -94,6 +95,7 @@ class Cases:
     only_predicted: tuple[str, ...]
     only_labelled: tuple[str, ...]
     only_ours: tuple[str, ...]
+    disagreeing: int = 0
 
 
 def read_cases(predictions: str, labels: str, protocol: Protocol, against: str | None = None) -> Cases:
@@ -272,15 +274,17 @@ def _by_study(cases: Cases, protocol: Protocol) -> Cases:
         least, most = (bound.reduceat(scores[order], starts) for bound in (np.minimum, np.maximum))
         return np.clip(means, least, most)
 
+    most, least = (bound.reduceat(cases.labels[order], starts) for bound in (np.fmax, np.fmin))
     return replace(
         cases,
-        labels=np.fmax.reduceat(cases.labels[order], starts),
+        labels=most,
         scores=together(cases.scores),
         others=None if cases.others is None else together(cases.others),
         groups=_of_first(cases.groups, first) if cases.group != "image" else [str(row) for row in first],
         group="study" if cases.group == "image" else cases.group,
         case=case,
         picture=picture,
+        disagreeing=int((most > least).any(axis=1).sum()),
     )
 
 

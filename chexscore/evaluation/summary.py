@@ -85,6 +85,9 @@ def describe(
         found["score of a study"] = {"max": "the largest of its views", "mean": "the mean of its views"}[
             protocol.views
         ]
+        found["label of a study"] = "positive where any view is" + (
+            f"; the views of {counted(cases.disagreeing, 'studies')} disagree" if cases.disagreeing else ""
+        )
     found["intervals"] = (
         f"95 %, from {protocol.resamples:,} draws of {draws}; none where fewer than {FEWEST} {draws} have a "
         "class that a measure needs (of a mean, for any of its labels)"

@@ -63,6 +63,7 @@ def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> 
         "micro values",
         "patients",
         "studies",
+        "label of a study",
         "on their own",
         "left out",
         "only the model has",
