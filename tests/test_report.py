@@ -18,7 +18,7 @@ from PIL import Image
 from chexscore.errors import UsageError
 from chexscore.evaluation.cases import Protocol
 from chexscore.evaluation.evaluate import evaluate
-from chexscore.evaluation.results import Evaluation
+from chexscore.evaluation.results import COMPETITION_FINDINGS, Evaluation
 from chexscore.evaluation.summary import describe
 from chexscore.intervals import Interval
 from chexscore.report.curves import precision_recall
@@ -188,6 +188,23 @@ def test_a_caution_keeps_the_names_in_it(tmp_path: Path) -> None:
     protocol = Protocol(group="WardKey", resamples=20)
     found = evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), {}, protocol)
     assert "Only 2 values of WardKey: the intervals are rough" in page(found).text
+
+
+def test_the_mean_of_five_findings_says_why_it_is_not_there(tmp_path: Path) -> None:
+    scores = ",".join(["0.5"] * 5)
+    rows = "".join(f"{i}.png,ok,{scores},\n" for i in range(4))
+    (tmp_path / "out.csv").write_text(f"path,status,{','.join(COMPETITION_FINDINGS)},note\n{rows}")
+    why = "for want of Edema (one class only)"
+    for edema, is_there in ((0, False), (1, True)):
+        lines = "".join(f"{i}.png,{i % 2},{i % 2},{i % 2},{i % 2 * edema},{i % 2}\n" for i in range(4))
+        (tmp_path / "labels.csv").write_text(f"path,{','.join(COMPETITION_FINDINGS)}\n{lines}")
+        protocol = Protocol(resamples=0)
+        found = evaluate(str(tmp_path / "out.csv"), str(tmp_path / "labels.csv"), {}, protocol)
+        about = describe(found, "out.csv", ABOUT)
+        assert about.get("CheXpert 5") == (None if is_there else f"no mean {why}")
+        text = page(found, pictures=0).text
+        assert ("CheXpert's five" in text) is is_there
+        assert (f"CheXpert 5 has no mean {why}." in text) is not is_there
 
 
 def test_cells_that_are_no_utf_8_control_characters_and_dollar_signs_are_survived(tmp_path: Path) -> None:

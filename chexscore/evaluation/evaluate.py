@@ -11,6 +11,7 @@ from chexscore.evaluation.cases import Cases, Protocol, join_cases, read_cases
 from chexscore.evaluation.points import DEFAULT, Points
 from chexscore.evaluation.results import (
     COMPETITION,
+    COMPETITION_FINDINGS,
     HALF,
     UNKNOWN_POINT,
     Counts,
@@ -25,9 +26,6 @@ from chexscore.predictions import Prediction, Status, in_utf8
 from chexscore.samples import MACRO, MICRO, Sample
 
 __all__ = ["check_images", "evaluate"]
-
-COMPETITION_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-"""What CheXpert's leaderboard takes the mean AUC of (Irvin et al. 2019, doi:10.1609/aaai.v33i01.3301590)."""
 
 CALIBRATION = "calibration_error"
 """Draws and small groups only ever add to it: an interval from draws, or a difference to a larger group,

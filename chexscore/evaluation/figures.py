@@ -2,7 +2,7 @@
 
 import math
 
-from chexscore.evaluation.results import Evaluation, Group, Split
+from chexscore.evaluation.results import COMPETITION, COMPETITION_FINDINGS, Evaluation, Group, Split
 from chexscore.intervals import Interval
 from chexscore.messages import counted
 from chexscore.samples import MICRO
@@ -13,6 +13,7 @@ __all__ = [
     "chance",
     "change",
     "change_between",
+    "lacking_for_competition",
     "left_out_of_means",
     "mean_of",
     "named",
@@ -104,6 +105,14 @@ def left_out_of_means(evaluation: Evaluation, split: Split | None = None) -> str
         return ""
     where = "one class only" if split is None else "one class only in a subgroup"
     return f"{len(kept)} of {len(before)} labels, without {', '.join(lacking)} ({where})"
+
+
+def lacking_for_competition(evaluation: Evaluation) -> str:
+    """Why there is no mean over CheXpert's findings although all of these are there; or nothing."""
+    if COMPETITION not in evaluation.everyone.columns:
+        return ""
+    lacking = [label for label in COMPETITION_FINDINGS if label not in evaluation.everyone.over]
+    return f"{', '.join(lacking)} (one class only)" if lacking else ""
 
 
 def mean_of(evaluation: Evaluation, split: Split) -> str:

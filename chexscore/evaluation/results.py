@@ -16,6 +16,7 @@ from chexscore.samples import MICRO
 
 __all__ = [
     "COMPETITION",
+    "COMPETITION_FINDINGS",
     "HALF",
     "UNKNOWN_POINT",
     "Comparison",
@@ -28,6 +29,9 @@ __all__ = [
 
 COMPETITION = "CheXpert 5"
 """Name of the mean over CheXpert's competition findings."""
+
+COMPETITION_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""What CheXpert's leaderboard takes the mean AUC of (Irvin et al. 2019, doi:10.1609/aaai.v33i01.3301590)."""
 
 HALF = "0.5"
 """The operating point that every label has, for comparison with figures that were measured there."""

@@ -12,9 +12,9 @@ import numpy as np
 
 from chexscore import __version__
 from chexscore.evaluation.cases import Cases, Protocol
-from chexscore.evaluation.figures import left_out_of_means, without_mean
+from chexscore.evaluation.figures import lacking_for_competition, left_out_of_means, without_mean
 from chexscore.evaluation.points import DEFAULT as DEFAULT_POINT
-from chexscore.evaluation.results import Evaluation, Group
+from chexscore.evaluation.results import COMPETITION, Evaluation, Group
 from chexscore.intervals import FEWEST
 from chexscore.labels import DEFAULT, Policies
 from chexscore.messages import counted
@@ -230,6 +230,8 @@ def _of_means(evaluation: Evaluation) -> dict[str, str]:
         what: left_out_of_means(evaluation, split) for what, split in {"macro mean": None, **splits}.items()
     }
     found = {what: f"over {labels}" for what, labels in lacking.items() if labels}
+    if without := lacking_for_competition(evaluation):
+        found[COMPETITION] = f"no mean for want of {without}"
     empty = {
         f"no macro mean by {split.column}": without_mean(evaluation, split) for split in evaluation.splits
     }

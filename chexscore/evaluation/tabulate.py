@@ -22,7 +22,7 @@ from chexscore.evaluation.figures import (
     score,
 )
 from chexscore.evaluation.points import DEFAULT
-from chexscore.evaluation.results import HALF, UNKNOWN_POINT, Evaluation, Group, Split
+from chexscore.evaluation.results import COMPETITION, HALF, UNKNOWN_POINT, Evaluation, Group, Split
 from chexscore.evaluation.summary import CAUTION
 from chexscore.intervals import Interval
 from chexscore.messages import say, visible
@@ -70,6 +70,7 @@ def say_what_was_evaluated(evaluation: Evaluation, about: Mapping[str, str]) -> 
         "only the labels have",
         "only the first model has",
         "macro mean",
+        COMPETITION,
         *(f"macro means by {column}" for column in by),
         *(f"no macro mean by {column}" for column in by),
     ):

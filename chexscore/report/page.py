@@ -17,6 +17,7 @@ from chexscore.evaluation.figures import (
     POINT_MEASURES,
     between,
     chance,
+    lacking_for_competition,
     left_out_of_means,
     named,
     number,
@@ -90,7 +91,7 @@ def to_html(evaluation: Evaluation, about: Mapping[str, str], *, pictures: int =
 def _cards(evaluation: Evaluation) -> str:
     ours, guess = evaluation.everyone, evaluation.guess
     cards = [("Macro AUC", ours.get("auc", MACRO), "mean over the labels")]
-    if COMPETITION in ours.columns:
+    if COMPETITION in ours.columns and not lacking_for_competition(evaluation):
         cards.append(
             ("CheXpert's five", ours.get("auc", COMPETITION), "mean AUC of the competition findings")
         )
@@ -130,10 +131,11 @@ def _labels(evaluation: Evaluation) -> str:
         "",
     ]
     areas = [(visible(label), group.get("auc", label)) for label in group.columns]
-    lacking = left_out_of_means(evaluation)
+    lacking, without = left_out_of_means(evaluation), lacking_for_competition(evaluation)
     return (
         _areas(group, last)
         + (f"<p>The macro mean is over {text(lacking)}.</p>" if lacking else "")
+        + (f"<p>{text(COMPETITION)} has no mean for want of {text(without)}.</p>" if without else "")
         + figure(forest_plot(areas), "AUC of each label with its 95 % interval", "forest")
     )
 
