@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,22 @@ def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:
     write(json.dumps(record | {"operating_points": points}))
     (found,) = points_and_model(predictions)[0].values()
     assert list(found.items()) == [("default", 0.3), ("sensitivity90", 0.1), ("youden", 0.3)]
-    for content in (
-        "[]",
-        "{",
-        "{}",
-        '{"thresholds": 1}',
-        '{"thresholds": {"A": 0.5}, "operating_points": {"A": 0.5}}',
-        '{"model": "m"}',
+    for content, why in (
+        ("[]", "it says nothing of a model"),
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("{}", "its thresholds are missing, or no numbers"),
+        ('{"thresholds": 1}', "its thresholds are missing"),
+        ('{"thresholds": {"A": 0.5}, "operating_points": {"A": 0.5}}', "its thresholds are missing"),
+        ('{"model": "m"}', "it says nothing of a model"),
     ):
         write(content)
-        with pytest.raises(TableError, match="not the record of a run"):
+        with pytest.raises(TableError, match=f"not the record of a run: {re.escape(why)}") as caught:
             points_and_model(predictions)
+        assert str(caught.value).endswith("; remove it, and give --model for the operating points.")
+    Path(f"{predictions}.run.json").unlink()
+    Path(f"{predictions}.run.json").mkdir()
+    with pytest.raises(TableError, match="the record of the run cannot be read: Is a directory"):
+        points_and_model(predictions)
 
 
 def test_points_are_found_through_links(tmp_path: Path) -> None:

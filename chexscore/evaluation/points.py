@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from chexscore.beside import RECORD, record_path
-from chexscore.errors import ModelError, TableError, UsageError
+from chexscore.errors import ModelError, TableError, UsageError, first_line
 from chexscore.predictions import read_predictions
 
 __all__ = ["DEFAULT", "Points", "are_predictions", "points_and_model"]
@@ -102,10 +102,12 @@ def _read_record(source: str) -> dict[str, Any] | None:
     try:
         with open(source, encoding="utf-8") as file:
             record = json.load(file)
-    except (OSError, ValueError) as error:
-        raise TableError(f"{source}: not the record of a run: {error!r}.") from error
+    except OSError as error:
+        raise TableError(f"{source}: the record of the run cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise _no_record(source, first_line(error)) from error
     if not isinstance(record, dict) or not isinstance(record.get("model", {}), dict):
-        raise TableError(f"{source}: not the record of a run.")
+        raise _no_record(source, "it says nothing of a model")
     return record
 
 
@@ -116,7 +118,13 @@ def _recorded_points(record: dict[str, Any] | None, source: str) -> Points:
     try:
         return _from_default(record["thresholds"], record.get("operating_points", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TableError(f"{source}: not the record of a run: {error!r}.") from error
+        raise _no_record(source, "its thresholds are missing, or no numbers") from error
+
+
+def _no_record(source: str, why: str) -> TableError:
+    return TableError(
+        f"{source}: not the record of a run: {why}; remove it, and give --model for the operating points."
+    )
 
 
 def _from_default(thresholds: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Points:
