@@ -11,8 +11,11 @@ __all__ = ["Fingerprint", "leads_to_itself"]
 CLOCK_SKEW_S = 86400.0
 """A file further in the future than this is not young, its time is wrong."""
 
-LATEST = 2**63 - 1
-"""The largest number that SQLite keeps; in nanoseconds the year 2262, which broken clocks write."""
+EARLIEST, LATEST = -(2**63), 2**63 - 1
+"""The numbers that SQLite keeps; in nanoseconds the years 1677 and 2262.
+
+Broken clocks write later ones, and Windows has the year 1601 where no time is known.
+"""
 
 
 class Fingerprint(NamedTuple):
@@ -28,7 +31,7 @@ class Fingerprint(NamedTuple):
             status = os.stat(path)
         except (OSError, ValueError):  # a name with a NUL byte is a ValueError
             return None
-        mtime = min(status.st_mtime_ns, LATEST)
+        mtime = max(EARLIEST, min(status.st_mtime_ns, LATEST))
         return None if stat.S_ISDIR(status.st_mode) else cls(status.st_size, mtime)
 
     def is_younger(self, age: float) -> bool:

@@ -249,11 +249,17 @@ def test_files_from_a_clock_that_is_ahead_are_young(
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.parametrize("when", [2**63 + 10**17, -(2**63) - 10**17])  # the years 2265 and 1674
 def test_a_file_from_beyond_what_sqlite_counts_is_scored_and_resumed(
-    classifier: Classifier, images: Path, tmp_path: Path
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
-    late = 2**63 // 10**9 + 10**8  # the year 2265
-    os.utime(images / "003.png", (late, late))
+    stat = os.stat
+
+    def of_that_year(path: Any, **options: Any) -> os.stat_result:
+        found = stat(path, **options)
+        return os.stat_result(found[:10], {"st_mtime_ns": when}) if str(path).endswith("003.png") else found
+
+    monkeypatch.setattr(os, "stat", of_that_year)  # not every file system keeps such times
     run([str(images)], str(tmp_path / "out.csv"), classifier)
     assert run([str(images)], str(tmp_path / "out.csv"), classifier, RESUME).unchanged == 40
 
