@@ -2,9 +2,12 @@
 
 import os
 
-__all__ = ["LOCK", "PARTIAL", "RECORD", "SUFFIXES", "beside", "record_path", "store_path"]
+__all__ = ["ASIDE", "LOCK", "PARTIAL", "RECORD", "SUFFIXES", "beside", "record_path", "store_path"]
 
 PARTIAL, LOCK, RECORD, STORE = ".partial", ".lock", ".run.json", ".state"
+
+ASIDE = ".aside"
+"""What a file of an earlier output is called for the moment in which the output is replaced."""
 
 SUFFIXES = (PARTIAL, LOCK, RECORD, STORE, f"{STORE}-journal")
 """Of these files, and what SQLite keeps beside its own."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 
-from chexscore.beside import PARTIAL, beside
+from chexscore.beside import ASIDE, PARTIAL, beside
 from chexscore.errors import OutputError, UsageError
 from chexscore.messages import visible
 from chexscore.predictions import Columns, Prediction, encode_scores, in_utf8, write_csv
@@ -81,7 +81,7 @@ def replacing(target: str) -> Iterator[BinaryIO]:
     with _partial(target) as file:
         yield file
         _make_safe(file)
-        _name(file)
+        _name(file, target)
 
 
 def publish(
@@ -94,8 +94,8 @@ def publish(
 ) -> None:
     """Writes a file of predictions, and the record that stands beside it; see `replacing`.
 
-    All that can fail for want of room comes first. Then the earlier record goes, the output gets its name,
-    and the record its own: no crash leaves an output beside a record of another one.
+    All that can fail for want of room comes first. Then the earlier record goes aside, the output gets its
+    name, and the record its own: no crash leaves an output beside a record of another one.
 
     Args:
         output: the file of predictions; its suffix decides the format.
@@ -114,11 +114,28 @@ def publish(
         with _partial(record) as words:
             words.write(content)
             _make_safe(words)
-            for path in (record, *outdated):
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
-            _name(rows)
-            _name(words)
+            with _aside([record, *outdated], rows.name):
+                _name(rows, output)
+                _name(words, record)
+
+
+@contextmanager
+def _aside(paths: Iterable[str], partial: str) -> Iterator[None]:
+    """Takes files of an earlier output away; they come back if the new one, still partial, gets no name."""
+    taken: list[str] = []
+    try:
+        for path in filter(os.path.lexists, paths):
+            _rename(path, f"{path}{ASIDE}", path)
+            taken.append(path)
+        yield
+    finally:
+        is_named = not os.path.exists(partial)
+        for path in taken:
+            with suppress(OSError):
+                if is_named:
+                    os.unlink(f"{path}{ASIDE}")
+                else:
+                    os.replace(f"{path}{ASIDE}", path)
 
 
 @contextmanager
@@ -135,8 +152,16 @@ def _partial(target: str) -> Iterator[BinaryIO]:
             os.unlink(partial)
 
 
-def _name(file: BinaryIO) -> None:
-    os.replace(file.name, file.name.removesuffix(PARTIAL))
+def _name(file: BinaryIO, target: str) -> None:
+    _rename(file.name, file.name.removesuffix(PARTIAL), target)
+
+
+def _rename(source: str, to: str, target: str) -> None:
+    """Raises an OutputError about the target, whatever else is being written."""
+    try:
+        os.replace(source, to)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
 
 
 def _make_safe(file: BinaryIO) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -342,6 +343,35 @@ def test_no_crash_leaves_an_output_beside_the_record_of_another(
     assert {(True, True), (False, False)} < seen
     assert Path(output).read_bytes() == afresh(images, classifier)
     assert json.loads(published(output)[1])["found"] == 21
+
+
+@pytest.mark.parametrize("refused", ["out.csv", "out.csv.run.json"])
+def test_rows_that_cannot_be_named_leave_the_earlier_output_and_its_record(
+    classifier: Classifier,
+    images: Path,
+    output: str,
+    flat: Flat,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: str,
+) -> None:
+    """As in a folder like /tmp, where one of them is another user's."""
+    before, rename = published(output), os.replace
+    flat("images/a/new.png", 99)
+
+    def refuse(source: str, to: str) -> None:
+        if os.path.basename(source if refused.endswith(".json") else to) == refused:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        rename(source, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refuse)
+        said = rf"^\S+/{re.escape(refused)} cannot be written: Operation not permitted\.$"
+        with pytest.raises(OutputError, match=said):
+            run([str(images)], output, classifier, RESUME)
+    assert published(output) == before
+    run([str(images)], output, classifier, RESUME)
+    assert Path(output).read_bytes() == afresh(images, classifier)
+    assert not list(Path(output).parent.glob("out.csv*.aside"))
 
 
 def test_a_state_that_breaks_late_leaves_output_and_record(
