@@ -33,11 +33,13 @@ SCHEMA = (
     status TEXT, scores TEXT, tags TEXT, note TEXT, checksum INTEGER, PRIMARY KEY (run, position))
     WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
+    """CREATE VIEW IF NOT EXISTS certain AS SELECT * FROM rows
+    WHERE run NOT IN (SELECT value FROM settings WHERE name LIKE 'tentative run %')""",
 )
 NOT_OURS = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
 """SQLite's names of errors that no room on the disk would help against."""
 
-MADE = ("settings", "rows", "rows_by_path")
+MADE = ("settings", "rows", "rows_by_path", "certain")
 """What the schema makes."""
 
 Row = tuple[int, int, bytes, int | None, int | None, str, str, str, str]
@@ -49,6 +51,8 @@ class Store:
 
     Each run writes its rows under a number of its own and takes over those of earlier runs that still hold;
     `settle` makes the run's rows the only ones. A run that stops before that leaves its rows to the next.
+    They are tentative until it meets an image that was scored before: another run may take them over, but
+    nobody misses them.
 
     Args:
         output: the file that the rows are for.
@@ -60,7 +64,7 @@ class Store:
 
     Attributes:
         left_before: images that earlier runs left rows of.
-        met_before: whether one of these images was there for this run.
+        met_before: whether one of these images was there for this run, tentative rows aside.
 
     Raises:
         UsageError: the output or rows are there and neither flag is given; there is nothing to resume beside
@@ -134,9 +138,11 @@ class Store:
         query = "SELECT ifnull(max(run), 0), count(DISTINCT path) FROM rows"
         last, self.left_before = self._database.execute(query).fetchone()
         self._run, self._next = last + 1, 0
+        self._mark = f"tentative run {self._run}"
         self._database.execute("BEGIN")
         if overwrite:
             self._database.execute("DELETE FROM rows")
+            self._trust_all()
         elif self.left_before and not resume:
             raise UsageError(
                 f"an earlier run left the rows of {self.left_before} images for {self.output}; --resume goes "
@@ -147,6 +153,8 @@ class Store:
                 self.output, dict(self._database.execute("SELECT name, value FROM settings")), settings
             )
         self._database.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", settings.items())
+        query = "SELECT EXISTS (SELECT 1 FROM certain WHERE status = ?)"
+        (self._may_be_slip,) = self._database.execute(query, (Status.OK.value,)).fetchone()
 
     def place(self) -> int:
         """Takes the position of the next row."""
@@ -214,14 +222,29 @@ class Store:
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
             if fingerprint is not None and self._has_earlier:
-                query = "DELETE FROM rows WHERE path = ? AND run < ?"
-                self.met_before |= self._database.execute(query, (row[2], self._run)).rowcount > 0
+                self._meet(row[2])
+            if self._may_be_slip and not self.met_before:
+                query = "INSERT OR IGNORE INTO settings VALUES (?, ?)"
+                self._database.execute(query, (self._mark, self._run))
             self._may_commit |= fingerprint is not None
             self._database.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
             )
         if self._may_commit and time.monotonic() - self._committed >= COMMIT_INTERVAL_S:
             self.commit()
+
+    def _meet(self, path: bytes) -> None:
+        """Lets the earlier rows of an image go; where these are certain, all rows of this run are, too."""
+        earlier = (path, self._run)
+        if not self.met_before:
+            query = "SELECT EXISTS (SELECT 1 FROM certain WHERE path = ? AND run < ?)"
+            self.met_before = bool(self._database.execute(query, earlier).fetchone()[0])
+            if self.met_before:
+                self._database.execute("DELETE FROM settings WHERE name = ?", (self._mark,))
+        self._database.execute("DELETE FROM rows WHERE path = ? AND run < ?", earlier)
+
+    def _trust_all(self) -> None:
+        self._database.execute("DELETE FROM settings WHERE name LIKE 'tentative run %'")
 
     def commit(self) -> None:
         """Makes everything so far safe."""
@@ -244,10 +267,14 @@ class Store:
             return int(self._database.execute(query, (self._run,)).fetchone()[0])
 
     def gone(self) -> tuple[int, str]:
-        """How many images that earlier runs scored were not there for this one, and the first such path."""
+        """How many images that earlier runs scored were not there for this one, and the first such path.
+
+        Tentative rows are left out: they are of inputs that were a slip, or of a run that was stopped soon.
+        """
         with self._guarded():
             query = (
-                "SELECT count(DISTINCT path), ifnull(min(path), x'') FROM rows WHERE run < ? AND status = ?"
+                "SELECT count(DISTINCT path), ifnull(min(path), x'') FROM certain "
+                "WHERE run < ? AND status = ?"
             )
             number, example = self._database.execute(query, (self._run, Status.OK.value)).fetchone()
             return int(number), os.fsdecode(example)
@@ -262,6 +289,7 @@ class Store:
         """Makes this run's rows the only ones, and safe."""
         with self._guarded():
             self._database.execute("DELETE FROM rows WHERE run < ?", (self._run,))
+            self._trust_all()
         self.commit()
 
     def _prediction(self, row: Row) -> Prediction:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +86,45 @@ def test_a_slip_in_the_inputs_does_not_keep_the_right_ones_from_going_on(
     record = run([str(images)], output, classifier, RESUME)
     assert (record.unchanged, record.scored, record.gone) == (20, 1, 0)
     assert run([str(other)], output, classifier, FORGET).gone == 21
+
+
+def test_a_slip_that_is_stopped_keeps_nobody_from_going_on_either(
+    classifier: Classifier, images: Path, output: str, flat: Flat
+) -> None:
+    other, stop = Path(flat("other/00.png", 7)).parent, Stop()
+    flat("other/01.png", 9)
+
+    def watch(_: RunRecord) -> None:
+        stop.reason = "SIGTERM"
+
+    done = run([str(other)], output, classifier, RESUME, stop=stop, watch=watch).done
+    assert done
+    again: list[RunRecord] = []
+    with pytest.raises(OutputError, match=r"there are rows of 20 images, .* nothing new is kept"):
+        run([str(other)], output, classifier, RESUME, watch=again.append)
+    assert again[-1].unchanged == done, "its rows could be taken over"
+    run([str(other)], output, classifier, RESUME, stop=stop)
+    flat("images/a/new.png", 99)
+    record = run([str(images)], output, classifier, RESUME)
+    assert (record.unchanged, record.scored, record.gone) == (20, 1, 0)
+    assert Path(output).read_bytes() == afresh(images, classifier)
+
+
+def test_a_run_that_is_stopped_before_the_first_earlier_image_keeps_its_progress(
+    classifier: Classifier, images: Path, output: str, flat: Flat
+) -> None:
+    stop, new = Stop(), [str(flat(f"images/0/{number}.png", number)) for number in range(5)]
+
+    def named() -> Iterator[str]:
+        yield from new
+        stop.reason = "SIGTERM"
+
+    assert run(named(), output, classifier, RESUME, stop=stop).scored == 5
+    assert run([str(images)], output, classifier, RESUME).unchanged == 25
+    assert Path(output).read_bytes() == afresh(images, classifier)
+    (images / "0").rename(images.parent / "away")
+    with pytest.raises(OutputError, match="not found now: 5, such as"):
+        run([str(images)], output, classifier, RESUME)
 
 
 def test_rows_of_images_that_are_gone_leave_when_that_is_asked_for(
