@@ -166,13 +166,21 @@ def _enter(directory: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str,
         with os.scandir(directory) as entries:
             for entry in entries:
                 names.append(entry.name)
-                if not entry.is_file(follow_symlinks=False):
+                if not _is_plain(entry):
                     others.add(entry.name)
     except OSError:
         return None
     visited.add((status.st_dev, status.st_ino))
     names.sort()
     return ((name, name not in others) for name in names)
+
+
+def _is_plain(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a plain file; some file systems' directories do not say, and ask the entry itself."""
+    try:
+        return entry.is_file(follow_symlinks=False)
+    except OSError:  # of this entry alone
+        return False
 
 
 def _kind(  # noqa: PLR0911, one line for each kind of thing

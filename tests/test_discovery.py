@@ -1,7 +1,11 @@
+import errno
 import inspect
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +118,39 @@ def test_a_directory_that_cannot_be_listed_shows(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert list(find_images([tmp_path])) == [f"{tmp_path}/a", f"{tmp_path}/b/y.png"]
+
+
+def test_an_entry_that_cannot_be_asked_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that does not say in its directories what is a file."""
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    scandir, stat = os.scandir, os.stat
+
+    class Entry:
+        def __init__(self, entry: "os.DirEntry[str]") -> None:
+            self.name, self._entry = entry.name, entry
+
+        def is_file(self, *, follow_symlinks: bool) -> bool:
+            if self.name == "b.png":
+                raise OSError(errno.EIO, "Input/output error")
+            return self._entry.is_file(follow_symlinks=follow_symlinks)
+
+    @contextmanager
+    def listed(path: str) -> Iterator[list[Entry]]:
+        with scandir(path) as entries:
+            yield [Entry(entry) for entry in entries]
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert list(find_images(tmp_path)) == [f"{tmp_path}/{name}.png" for name in "abc"]
+
+    def broken(path: str, **options: Any) -> os.stat_result:
+        if str(path).endswith("b.png"):
+            raise OSError(errno.EIO, "Input/output error")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", broken)
+    assert list(find_images(tmp_path)) == [f"{tmp_path}/{name}.png" for name in "abc"]
 
 
 def test_one_path_may_come_by_itself(tmp_path: Path) -> None:
