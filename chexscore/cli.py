@@ -114,7 +114,9 @@ def predict(
     max_failures: Annotated[
         str | None,
         typer.Option(
-            metavar="N|N%", help="Exit 1 if more images than this, or than this share of all, are not scored."
+            metavar="N|N%",
+            help="Exit 1 if more images than this, or than this share of all, are not scored, or a folder "
+            "cannot be listed.",
         ),
     ] = None,
     max_duration: Annotated[

@@ -1,7 +1,8 @@
 """What the command line ends with after a run of `predict`."""
 
 from chexscore.errors import ChexscoreError, NoImageError
-from chexscore.messages import in_short
+from chexscore.messages import counted, in_short
+from chexscore.predictions import Status
 from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
 from chexscore.units import Limit
@@ -18,7 +19,8 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | 
 
     Raises:
         NoImageError: there was no image at all, or none that was old enough.
-        ChexscoreError: more images were not scored than `max_failures` allows.
+        ChexscoreError: more images were not scored than `max_failures` allows; or it is given, and nobody
+            knows how many there are, because something could not be looked into.
     """
     if not record.finished:
         return STOPPED[stop.reason]
@@ -28,6 +30,12 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | 
         raise NoImageError(f"no image found{where}.")
     if record.none_old_enough:
         raise NoImageError("no image is older than --min-age.")
+    if max_failures is not None and record.unseen:  # a folder counts as one image, and may hold most of them
+        raise ChexscoreError(
+            f"{counted(record.unseen, 'inputs')} cannot be looked into "
+            f"({record.examples[Status.UNREADABLE]}), so that nobody knows whether --max-failures "
+            f"{max_failures.text} was kept; {output} is written without what is in there."
+        )
     if max_failures is not None and record.not_scored > max_failures.of(record.found):
         raise ChexscoreError(
             f"{record.not_scored} of {record.found} images were not scored, more than --max-failures "

@@ -272,6 +272,35 @@ def test_too_many_failures_exit_1_after_everything_is_written(
     assert chexscore(*arguments, "0").returncode == 1
 
 
+def test_a_folder_that_cannot_be_listed_is_more_than_any_number_of_failures(
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process, because root may list any folder."""
+    monkeypatch.setattr("chexscore.stopping.stop_on_signals", Stop)
+    (images / "most").mkdir()
+    output, scandir = tmp_path / "out.csv", os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("most"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    words = ["predict", images, "-o", output, "-m", model, "--overwrite"]
+    for limit, code in (([], 3), (["--max-failures", "50%"], 1)):
+        monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, [*words, *limit])])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+    said = f"1 input cannot be looked into ({images}/most: a directory that cannot be listed)"
+    assert said in capsys.readouterr().err
+    assert len(output.read_text().splitlines()) == 5
+
+
 def test_a_night_that_is_refused_says_what_it_did(model: Path, images: Path, tmp_path: Path) -> None:
     words = ("predict", images, "-o", tmp_path / "out.csv", "-m", model, "--resume")
     assert chexscore(*words).returncode == 0
