@@ -1,8 +1,22 @@
 """What stands beside an output, under its name and a suffix; for a link beside what it points to."""
 
 import os
+import stat
+from contextlib import suppress
 
-__all__ = ["ASIDE", "LOCK", "PARTIAL", "RECORD", "SUFFIXES", "beside", "record_path", "store_path"]
+__all__ = [
+    "ASIDE",
+    "LOCK",
+    "PARTIAL",
+    "RECORD",
+    "STORE",
+    "SUFFIXES",
+    "beside",
+    "copy_mode",
+    "record_path",
+    "store_path",
+    "withhold",
+]
 
 PARTIAL, LOCK, RECORD, STORE = ".partial", ".lock", ".run.json", ".state"
 
@@ -26,3 +40,27 @@ def record_path(output: str) -> str:
 def store_path(output: str) -> str:
     """Where the rows of an output are kept."""
     return beside(output, STORE)
+
+
+def copy_mode(path: str, *likes: str) -> None:
+    """Gives a file, before anything is in it, the mode of the first of some others that is there."""
+    for like in filter(os.path.exists, likes):
+        with suppress(OSError):  # its file system knows no such thing
+            os.chmod(path, stat.S_IMODE(os.stat(like).st_mode))
+        return
+
+
+def withhold(path: str, output: str) -> None:
+    """Makes a file that is kept for runs to come one that nobody may read who may not read the output.
+
+    It begins empty with the output's mode; one that is there loses what this lacks. It stays ours to write.
+    """
+    if not os.path.exists(output):
+        return
+    with suppress(OSError):  # another user's, or its file system knows no such thing
+        allowed = stat.S_IMODE(os.stat(output).st_mode)
+        if os.path.exists(path):
+            allowed &= stat.S_IMODE(os.stat(path).st_mode)
+        else:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, stat.S_IRUSR | stat.S_IWUSR))
+        os.chmod(path, allowed | stat.S_IRUSR | stat.S_IWUSR)

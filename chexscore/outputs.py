@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 
-from chexscore.beside import ASIDE, PARTIAL, beside
+from chexscore.beside import ASIDE, PARTIAL, beside, copy_mode
 from chexscore.errors import OutputError, UsageError
 from chexscore.messages import visible
 from chexscore.predictions import Columns, Prediction, encode_scores, in_utf8, write_csv
@@ -111,7 +110,7 @@ def publish(
     with _partial(output) as rows:
         _WRITERS[check_format(output)](rows, predictions, columns)
         _make_safe(rows)
-        with _partial(record) as words:
+        with _partial(record, output) as words:
             words.write(content)
             _make_safe(words)
             with _aside([record, *outdated], rows.name):
@@ -139,11 +138,17 @@ def _aside(paths: Iterable[str], partial: str) -> Iterator[None]:
 
 
 @contextmanager
-def _partial(target: str) -> Iterator[BinaryIO]:
-    """A file beside the target, or what it links to, which is gone afterwards unless it has got that name."""
+def _partial(target: str, *likes: str) -> Iterator[BinaryIO]:
+    """A file beside the target, or what it links to, which is gone afterwards unless it has got that name.
+
+    Whoever may read an earlier target, or else the first of `likes` that is there, may read this one.
+    """
     partial = beside(target, PARTIAL)
     try:
+        with suppress(OSError):
+            os.unlink(partial)  # of a run that was killed; it may be read-only
         with open(partial, "wb") as file:
+            copy_mode(partial, target, *likes)
             yield file
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
@@ -165,12 +170,10 @@ def _rename(source: str, to: str, target: str) -> None:
 
 
 def _make_safe(file: BinaryIO) -> None:
-    """Brings a file to the disk; whoever may read an earlier one of its name may read this one."""
+    """Brings a file to the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()  # Windows renames no open file
-    with suppress(OSError):  # there is none, or its file system knows no such thing
-        shutil.copymode(file.name.removesuffix(PARTIAL), file.name)
 
 
 def stream(predictions: Iterable[Prediction], columns: Columns, *, jsonl: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Self
 
-from chexscore.beside import store_path
+from chexscore.beside import STORE, store_path, withhold
 from chexscore.errors import OutputError, UsageError
 from chexscore.fingerprints import Fingerprint
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
@@ -333,6 +333,7 @@ def can_be_resumed(output: str, settings: Mapping[str, str]) -> bool:
 
 def _open(path: str, *, discard_damaged: bool) -> sqlite3.Connection:
     """Opens a store, whose structure SQLite finds whole; its rows have checksums."""
+    withhold(path, path.removesuffix(STORE))  # SQLite's journal has the mode of its database
     database = sqlite3.connect(path, isolation_level=None)
     try:
         if not _is_complete(database):

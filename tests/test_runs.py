@@ -282,11 +282,51 @@ def test_a_link_stays_one(classifier: Classifier, images: Path, tmp_path: Path, 
 def test_who_may_read_an_output_stays(classifier: Classifier, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     run([str(images)], str(output), classifier)
-    modes = {output: 0o640, Path(f"{output}.run.json"): 0o600}
+    modes = {output: 0o640, Path(f"{output}.run.json"): 0o600, Path(f"{output}.state"): 0o600}
     for path, mode in modes.items():
         path.chmod(mode)
     run([str(images)], str(output), classifier, OVERWRITE)
-    assert {path: path.stat().st_mode & 0o777 for path in modes} == modes
+    assert modes_of(output) == {path.name: mode for path, mode in modes.items()}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_nobody_else_may_read_what_becomes_an_output_either(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, begun: bool
+) -> None:
+    """Whatever stands beside it, from its first byte on, and whatever stood there before."""
+    output, fsync, seen = tmp_path / "out.csv", os.fsync, dict[str, int]()
+    if begun:
+        run([str(images)], str(output), classifier)
+        Path(f"{output}.run.json").unlink()
+    else:
+        output.touch()
+    output.chmod(0o400)  # which keeps no run from replacing it
+    Path(f"{output}.partial").touch(0o444)
+
+    def look(*_: object) -> None:
+        seen.update(modes_of(output))
+
+    def fsync_seen(file: int) -> None:
+        look()
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync_seen)
+    run([str(images)], str(output), classifier, OVERWRITE, watch=look)
+    look()
+    assert seen == {
+        "out.csv": 0o400,
+        "out.csv.partial": 0o400,
+        "out.csv.run.json": 0o400,
+        "out.csv.run.json.partial": 0o400,
+        "out.csv.state": 0o600,
+        "out.csv.state-journal": 0o600,
+    }
+
+
+def modes_of(output: Path) -> dict[str, int]:
+    """Of an output and what stands beside it, but for the lock, which is empty."""
+    there = (path for path in output.parent.glob(f"{output.name}*") if path.suffix != ".lock")
+    return {path.name: path.stat().st_mode & 0o777 for path in there}
 
 
 def test_columns_of_one_name_are_refused() -> None:
