@@ -12,6 +12,7 @@ __all__ = [
     "STORE",
     "SUFFIXES",
     "beside",
+    "cannot_write",
     "copy_mode",
     "record_path",
     "store_path",
@@ -40,6 +41,11 @@ def record_path(output: str) -> str:
 def store_path(output: str) -> str:
     """Where the rows of an output are kept."""
     return beside(output, STORE)
+
+
+def cannot_write(path: str, why: object) -> str:
+    """The sentence for one of these files that this user may not write."""
+    return f"{path} cannot be written ({why}): is it, or its folder, another user's?"
 
 
 def copy_mode(path: str, *likes: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from chexscore.beside import LOCK, beside
+from chexscore.beside import LOCK, beside, cannot_write
 from chexscore.errors import LockedError, UsageError
 from chexscore.stopping import Stop
 
@@ -29,10 +29,13 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
         UsageError: the place cannot be written, or its file system has no locks.
     """
     deadline = time.monotonic() + wait
+    path = beside(output, LOCK)
     try:
-        file = open(beside(output, LOCK), "ab")  # noqa: SIM115, closed below, with everything that is done in between
+        file = open(path, "ab")  # noqa: SIM115, closed below, with everything that is done in between
+    except PermissionError as error:
+        raise UsageError(cannot_write(path, error.strerror)) from error
     except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror}.") from error
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
     with file:
         while not _take(file, output):
             if stop.asked() or time.monotonic() >= deadline:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Self
 
-from chexscore.beside import STORE, store_path, withhold
+from chexscore.beside import STORE, cannot_write, store_path, withhold
 from chexscore.errors import OutputError, UsageError
 from chexscore.fingerprints import Fingerprint
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
@@ -120,10 +120,7 @@ class Store:
             yield
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorname", "").startswith(NOT_OURS):
-                where = store_path(self.output)
-                raise OutputError(
-                    f"{where} cannot be written ({error}): is it, or its folder, another user's?"
-                ) from error
+                raise OutputError(cannot_write(store_path(self.output), error)) from error
             raise OutputError(
                 f"{self.output}: its rows cannot be kept or read ({error}); once there is room, --resume "
                 "goes on with what was kept."

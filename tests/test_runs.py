@@ -170,6 +170,20 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
         pass
 
 
+def test_a_lock_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a patch, because root may open any file."""
+
+    def refuse(path: str, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with (
+        pytest.raises(UsageError, match=r"out\.csv\.lock cannot be written \(Permission denied\): is it, or"),
+        locked(str(tmp_path / "out.csv"), 0, Stop()),
+    ):
+        pass
+
+
 def test_an_output_inside_the_folder_that_is_scored(
     classifier: Classifier, images: Path, whole: bytes
 ) -> None:
