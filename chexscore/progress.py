@@ -82,8 +82,11 @@ def _live(
 
 def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> None:
     """Says at the end what became of the images; a run that was stopped says how to go on even when quiet."""
-    instead = " instead of --overwrite" if record.arguments["overwrite"] else ""
-    go_on = f"the same command with --resume{instead}"
+    overwrites = record.arguments["overwrite"]
+    instead = " instead of --overwrite" if overwrites else ""
+    go_on, goes_on = f"the same command with --resume{instead}", "goes on from here"
+    if overwrites and record.met_nothing:  # the rows that are there are those of an earlier run
+        go_on, goes_on = "the same command", "begins anew"
     if style == "json":
         if record.finished:
             log("finished", **asdict(record))
@@ -115,7 +118,7 @@ def _closing_words(record: RunRecord, output: str, stop: Stop, style: Style) -> 
         )
     if stop.reason and not record.finished:
         why = "the time is over" if stop.reason == MAX_DURATION else f"stopped by {stop.reason}"
-        rest = "" if output == STDOUT else f"; {go_on} goes on from here"
+        rest = "" if output == STDOUT else f"; {go_on} {goes_on}"
         say(f"chexscore: {why}: {counted(record.done, 'images')} done{rest}")
 
 

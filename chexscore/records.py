@@ -92,7 +92,7 @@ class RunRecord:
     @property
     def found_nothing(self) -> bool:
         """Whether there was no image at all: none found, or only names that nothing is to be seen at."""
-        return not self.waiting and self._none_is_there
+        return not self.waiting and self._none_is_there(self.found)
 
     @property
     def saw_something(self) -> bool:
@@ -102,12 +102,16 @@ class RunRecord:
     @property
     def none_old_enough(self) -> bool:
         """Whether the images that are there all wait, and none of them has an earlier row."""
-        return self.waiting > 0 and self._none_is_there
+        return self.waiting > 0 and self._none_is_there(self.found)
 
     @property
-    def _none_is_there(self) -> bool:
-        """Whether what was taken is names that nothing is to be seen at."""
-        return self.found == self.failed.get(Status.MISSING.value, 0) + self.unseen
+    def met_nothing(self) -> bool:
+        """Whether no image that is there has its row yet."""
+        return self._none_is_there(self.done)
+
+    def _none_is_there(self, number: int) -> bool:
+        """Whether so many are names that nothing is to be seen at."""
+        return number == self.failed.get(Status.MISSING.value, 0) + self.unseen
 
     def to_json(self) -> bytes:
         """The record as it stands in its file."""

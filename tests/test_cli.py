@@ -28,6 +28,7 @@ from chexscore.tags import names_people
 from tests.networks import brightness_model, brightness_spec
 from tests.phantoms import draw
 from tests.test_images import save_dicom
+from tests.test_runs import kept_rows
 
 Flat = Callable[[str, int], Path]
 
@@ -441,7 +442,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_output(
         "--overwrite",
     ]
     running = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    while running.poll() is None and not (tmp_path / "out.csv.state").exists():
+    while running.poll() is None and not kept_rows(tmp_path / "out.csv"):
         time.sleep(0.01)
     running.send_signal(sent)
     said = running.communicate(timeout=30)[1]
@@ -449,6 +450,17 @@ def test_an_interrupted_run_says_so_and_leaves_no_output(
     assert f"stopped by {sent.name}" in said
     assert "the same command with --resume instead of --overwrite goes on from here" in said
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_an_overwrite_that_is_stopped_before_it_keeps_anything_begins_anew(
+    model: Path, tmp_path: Path
+) -> None:
+    """An earlier run's rows are still there: --resume would refuse other settings, or score nothing."""
+    done = chexscore(
+        "predict", tmp_path, "-o", tmp_path / "out.csv", "-m", model, "--overwrite", "--max-duration", "0s"
+    )
+    assert done.returncode == 3
+    assert "the time is over: 0 images done; the same command begins anew" in done.stderr
 
 
 def test_eval_prints_tables_and_takes_the_recorded_thresholds(
