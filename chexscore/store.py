@@ -36,8 +36,9 @@ SCHEMA = (
     """CREATE VIEW IF NOT EXISTS certain AS SELECT * FROM rows
     WHERE run NOT IN (SELECT value FROM settings WHERE name LIKE 'tentative run %')""",
 )
+FULL, HELD = "SQLITE_FULL", ("SQLITE_BUSY", "SQLITE_LOCKED")
 NOT_OURS = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
-"""SQLite's names of errors that no room on the disk would help against."""
+"""SQLite's names of errors, or how they begin."""
 
 MADE = ("settings", "rows", "rows_by_path", "certain")
 """What the schema makes."""
@@ -82,6 +83,7 @@ class Store:
         overwrite: bool = False,
     ) -> None:
         self.output, self.labels = output, labels
+        self._overwrites, self._has_kept = overwrite, False
         path = store_path(output)
         if os.path.exists(output) and not (resume or overwrite):
             raise UsageError(
@@ -119,16 +121,26 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorname", "").startswith(NOT_OURS):
-                raise OutputError(cannot_write(store_path(self.output), error)) from error
-            raise OutputError(
-                f"{self.output}: its rows cannot be kept or read ({error}); once there is room, --resume "
-                "goes on with what was kept."
-            ) from error
+            raise OutputError(self._explained(error)) from error
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # the latter from what a row holds
             raise OutputError(
                 f"{store_path(self.output)} is damaged ({error}); --overwrite begins anew."
             ) from error
+
+    def _explained(self, error: sqlite3.OperationalError) -> str:
+        """What an error of SQLite means here, and what helps."""
+        name, where = getattr(error, "sqlite_errorname", ""), store_path(self.output)
+        if name.startswith(NOT_OURS):
+            return cannot_write(where, error)
+        if name.startswith(HELD):
+            return f"{where} cannot be used ({error}): another program has it open; close it there."
+        if not name.startswith(FULL):
+            return f"{where} cannot be read or written ({error}): look at its disk."
+        instead = " instead of --overwrite" if self._overwrites else ""
+        go_on = f"--resume{instead} goes on with what was kept"
+        if self._overwrites and not self._has_kept:  # what is there has other settings, or is whole
+            go_on = "the same command begins anew"
+        return f"{self.output}: its rows cannot be kept ({error}); once there is room, {go_on}."
 
     def _begin(self, settings: Mapping[str, str], *, resume: bool, overwrite: bool) -> None:
         """Checks what earlier runs left, and takes the number of this run."""
@@ -248,6 +260,7 @@ class Store:
         with self._guarded():
             if self._database.in_transaction:
                 self._database.execute("COMMIT")
+                self._has_kept = True
         self._committed = time.monotonic()
 
     def rows(self) -> Iterator[Prediction]:

@@ -560,6 +560,53 @@ def test_a_state_that_finds_no_room_leaves_the_earlier_output(
     assert output.read_bytes() == whole
 
 
+def test_an_overwrite_without_room_for_its_first_rows_begins_anew(
+    classifier: Classifier, images: Path, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, connect = tmp_path / "out.csv", sqlite3.connect
+    run([str(images)], str(output), classifier)
+
+    def small(path: str, **options: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(path, **options)
+        database.execute("PRAGMA max_page_count = 6")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    for seconds, said in (
+        (3600, "the same command begins anew"),
+        (0, "--resume instead of --overwrite goes on"),
+    ):
+        monkeypatch.setattr("chexscore.store.COMMIT_INTERVAL_S", seconds)
+        with pytest.raises(OutputError, match=rf"is full\); once there is room, {said}"):
+            run([str(images)] * 10, str(output), classifier, OVERWRITE)
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("SQLITE_BUSY", r"out\.csv\.state cannot be used \(.*\): another program has it open"),
+        ("SQLITE_IOERR_READ", r"out\.csv\.state cannot be read or written \(.*\): look at its disk\.$"),
+    ],
+)
+def test_what_room_on_the_disk_does_not_mend_is_not_put_down_to_it(
+    classifier: Classifier,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    said: str,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("as SQLite puts it")
+        error.sqlite_errorname = name
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", broken)
+    with pytest.raises(OutputError, match=said):
+        run([str(images)], str(tmp_path / "out.csv"), classifier)
+
+
 def test_a_place_that_cannot_be_written_is_told(classifier: Classifier, images: Path, tmp_path: Path) -> None:
     for output, said in (
         (tmp_path, "is a directory"),
