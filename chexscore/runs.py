@@ -1,11 +1,12 @@
 """One run of `predict`: inputs -> an output, and beside it a record of how it came to be."""
 
+import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from chexscore.beside import record_path, store_path
@@ -25,6 +26,9 @@ from chexscore.stopping import Stop
 from chexscore.store import Store
 
 __all__ = ["plan", "run"]
+
+GATHERED_IN_MEMORY = 2**24
+"""Bytes of paths that a plan holds there; more go to a temporary file."""
 
 
 def run(
@@ -246,7 +250,8 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     """The images that a run would score now: none too young and, with `resume`, none that it would take over.
 
     Whether the output is there already, and whether an earlier run's model and settings allow a resume, is
-    not looked at.
+    not looked at. With `resume` the lock is held until the images are gathered, not while they are read: a
+    pager that is left open keeps no run out.
 
     Raises:
         UsageError: the output cannot be written or resumed, or the options exclude each other.
@@ -256,14 +261,24 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
     options.check(output)
     if output != STDOUT:
         _check_output(output)
-    with ExitStack() as opened:
-        store = None
-        if options.resume and (os.path.exists(output) or os.path.exists(store_path(output))):
-            opened.enter_context(locked(output, 0, Stop()))
-            store = opened.enter_context(Store(output, (), {}, resume=True))
-        for path in find_images(paths):
-            fingerprint = Fingerprint.of(path)
-            held = store is not None and fingerprint is not None and store.holds(path, fingerprint)
-            young = fingerprint is not None and fingerprint.is_younger(options.min_age)
-            if not held and not young:
-                yield path
+    if not options.resume or not (os.path.exists(output) or os.path.exists(store_path(output))):
+        yield from _to_score(paths, options, None)
+        return
+    with SpooledTemporaryFile(GATHERED_IN_MEMORY) as gathered:
+        with (
+            locked(output, options.lock_wait, Stop()),
+            Store(output, (), {}, resume=True) as store,
+        ):
+            for path in _to_score(paths, options, store):
+                gathered.write(json.dumps(path).encode() + b"\n")  # a name may hold any byte
+        gathered.seek(0)
+        yield from map(json.loads, gathered)
+
+
+def _to_score(paths: Iterable[str], options: Options, store: Store | None) -> Iterator[str]:
+    for path in find_images(paths):
+        fingerprint = Fingerprint.of(path)
+        held = store is not None and fingerprint is not None and store.holds(path, fingerprint)
+        young = fingerprint is not None and fingerprint.is_younger(options.min_age)
+        if not held and not young:
+            yield path

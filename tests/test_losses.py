@@ -5,8 +5,9 @@ import json
 import os
 import re
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from chexscore import Classifier
 from chexscore.beside import store_path
-from chexscore.errors import NetworkError, NoImageError, OutputError, UsageError
+from chexscore.errors import LockedError, NetworkError, NoImageError, OutputError, UsageError
 from chexscore.fingerprints import leads_to_itself
+from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.records import RunRecord
 from chexscore.runs import plan, run
@@ -487,6 +489,30 @@ def test_a_dry_run_says_what_a_resume_would_score(
     assert len(list(plan([str(images)], unborn, RESUME))) == 21
     assert not os.path.exists(f"{unborn}.state")
     assert run([str(images)], output, classifier, RESUME).scored == 2
+
+
+def test_a_dry_run_that_is_read_slowly_keeps_no_run_out(
+    classifier: Classifier, images: Path, output: str, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chexscore.runs.GATHERED_IN_MEMORY", 1)
+    names = ["a\nb.png", os.fsdecode(b"\xff.png"), "new.png"]
+    for name in names:
+        flat(f"images/a/{name}", 99)
+    planned = plan([str(images)], output, RESUME)
+    first = next(planned)
+    assert run([str(images)], output, classifier, RESUME).scored == 3
+    assert {os.path.basename(path) for path in (first, *planned)} == set(names)
+
+
+def test_a_dry_run_waits_for_another_run_as_long_as_it_is_told_to(images: Path, output: str) -> None:
+    held = ExitStack()
+    held.enter_context(locked(output, 0, Stop()))
+    with pytest.raises(LockedError):
+        list(plan([str(images)], output, RESUME))
+    end = threading.Timer(0.3, held.close)
+    end.start()
+    assert list(plan([str(images)], output, Options(resume=True, lock_wait=60))) == []
+    end.join()
 
 
 def test_a_store_is_made_whole_or_not_at_all_and_only_once(
