@@ -18,6 +18,8 @@ from chexscore.messages import counted, open_streams, say, speak_json
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from chexscore.options import Options
+
 EXIT_CODES = (
     "Exit codes: 0 every image was scored; 1 failed, the message says why; 2 wrong usage; 3 finished, but "
     "some images were not scored and their rows say why, or --max-duration was over; 4 no image found, or "
@@ -186,7 +188,7 @@ def predict(
     _check_tags(dicom_tag or [], quiet=quiet and not log_json)
     limit = None if max_failures is None else parse_limit("--max-failures", max_failures)
     from chexscore.options import Options
-    from chexscore.runs import plan, run
+    from chexscore.runs import run
 
     _freeze_imports()
     options = Options(
@@ -210,11 +212,9 @@ def predict(
         if listed is not None:
             inputs = itertools.chain(inputs, read_list(listed, stop))
         if dry_run:
-            if engine == "ray":
-                from chexscore.cluster.run import plan
-            elif files_from is None:
+            if engine != "ray" and files_from is None:
                 check_some_are_there(paths or [])
-            _print_plan(plan(inputs, output, options), quiet=quiet)
+            _print_plan(_plan(engine, inputs, output, options, files_from), quiet=quiet)
             return
 
         from chexscore import progress
@@ -466,6 +466,18 @@ def _check_tags(keywords: list[str], *, quiet: bool) -> None:
     naming = [keyword for keyword in keywords if names_people(keyword)]
     if naming and not quiet:
         say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.", "warning")
+
+
+def _plan(
+    engine: str, inputs: "Iterable[str]", output: str, options: "Options", files_from: str | None
+) -> "Iterable[str]":
+    if engine == "ray":
+        from chexscore.cluster.run import plan as plan_on_cluster
+
+        return plan_on_cluster(inputs, output, options)
+    from chexscore.runs import plan
+
+    return plan(inputs, output, options, files_from)
 
 
 def _print_plan(paths: "Iterable[str]", *, quiet: bool) -> None:

@@ -14,7 +14,14 @@ from chexscore.messages import in_short
 from chexscore.stopping import Stop
 from chexscore.tables import UTF16
 
-__all__ = ["check_some_are_there", "find_images", "is_hidden", "is_image_by_name", "read_list"]
+__all__ = [
+    "check_some_are_there",
+    "find_images",
+    "is_hidden",
+    "is_image_by_name",
+    "none_found",
+    "read_list",
+]
 
 POLL_S = 0.2
 
@@ -60,6 +67,21 @@ def check_some_are_there(paths: Sequence[str]) -> None:
     """Raises a NoImageError if nothing is at any of these paths."""
     if not any(map(os.path.lexists, paths)):
         raise NoImageError(f"{in_short(paths)}: there is no such file or folder.")
+
+
+def none_found(paths: object, files_from: str | None) -> NoImageError:
+    """The error for a command that finds no image.
+
+    Args:
+        paths: what it searched; anything but a sequence if that came from a list.
+        files_from: where the list came from, or None.
+    """
+    where = ""
+    if isinstance(paths, Sequence) and not isinstance(paths, str):
+        where = f" in {in_short(paths)}"
+    elif files_from is not None:
+        where = f" in the list {'on standard input' if files_from == '-' else files_from}"
+    return NoImageError(f"no image found{where}.")
 
 
 def read_list(file: BinaryIO, stop: Stop | None = None) -> Iterator[str]:

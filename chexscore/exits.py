@@ -1,7 +1,8 @@
 """What the command line ends with after a run of `predict`."""
 
+from chexscore.discovery import none_found
 from chexscore.errors import ChexscoreError, NoImageError
-from chexscore.messages import counted, in_short
+from chexscore.messages import counted
 from chexscore.predictions import Status
 from chexscore.records import RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
@@ -25,9 +26,7 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | 
     if not record.finished:
         return STOPPED[stop.reason]
     if record.found_nothing:
-        paths = record.arguments["paths"]
-        where = f" in {in_short(paths)}" if isinstance(paths, list) else ""
-        raise NoImageError(f"no image found{where}.")
+        raise none_found(record.arguments["paths"], record.arguments.get("files_from"))
     if record.none_old_enough:
         raise NoImageError("no image is older than --min-age.")
     if max_failures is not None and record.unseen:  # a folder counts as one image, and may hold most of them

@@ -11,7 +11,7 @@ from typing import Any
 
 from chexscore.beside import record_path, store_path
 from chexscore.classifier import Classifier
-from chexscore.discovery import find_images
+from chexscore.discovery import find_images, none_found
 from chexscore.errors import LockedError, NoImageError, OutputError
 from chexscore.fingerprints import Fingerprint, leads_to_itself
 from chexscore.lock import locked
@@ -246,39 +246,53 @@ class _Run:
         self.record.ignored += 1
 
 
-def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
+def plan(paths: Iterable[str], output: str, options: Options, files_from: str | None = None) -> Iterator[str]:
     """The images that a run would score now: none too young and, with `resume`, none that it would take over.
 
     Whether the output is there already, and whether an earlier run's model and settings allow a resume, is
     not looked at. With `resume` the lock is held until the images are gathered, not while they are read: a
     pager that is left open keeps no run out.
 
+    Args:
+        paths: as for `run`.
+        output: as for `run`.
+        options: as for `run`.
+        files_from: where paths that come from a list came from; it is named if there is no image.
+
     Raises:
         UsageError: the output cannot be written or resumed, or the options exclude each other.
         LockedError: another run writes this output.
         OutputError: what is kept of earlier runs is damaged.
+        NoImageError: behind the last path, that no image is there at all.
     """
     options.check(output)
+    paths = paths if isinstance(paths, Iterator) else list(paths)
     if output != STDOUT:
         _check_output(output)
     if not options.resume or not (os.path.exists(output) or os.path.exists(store_path(output))):
-        yield from _to_score(paths, options, None)
+        yield from _to_score(paths, options, None, files_from)
         return
     with SpooledTemporaryFile(GATHERED_IN_MEMORY) as gathered:
         with (
             locked(output, options.lock_wait, Stop()),
             Store(output, (), {}, resume=True) as store,
         ):
-            for path in _to_score(paths, options, store):
+            for path in _to_score(paths, options, store, files_from):
                 gathered.write(json.dumps(path).encode() + b"\n")  # a name may hold any byte
         gathered.seek(0)
         yield from map(json.loads, gathered)
 
 
-def _to_score(paths: Iterable[str], options: Options, store: Store | None) -> Iterator[str]:
+def _to_score(
+    paths: Iterable[str], options: Options, store: Store | None, files_from: str | None
+) -> Iterator[str]:
+    any_is_there = False
     for path in find_images(paths):
         fingerprint = Fingerprint.of(path)
+        any_is_there = any_is_there or fingerprint is not None or leads_to_itself(path)
         held = store is not None and fingerprint is not None and store.holds(path, fingerprint)
         young = fingerprint is not None and fingerprint.is_younger(options.min_age)
         if not held and not young:
             yield path
+    if not any_is_there:
+        raise none_found(paths, files_from)

@@ -111,6 +111,19 @@ def test_no_image_exits_4(model: Path, tmp_path: Path) -> None:
     done = chexscore("predict", tmp_path / "gone", "--dry-run")
     assert (done.returncode, done.stdout) == (4, "")
     assert "gone: there is no such file or folder" in done.stderr
+    for words in (["-n"], ["-n", "-o", tmp_path / "out.csv", "--resume"]):
+        done = chexscore("predict", tmp_path / "none", *words)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"no image found in {tmp_path / 'none'}." in done.stderr
+
+
+def test_a_list_without_an_image_is_named(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.txt").touch()
+    for words in (["--model", model], ["--dry-run"]):
+        for source, name in ((tmp_path / "none.txt", tmp_path / "none.txt"), ("-", "on standard input")):
+            done = chexscore("predict", "--files-from", source, *words, input="")
+            assert done.returncode == 4
+            assert f"no image found in the list {name}." in done.stderr
 
 
 def test_wrong_usage_exits_2(

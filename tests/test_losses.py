@@ -489,6 +489,11 @@ def test_a_dry_run_says_what_a_resume_would_score(
     assert len(list(plan([str(images)], unborn, RESUME))) == 21
     assert not os.path.exists(f"{unborn}.state")
     assert run([str(images)], output, classifier, RESUME).scored == 2
+    assert list(plan([str(images)], output, RESUME)) == [], "all of them are scored"
+    images.rename(images.parent / "away")
+    images.mkdir()
+    with pytest.raises(NoImageError, match=r"no image found in .*images"):
+        list(plan([str(images)], output, RESUME))
 
 
 def test_a_dry_run_that_is_read_slowly_keeps_no_run_out(
