@@ -119,7 +119,7 @@ def publish(
 
 
 @contextmanager
-def _aside(paths: Iterable[str], partial: str) -> Iterator[None]:
+def _aside(paths: Sequence[str], partial: str) -> Iterator[None]:
     """Takes files of an earlier output away; they come back if the new one, still partial, gets no name."""
     taken: list[str] = []
     try:
@@ -129,11 +129,11 @@ def _aside(paths: Iterable[str], partial: str) -> Iterator[None]:
         yield
     finally:
         is_named = not os.path.exists(partial)
-        for path in taken:
+        for path in paths:
             with suppress(OSError):
-                if is_named:
+                if is_named:  # also what a run took away that was killed then
                     os.unlink(f"{path}{ASIDE}")
-                else:
+                elif path in taken:
                     os.replace(f"{path}{ASIDE}", path)
 
 

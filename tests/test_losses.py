@@ -384,6 +384,9 @@ def test_no_crash_leaves_an_output_beside_the_record_of_another(
     assert {(True, True), (False, False)} < seen
     assert Path(output).read_bytes() == afresh(images, classifier)
     assert json.loads(published(output)[1])["found"] == 21
+    Path(f"{output}.run.json").rename(f"{output}.run.json.aside")  # by a run that was killed then
+    run([str(images)], output, classifier, RESUME)
+    assert not list(Path(output).parent.glob("out.csv*.aside"))
 
 
 @pytest.mark.parametrize("refused", ["out.csv", "out.csv.run.json"])
