@@ -1,19 +1,19 @@
 """The rows of an output while they grow and afterwards, in a SQLite file beside it.
 
 SQLite gives what a run that nobody watches needs: rows that survive a power cut, and look-ups in bounded
-memory. The output is written from the rows. One class and what opens its file; its parts share every table.
+memory. The output is written from the rows. The tables are in `chexscore.database`.
 """
 
 import json
 import os
 import sqlite3
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from typing import Any, Self
+from typing import Self
 
-from chexscore.beside import STORE, cannot_write, store_path, withhold
+from chexscore.beside import cannot_write, store_path
+from chexscore.database import Row, checked, checksum, is_complete, open_database
 from chexscore.errors import OutputError, UsageError
 from chexscore.fingerprints import Fingerprint
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
@@ -23,28 +23,9 @@ __all__ = ["Store", "can_be_resumed", "check_settings"]
 COMMIT_INTERVAL_S = 1.0
 """What a power cut can cost."""
 
-VERSION = 1
-"""Of the tables; goes up when they change."""
-
-SCHEMA = (
-    f"PRAGMA user_version = {VERSION}",
-    "CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT)",
-    """CREATE TABLE IF NOT EXISTS rows (run INTEGER, position INTEGER, path BLOB, size INTEGER, mtime INTEGER,
-    status TEXT, scores TEXT, tags TEXT, note TEXT, checksum INTEGER, PRIMARY KEY (run, position))
-    WITHOUT ROWID""",
-    "CREATE INDEX IF NOT EXISTS rows_by_path ON rows (path, run)",
-    """CREATE VIEW IF NOT EXISTS certain AS SELECT * FROM rows
-    WHERE run NOT IN (SELECT value FROM settings WHERE name LIKE 'tentative run %')""",
-)
 FULL, HELD = "SQLITE_FULL", ("SQLITE_BUSY", "SQLITE_LOCKED")
 NOT_OURS = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
 """SQLite's names of errors, or how they begin."""
-
-MADE = ("settings", "rows", "rows_by_path", "certain")
-"""What the schema makes."""
-
-Row = tuple[int, int, bytes, int | None, int | None, str, str, str, str]
-"""The columns of a row, without its checksum."""
 
 
 class Store:
@@ -95,7 +76,7 @@ class Store:
                 f"{path} is not there, or empty, so {output} cannot be resumed; --overwrite begins anew."
             )
         with self._guarded():
-            self._database = _open(path, discard_damaged=overwrite)
+            self._database = open_database(path, discard_damaged=overwrite)
         try:
             with self._guarded():
                 self._begin(settings, resume=resume, overwrite=overwrite)
@@ -196,7 +177,7 @@ class Store:
                 "ORDER BY run DESC, position DESC LIMIT 1",
                 (os.fsencode(path), self._run, Status.OK.value),
             ).fetchone()
-            return None if row is None else _checked(row)
+            return None if row is None else checked(row)
 
     def add(
         self,
@@ -237,7 +218,7 @@ class Store:
                 self._database.execute(query, (self._mark, self._run))
             self._may_commit |= fingerprint is not None
             self._database.execute(
-                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, checksum(row))
             )
         if self._may_commit and time.monotonic() - self._committed >= COMMIT_INTERVAL_S:
             self.commit()
@@ -268,7 +249,7 @@ class Store:
         query = "SELECT * FROM rows WHERE run = ? ORDER BY position"
         with self._guarded():
             for row in self._database.execute(query, (self._run,)):
-                yield self._prediction(_checked(row))
+                yield self._prediction(checked(row))
 
     def count(self) -> int:
         """How many rows this run has kept."""
@@ -329,57 +310,13 @@ def can_be_resumed(output: str, settings: Mapping[str, str]) -> bool:
         return False
     try:
         with closing(sqlite3.connect(path)) as database:
-            if not _is_complete(database):
+            if not is_complete(database):
                 return False
             check_settings(output, dict(database.execute("SELECT name, value FROM settings")), settings)
             for row in database.execute("SELECT * FROM rows"):
-                _checked(row)
+                checked(row)
     except sqlite3.OperationalError:
         return True
     except (UsageError, sqlite3.DatabaseError, ValueError):
         return False
     return True
-
-
-def _open(path: str, *, discard_damaged: bool) -> sqlite3.Connection:
-    """Opens a store, whose structure SQLite finds whole; its rows have checksums."""
-    withhold(path, path.removesuffix(STORE))  # SQLite's journal has the mode of its database
-    database = sqlite3.connect(path, isolation_level=None)
-    try:
-        if not _is_complete(database):
-            # Together, for what each commits by itself would be waited for until the disk has it.
-            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
-                database.execute(statement)
-    except sqlite3.DatabaseError as error:
-        database.close()
-        if not discard_damaged or isinstance(error, sqlite3.OperationalError):
-            raise
-        os.unlink(path)
-        with suppress(FileNotFoundError):
-            os.unlink(f"{path}-journal")
-        return _open(path, discard_damaged=False)
-    return database
-
-
-def _is_complete(database: sqlite3.Connection) -> bool:
-    """Whether all that the schema makes is there; a DatabaseError if what is there is damaged or no store."""
-    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise sqlite3.DatabaseError(" ".join(found.split()))
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    made = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    if made and version != VERSION:
-        raise sqlite3.DatabaseError("or of another version of chexscore")
-    return made.issuperset(MADE)
-
-
-def _checksum(row: Row) -> int:
-    return zlib.crc32(repr(row).encode())
-
-
-def _checked(row: tuple[Any, ...]) -> Row:
-    """The row without its checksum; a ValueError if they do not fit."""
-    content: Row = row[:-1]
-    if _checksum(content) != row[-1]:
-        raise ValueError(f"a row is not what was kept, number {content[1]}")
-    return content

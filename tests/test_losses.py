@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from chexscore import Classifier
 from chexscore.beside import store_path
+from chexscore.database import SCHEMA, open_database
 from chexscore.errors import LockedError, NetworkError, NoImageError, OutputError, UsageError
 from chexscore.fingerprints import leads_to_itself
 from chexscore.lock import locked
@@ -25,7 +26,7 @@ from chexscore.options import Options
 from chexscore.records import RunRecord
 from chexscore.runs import plan, run
 from chexscore.stopping import Stop
-from chexscore.store import SCHEMA, Store, _open
+from chexscore.store import Store
 from tests.networks import brightness_model, brightness_spec
 
 Flat = Callable[[str, int], Path]
@@ -529,7 +530,7 @@ def test_a_store_is_made_whole_or_not_at_all_and_only_once(
     output = str(tmp_path / "out.csv")
     state = Path(store_path(output))
     with monkeypatch.context() as patched:
-        patched.setattr("chexscore.store.SCHEMA", (*SCHEMA[:-1], "no SQL"))
+        patched.setattr("chexscore.database.SCHEMA", (*SCHEMA[:-1], "no SQL"))
         with pytest.raises(OutputError):
             Store(output, ("A",), {})
     assert not state.read_bytes()
@@ -541,5 +542,5 @@ def test_a_store_is_made_whole_or_not_at_all_and_only_once(
         pass
     made, then = state.read_bytes(), state.stat().st_mtime_ns
     assert made
-    _open(str(state), discard_damaged=False).close()  # as --dry-run and --resume do
+    open_database(str(state), discard_damaged=False).close()  # as --dry-run and --resume do
     assert (state.read_bytes(), state.stat().st_mtime_ns) == (made, then)
