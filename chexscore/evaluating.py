@@ -27,6 +27,8 @@ __all__ = ["Outputs", "evaluate"]
 
 PICTURES = 3
 
+AT_HALF = "; without it the two are compared at 0.5 alone"
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -121,7 +123,7 @@ def evaluate(
         from chexscore.report.page import check_plots  # noqa: PLC0415, plots take a second to import
 
         check_plots()
-    other_points, other_model = points_and_model(against) if against else ({}, {})
+    other_points, other_model = points_and_model(against, without=AT_HALF) if against else ({}, {})
     with ExitStack() as opened:
         if predicted:
             predictions = name = inputs[0]

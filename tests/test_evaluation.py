@@ -745,6 +745,7 @@ def test_the_competition_findings_have_their_mean(tmp_path: Path) -> None:
     table = evaluate(predictions, labels, {}, QUICK).everyone
     each = [table.get("auc", name).value for name in names]
     assert table.get("auc", "CheXpert 5").value == pytest.approx(np.mean(each[1:]))
+    assert "CheXpert 5" not in describe(evaluate(predictions, labels, {}, QUICK), predictions, {})
     assert table.get("auc", "macro").value == pytest.approx(np.mean(each))
 
 
@@ -793,12 +794,30 @@ def test_points_of_some_labels_are_pooled_and_compared_over_these(tmp_path: Path
 def test_it_is_said_where_patients_are_not_known(tmp_path: Path, predictions: str) -> None:
     labels = label_csv(tmp_path, "path,MRN,Finding\n0.png,7,1\n1.png,8,0\n")
     unknown = evaluate(predictions, labels, {}, QUICK)
+    assert "CheXpert 5" not in describe(unknown, predictions, {}), "other labels have no such mean"
     assert "give --group COLUMN" in describe(unknown, predictions, {})["patients"]
     silent = evaluate(predictions, labels, {}, Protocol(resamples=0))
     assert "patients" not in describe(silent, predictions, {})
     for group in ("MRN", "image"):
         known = evaluate(predictions, labels, {}, Protocol(resamples=20, group=group))
         assert "patients" not in describe(known, predictions, {})
+
+
+def test_patients_of_one_name_in_two_folders_are_refused_where_they_count(tmp_path: Path) -> None:
+    paths = [f"site{site}/patient{number}/study1/a.png" for site in "AB" for number in (1, 2, 3)]
+    predictions = write_predictions(tmp_path / "out.csv", ["A"], paths, np.linspace(0.1, 0.9, 6)[:, None])
+
+    def found(columns: str, protocol: Protocol) -> Evaluation:
+        lines = "".join(f"{path},{row},{row % 2}\n" for row, path in enumerate(paths))
+        return evaluate(predictions, label_csv(tmp_path, f"path,{columns},A\n{lines}"), {}, protocol)
+
+    for protocol in (QUICK, Protocol(resamples=0), Protocol(by="study", group="image")):
+        with pytest.raises(TableError, match="below different folders"):
+            found("PID", protocol)
+    for columns, group, number in (("PID", "PID", 6), ("PID", "image", 6), ("patient", None, 6)):
+        assert len(set(found(columns, Protocol(resamples=20, group=group)).cases.groups)) == number
+    with pytest.raises(TableError, match=r"their study patient1/study1 may be two; add a column study"):
+        found("PID", Protocol(resamples=0, by="study", group="PID"))
 
 
 def test_it_is_said_where_studies_are_told_by_their_names_alone(tmp_path: Path, predictions: str) -> None:

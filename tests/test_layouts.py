@@ -83,17 +83,22 @@ def test_a_patient_is_a_whole_folder_and_one_foreign_path_does_not_turn_patients
 def test_one_number_below_two_folders_is_no_patient(tmp_path: Path) -> None:
     paths = ("siteA/patient1/study1/a.png", "siteB\\patient1\\study1\\b.png")
     lines = "".join(f"{path},{place},7,1\n" for place, path in enumerate(paths))
+    table = read(tmp_path, f"path,x,y,A\n{lines}")
     with pytest.raises(TableError, match=r"labels.csv: (.*) and (.*) are .* add a column patient") as caught:
-        read(tmp_path, f"path,x,y,A\n{lines}")
+        table.check("patient")
     assert all(path in str(caught.value) for path in paths)
-    assert read(tmp_path, f"path,patient,y,A\n{lines}").studies == ["0/study1", "1/study1"]
+    table = read(tmp_path, f"path,patient,y,A\n{lines}")
+    assert (table.studies, table.ambiguous) == (["0/study1", "1/study1"], {})
+    table = read(tmp_path, f"path,x,patient,A\n{lines}")
+    table.check("patient")
     with pytest.raises(TableError, match=r"their study 7/study1 may be two; add a column study"):
-        read(tmp_path, f"path,x,patient,A\n{lines}")
-    assert read(tmp_path, f"path,study,patient,A\n{lines}").studies == ["7/0", "7/1"]
+        table.check("study")
+    table = read(tmp_path, f"path,study,patient,A\n{lines}")
+    assert (table.studies, table.ambiguous) == (["7/0", "7/1"], {})
     same = read(tmp_path, "path,A\n./train/patient1/study1/a.png,1\ntrain\\patient1\\b.png,1\n")
-    assert same.patients == ["patient1", "patient1"]
+    assert (same.patients, same.ambiguous) == (["patient1", "patient1"], {})
     chexpert = read(tmp_path, "Path,A\nC/train/patient1/study1/a.png,1\nC/valid/patient2/study1/a.png,1\n")
-    assert chexpert.studies == ["patient1/study1", "patient2/study1"]
+    assert (chexpert.studies, chexpert.ambiguous) == (["patient1/study1", "patient2/study1"], {})
 
 
 def test_columns_of_a_spreadsheet_without_name_and_cells_are_none(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from chexscore.errors import ModelError, TableError, UsageError
+from chexscore.evaluating import AT_HALF
 from chexscore.evaluation.points import are_predictions, points_and_model
 
 
@@ -20,17 +21,19 @@ def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:
     (found,) = points_and_model(predictions)[0].values()
     assert list(found.items()) == [("default", 0.3), ("sensitivity90", 0.1), ("youden", 0.3)]
     for content, why in (
-        ("[]", "it says nothing of a model"),
+        ("[]", "it does not say which model it was"),
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ("{}", "its thresholds are missing, or no numbers"),
         ('{"thresholds": 1}', "its thresholds are missing"),
         ('{"thresholds": {"A": 0.5}, "operating_points": {"A": 0.5}}', "its thresholds are missing"),
-        ('{"model": "m"}', "it says nothing of a model"),
+        ('{"model": "m"}', "it does not say which model it was"),
     ):
         write(content)
         with pytest.raises(TableError, match=f"not the record of a run: {re.escape(why)}") as caught:
             points_and_model(predictions)
         assert str(caught.value).endswith("; remove it, and give --model for the operating points.")
+    with pytest.raises(TableError, match=r"; remove it; without it the two are compared at 0.5 alone.$"):
+        points_and_model(predictions, without=AT_HALF)
     Path(f"{predictions}.run.json").unlink()
     Path(f"{predictions}.run.json").mkdir()
     with pytest.raises(TableError, match="the record of the run cannot be read: Is a directory"):

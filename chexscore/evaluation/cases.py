@@ -109,7 +109,8 @@ def read_cases(predictions: str, labels: str, protocol: Protocol, against: str |
 
     Raises:
         TableError: a file cannot be used, none of its images was scored, no image or no label is in all of
-            them, a path could belong to several lines, or something is left over and the protocol is strict.
+            them, a path could belong to several lines, patients or studies that count may be several of one
+            name, or something is left over and the protocol is strict.
         UsageError: the protocol asks for studies or a column that are not there.
     """
     names, rows = _read(predictions)
@@ -237,6 +238,8 @@ def _groups(table: LabelTable, lines: NDArray[np.int64], protocol: Protocol) -> 
     if wanted.lower() in known:
         wanted = wanted.lower()
     groups = known.get(wanted)
+    if groups is not None:
+        table.check(wanted)
     column = find_column(list(map(str, table.cells)), wanted)
     if groups is None and column is not None:
         wanted, groups = column, list(stripped(table.cells[column]))
@@ -257,6 +260,7 @@ def _by_study(cases: Cases, protocol: Protocol) -> Cases:
         raise UsageError(
             f"--by study: {cases.table.source} has no column study, and its paths hold no patient and study."
         )
+    cases.table.check("study")
     case = pd.factorize(np.array([studies[line] for line in cases.lines], dtype=object))[0].astype(np.int64)
     order = np.argsort(case, kind="stable")
     starts = np.flatnonzero(np.diff(case[order], prepend=-1))

@@ -61,6 +61,7 @@ class LabelTable:
         studies: of the images, or None where nothing tells for any; those of two patients are two, but where
             no patients are known what is called the same is one study.
         alone: "patient" or "study" -> lines whose path names none, though others do: each is one of its own.
+        ambiguous: "patient" or "study" -> why those that paths name may be of several people.
         labels: columns that hold labels.
     """
 
@@ -71,7 +72,13 @@ class LabelTable:
     patients: list[str] | None
     studies: list[str] | None
     alone: Mapping[str, AbstractSet[int]]
+    ambiguous: Mapping[str, str]
     labels: tuple[str, ...]
+
+    def check(self, what: str) -> None:
+        """Raises a TableError if what is drawn or counted, "patient" or "study", may be several of a name."""
+        if what in self.ambiguous:
+            raise TableError(self.ambiguous[what])
 
     def targets(self, names: Sequence[str], *, uncertain: Policies, blank: Policies) -> NDArray[np.float32]:
         """The labels as numbers, [lines, names], 1, 0 or NaN.
@@ -94,8 +101,7 @@ def read_labels(source: str) -> LabelTable:
     """Reads a CSV of labels in whichever layout it has.
 
     Raises:
-        TableError: it cannot be read, is no table, or has no column of paths; or a patient or study that is
-            taken from paths stands in several folders.
+        TableError: it cannot be read, is no table, or has no column of paths.
     """
     cells = read_table(source)
     if {NIH_IMAGE, NIH_FINDINGS} <= set(cells.columns):
@@ -113,13 +119,12 @@ def read_labels(source: str) -> LabelTable:
         layout = "CheXpert" if column == "Path" else layout
         if patients is None:
             patients, alone["patient"] = _named([name for name, _ in in_paths])
-            _refuse_several_folders("patient", patients, paths, source)
         if studies is None and any(name for _, name in in_paths):
             studies, alone["study"] = _named([name for _, name in in_paths])
     if patients and studies:
         studies = [f"{patient}/{study}" for patient, study in zip(patients, studies, strict=True)]
-    if studies and "study" in alone:
-        _refuse_several_folders("study", studies, paths, source)
+    from_paths = {"patient": patients, "study": studies}
+    several = {what: _in_several_folders(what, from_paths[what] or (), paths) for what in alone}
     known = {column, patient, study, ""}  # an index has no name
     return LabelTable(
         source,
@@ -129,6 +134,7 @@ def read_labels(source: str) -> LabelTable:
         patients,
         studies,
         alone,
+        {what: f"{source}: {why}" for what, why in several.items() if why},
         tuple(name for name in map(str, cells) if name not in known and _holds_labels(cells[name])),
     )
 
@@ -146,7 +152,7 @@ def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
     patient = _find(cells, PATIENT_COLUMNS)
     patients = _filled(cells, patient, source) if patient else None
     paths = _filled(cells, NIH_IMAGE, source)
-    return LabelTable(source, "NIH", cells.assign(**columns), paths, patients, None, {}, names)
+    return LabelTable(source, "NIH", cells.assign(**columns), paths, patients, None, {}, {}, names)
 
 
 def _named(names: Sequence[str | None]) -> tuple[list[str], AbstractSet[int]]:
@@ -155,14 +161,13 @@ def _named(names: Sequence[str | None]) -> tuple[list[str], AbstractSet[int]]:
     return [f"line {row + 2}" if name is None else name for row, name in enumerate(names)], alone
 
 
-def _refuse_several_folders(what: str, names: Sequence[str], paths: Sequence[str], source: str) -> None:
-    """Raises a TableError if a name from paths stands in several folders: two sites may have a patient1 each.
+def _in_several_folders(what: str, names: Sequence[str], paths: Sequence[str]) -> str:
+    """Says so if a name from paths stands in several folders: two sites may have a patient1 each; or nothing.
 
     Args:
         what: the names are of, which is what a column that tells more is called.
         names: a line each.
         paths: a line each.
-        source: the file, for errors.
     """
     first: dict[str, tuple[str, Sequence[str]]] = {}
     for name, path in zip(names, paths, strict=True):
@@ -170,10 +175,11 @@ def _refuse_several_folders(what: str, names: Sequence[str], paths: Sequence[str
         folder = names_in(path[: match.start(1) if what == "patient" else match.end(1)]) if match else ()
         other, its_folder = first.setdefault(name, (path, folder))
         if folder != its_folder:
-            raise TableError(
-                f"{source}: {other} and {path} are below different folders, so that their {what} {name} may "
-                f"be two; add a column {what} that tells."
+            return (
+                f"{other} and {path} are below different folders, so that their {what} {name} may be two; "
+                f"add a column {what} that tells, or name another with --group."
             )
+    return ""
 
 
 def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:

@@ -18,6 +18,8 @@ is the default, under that name, and again under what it was chosen for."""
 
 HEADER = b"path,status,"
 
+WITHOUT = ", and give --model for the operating points"
+
 DEFAULT = "default"
 """Name of the point that a model uses for a label unless it is told otherwise; it comes first."""
 
@@ -52,7 +54,9 @@ def _is_table(source: str) -> bool:
     return False
 
 
-def points_and_model(predictions: str, model: str | None = None) -> tuple[Points, dict[str, str]]:
+def points_and_model(
+    predictions: str, model: str | None = None, *, without: str = WITHOUT
+) -> tuple[Points, dict[str, str]]:
     """The operating points to evaluate predictions at, and what is known about the model that made them.
 
     Without a record nothing tells what made the scores; then the second says under "points" where the points
@@ -61,6 +65,7 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
     Args:
         predictions: a CSV; the record beside it says both, if it is there.
         model: an ONNX file to take the points from instead.
+        without: what to do once a record that cannot be used is gone, for the error.
 
     Raises:
         TableError: there is a record, and it cannot be read.
@@ -68,10 +73,10 @@ def points_and_model(predictions: str, model: str | None = None) -> tuple[Points
             labels of the predictions.
     """
     source = _record_of(predictions)
-    record = _read_record(source)
+    record = _read_record(source, without)
     about = {key: str(value) for key, value in (record or {}).get("model", {}).items()}
     if model is None:
-        return _recorded_points(record, source), about
+        return _recorded_points(record, source, without), about
     from chexscore.classifier import Classifier  # noqa: PLC0415, onnxruntime costs start-up time
 
     classifier = Classifier(model, device="cpu")
@@ -96,7 +101,7 @@ def _record_of(predictions: str) -> str:
     return source if os.path.exists(source) else f"{predictions}{RECORD}"
 
 
-def _read_record(source: str) -> dict[str, Any] | None:
+def _read_record(source: str, without: str) -> dict[str, Any] | None:
     if not os.path.exists(source):
         return None
     try:
@@ -105,26 +110,24 @@ def _read_record(source: str) -> dict[str, Any] | None:
     except OSError as error:
         raise TableError(f"{source}: the record of the run cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise _no_record(source, first_line(error)) from error
+        raise _no_record(source, first_line(error), without) from error
     if not isinstance(record, dict) or not isinstance(record.get("model", {}), dict):
-        raise _no_record(source, "it says nothing of a model")
+        raise _no_record(source, "it does not say which model it was", without)
     return record
 
 
-def _recorded_points(record: dict[str, Any] | None, source: str) -> Points:
+def _recorded_points(record: dict[str, Any] | None, source: str, without: str) -> Points:
     """Those of a record; older ones have the default thresholds alone."""
     if record is None:
         return {}
     try:
         return _from_default(record["thresholds"], record.get("operating_points", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_record(source, "its thresholds are missing, or no numbers") from error
+        raise _no_record(source, "its thresholds are missing, or no numbers", without) from error
 
 
-def _no_record(source: str, why: str) -> TableError:
-    return TableError(
-        f"{source}: not the record of a run: {why}; remove it, and give --model for the operating points."
-    )
+def _no_record(source: str, why: str, without: str) -> TableError:
+    return TableError(f"{source}: not the record of a run: {why}; remove it{without}.")
 
 
 def _from_default(thresholds: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Points:
