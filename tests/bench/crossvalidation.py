@@ -81,6 +81,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
     "no augmentation": {"augment": STILL},
+    "no augmentation, another seed": {"augment": STILL, "seed": 1},
     "0.5.0's augmentation": {"augment": AS_IN_0_5_0},
     "placement alone changed": {"augment": MOVED_ONLY},
     "0.8.0's augmentation": {"augment": AS_IN_0_8_0},
