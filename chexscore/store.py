@@ -230,8 +230,11 @@ class Store:
             query = "SELECT EXISTS (SELECT 1 FROM certain WHERE path = ? AND run < ?)"
             self.met_before = bool(self._database.execute(query, earlier).fetchone()[0])
             if self.met_before:
-                self._database.execute("DELETE FROM settings WHERE name = ?", (self._mark,))
+                self._trust_own()
         self._database.execute("DELETE FROM rows WHERE path = ? AND run < ?", earlier)
+
+    def _trust_own(self) -> None:
+        self._database.execute("DELETE FROM settings WHERE name = ?", (self._mark,))
 
     def _trust_all(self) -> None:
         self._database.execute("DELETE FROM settings WHERE name LIKE 'tentative run %'")
@@ -274,6 +277,7 @@ class Store:
         """Lets this run's rows go, and leaves those of earlier runs."""
         with self._guarded():
             self._database.execute("DELETE FROM rows WHERE run = ?", (self._run,))
+            self._trust_own()
         self.commit()
 
     def settle(self) -> None:

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,62 @@ def test_a_run_that_is_stopped_before_the_first_earlier_image_keeps_its_progress
     (images / "0").rename(images.parent / "away")
     with pytest.raises(OutputError, match="not found now: 5, such as"):
         run([str(images)], output, classifier, RESUME)
+
+
+def test_a_run_that_is_stopped_behind_the_first_earlier_image_loses_no_score(
+    classifier: Classifier, images: Path, output: str, flat: Flat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows of before are no longer tentative then, nor are those that it took over."""
+    new, stop = [str(flat(f"images/0/{number:02}.png", number)) for number in range(60)], Stop()
+    marks: list[set[int]] = []
+
+    def named() -> Iterator[str]:
+        yield from new
+        marks.append(tentative(output))
+        yield str(images / "a")
+        stop.reason = "SIGTERM"
+
+    monkeypatch.setattr("chexscore.store.COMMIT_INTERVAL_S", 0)
+    small = replace(RESUME, batch_size=1, workers=1)  # so that no more images than these are read ahead
+    assert run(named(), output, classifier, small, stop=stop).done == 70
+    assert marks == [{2}], "rows were added before"
+    (images / "a" / "03.png").unlink()
+    with pytest.raises(OutputError, match=r"not found now: 1, such as .*a/03\.png"):
+        run([str(images)], output, classifier, RESUME)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_rows_of_an_overwrite_count_whatever_slip_came_before(
+    classifier: Classifier, images: Path, output: str, flat: Flat, *, stopped: bool
+) -> None:
+    """It gets the number of a run that has left no rows."""
+    slip, stop = [str(flat("slip/00.png", 7))], Stop()
+
+    def stop_soon(_: RunRecord) -> None:
+        stop.reason = "SIGTERM"
+
+    if stopped:
+        run(slip, output, classifier, RESUME, stop=stop, watch=stop_soon)
+    with pytest.raises(OutputError, match="nothing new is kept"):
+        run(slip, output, classifier, RESUME)
+    assert tentative(output) == ({2} if stopped else set())
+    stop.reason = ""
+
+    def named() -> Iterator[str]:
+        yield str(images / "a")
+        stop.reason = "SIGTERM"
+
+    assert run(named(), output, classifier, OVERWRITE, stop=stop).scored == 10
+    (images / "a" / "03.png").unlink()
+    with pytest.raises(OutputError, match=r"not found now: 1, such as .*a/03\.png"):
+        run([str(images)], output, classifier, RESUME)
+
+
+def tentative(output: str) -> set[int]:
+    """The runs whose rows nobody misses."""
+    with closing(sqlite3.connect(f"{output}.state")) as database:
+        query = "SELECT value FROM settings WHERE name LIKE 'tentative run %'"
+        return {int(number) for (number,) in database.execute(query)}
 
 
 def test_rows_of_images_that_are_gone_leave_when_that_is_asked_for(
