@@ -465,15 +465,23 @@ def test_an_interrupted_run_says_so_and_leaves_no_output(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_an_overwrite_that_is_stopped_before_it_keeps_anything_begins_anew(
-    model: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--overwrite"], "the same command begins anew"),
+        ([], "the same command with --resume goes on from here"),
+        (["--resume"], "the same command with --resume goes on from here"),
+    ],
+)
+def test_only_an_overwrite_that_is_stopped_before_it_keeps_anything_begins_anew(
+    model: Path, tmp_path: Path, words: list[str], said: str
 ) -> None:
     """An earlier run's rows are still there: --resume would refuse other settings, or score nothing."""
     done = chexscore(
-        "predict", tmp_path, "-o", tmp_path / "out.csv", "-m", model, "--overwrite", "--max-duration", "0s"
+        "predict", tmp_path, "-o", tmp_path / "out.csv", "-m", model, *words, "--max-duration", "0s"
     )
     assert done.returncode == 3
-    assert "the time is over: 0 images done; the same command begins anew" in done.stderr
+    assert f"the time is over: 0 images done; {said}" in done.stderr
 
 
 def test_eval_prints_tables_and_takes_the_recorded_thresholds(

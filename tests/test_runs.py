@@ -552,9 +552,10 @@ def test_a_state_that_finds_no_room_leaves_the_earlier_output(
         return database
 
     monkeypatch.setattr(sqlite3, "connect", small)
-    with pytest.raises(OutputError, match="database or disk is full"):
-        run([str(images)], str(output), classifier)
-    assert not output.exists()
+    for options in (Options(), RESUME):
+        with pytest.raises(OutputError, match=r"disk is full\); once there is room, --resume goes on with"):
+            run([str(images)], str(output), classifier, options)
+        assert not output.exists()
     monkeypatch.setattr(sqlite3, "connect", connect)
     run([str(images)], str(output), classifier, RESUME)
     assert output.read_bytes() == whole
