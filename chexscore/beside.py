@@ -3,6 +3,8 @@
 import os
 import stat
 from contextlib import suppress
+from functools import reduce
+from operator import and_
 
 __all__ = [
     "ASIDE",
@@ -49,11 +51,11 @@ def cannot_write(path: str, why: object) -> str:
 
 
 def copy_mode(path: str, *likes: str) -> None:
-    """Gives a file, before anything is in it, the mode of the first of some others that is there."""
-    for like in filter(os.path.exists, likes):
-        with suppress(OSError):  # its file system knows no such thing
-            os.chmod(path, stat.S_IMODE(os.stat(like).st_mode))
-        return
+    """Lets only those use a file, before anything is in it, who may use each of some others that is there."""
+    with suppress(OSError):  # its file system knows no such thing
+        modes = [stat.S_IMODE(os.stat(like).st_mode) for like in likes if os.path.exists(like)]
+        if modes:
+            os.chmod(path, reduce(and_, modes))
 
 
 def withhold(path: str, output: str) -> None:

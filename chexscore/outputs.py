@@ -141,7 +141,7 @@ def _aside(paths: Sequence[str], partial: str) -> Iterator[None]:
 def _partial(target: str, *likes: str) -> Iterator[BinaryIO]:
     """A file beside the target, or what it links to, which is gone afterwards unless it has got that name.
 
-    Whoever may read an earlier target, or else the first of `likes` that is there, may read this one.
+    Who may not read an earlier target, or one of `likes` that is there, may not read this one.
     """
     partial = beside(target, PARTIAL)
     try:
