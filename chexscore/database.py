@@ -8,7 +8,7 @@ from typing import Any
 
 from chexscore.beside import STORE, withhold
 
-__all__ = ["SCHEMA", "Row", "checked", "checksum", "is_complete", "open_database"]
+__all__ = ["SCHEMA", "Row", "checked", "checksum", "made_in", "open_database"]
 
 VERSION = 1
 """Of the tables; goes up when they change."""
@@ -44,7 +44,7 @@ def open_database(path: str, *, discard_damaged: bool) -> sqlite3.Connection:
     withhold(path, path.removesuffix(STORE))  # SQLite's journal has the mode of its database
     database = sqlite3.connect(path, isolation_level=None)
     try:
-        if not is_complete(database):
+        if not made_in(database).issuperset(MADE):
             # Together, for what each commits by itself would be waited for until the disk has it.
             for statement in ("BEGIN", *SCHEMA, "COMMIT"):
                 database.execute(statement)
@@ -59,8 +59,8 @@ def open_database(path: str, *, discard_damaged: bool) -> sqlite3.Connection:
     return database
 
 
-def is_complete(database: sqlite3.Connection) -> bool:
-    """Whether all that the schema makes is there; a DatabaseError if what is there is damaged or no store."""
+def made_in(database: sqlite3.Connection) -> set[str]:
+    """What the schema, now or earlier, made there; a DatabaseError if that is damaged or no store."""
     found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(" ".join(found.split()))
@@ -68,7 +68,7 @@ def is_complete(database: sqlite3.Connection) -> bool:
     made = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     if made and version != VERSION:
         raise sqlite3.DatabaseError("or of another version of chexscore")
-    return made.issuperset(MADE)
+    return made
 
 
 def checksum(row: Row) -> int:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Self
 
 from chexscore.beside import cannot_write, store_path
-from chexscore.database import Row, checked, checksum, is_complete, open_database
+from chexscore.database import Row, checked, checksum, made_in, open_database
 from chexscore.errors import OutputError, UsageError
 from chexscore.fingerprints import Fingerprint
 from chexscore.predictions import Prediction, Status, decode_scores, encode_scores
@@ -314,7 +314,7 @@ def can_be_resumed(output: str, settings: Mapping[str, str]) -> bool:
         return False
     try:
         with closing(sqlite3.connect(path)) as database:
-            if not is_complete(database):
+            if "rows" not in made_in(database):  # what else is missing is made when it is opened
                 return False
             check_settings(output, dict(database.execute("SELECT name, value FROM settings")), settings)
             for row in database.execute("SELECT * FROM rows"):
