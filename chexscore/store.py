@@ -23,7 +23,7 @@ __all__ = ["Store", "can_be_resumed", "check_settings"]
 COMMIT_INTERVAL_S = 1.0
 """What a power cut can cost."""
 
-FULL, HELD = "SQLITE_FULL", ("SQLITE_BUSY", "SQLITE_LOCKED")
+FULL, FAILED, HELD = "SQLITE_FULL", "SQLITE_IOERR", ("SQLITE_BUSY", "SQLITE_LOCKED")
 NOT_OURS = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
 """SQLite's names of errors, or how they begin."""
 
@@ -115,13 +115,17 @@ class Store:
             return cannot_write(where, error)
         if name.startswith(HELD):
             return f"{where} cannot be used ({error}): another program has it open; close it there."
-        if not name.startswith(FULL):
+        if not name.startswith((FULL, FAILED)):
             return f"{where} cannot be read or written ({error}): look at its disk."
+        fault = f"kept ({error}); once there is room"
+        if name.startswith(FAILED):  # what SQLite calls a quota that is used up, too
+            why = "the disk may be full or failing, or a quota used up"
+            fault = f"read or kept ({error}): {why}; once that is mended"
         instead = " instead of --overwrite" if self._overwrites else ""
         go_on = f"--resume{instead} goes on with what was kept"
         if self._overwrites and not self._has_kept:  # what is there has other settings, or is whole
             go_on = "the same command begins anew"
-        return f"{self.output}: its rows cannot be kept ({error}); once there is room, {go_on}."
+        return f"{self.output}: its rows cannot be {fault}, {go_on}."
 
     def _begin(self, settings: Mapping[str, str], *, resume: bool, overwrite: bool) -> None:
         """Checks what earlier runs left, and takes the number of this run."""

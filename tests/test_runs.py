@@ -592,10 +592,14 @@ def test_an_overwrite_without_room_for_its_first_rows_begins_anew(
     ("name", "said"),
     [
         ("SQLITE_BUSY", r"out\.csv\.state cannot be used \(.*\): another program has it open"),
-        ("SQLITE_IOERR_READ", r"out\.csv\.state cannot be read or written \(.*\): look at its disk\.$"),
+        (
+            "SQLITE_IOERR_WRITE",
+            r"rows cannot be read or kept \(.*\): .* a quota used up; .*, --resume goes on with what",
+        ),
+        ("SQLITE_ERROR", r"out\.csv\.state cannot be read or written \(.*\): look at its disk\.$"),
     ],
 )
-def test_what_room_on_the_disk_does_not_mend_is_not_put_down_to_it(
+def test_what_room_on_the_disk_does_not_mend_is_not_put_down_to_it_alone(
     classifier: Classifier,
     images: Path,
     tmp_path: Path,
