@@ -6,6 +6,8 @@ from contextlib import suppress
 from functools import reduce
 from operator import and_
 
+from chexscore.errors import OutputError
+
 __all__ = [
     "ASIDE",
     "LOCK",
@@ -18,6 +20,8 @@ __all__ = [
     "copy_mode",
     "record_path",
     "store_path",
+    "take_back",
+    "take_back_all",
     "withhold",
 ]
 
@@ -26,7 +30,7 @@ PARTIAL, LOCK, RECORD, STORE = ".partial", ".lock", ".run.json", ".state"
 ASIDE = ".aside"
 """What a file of an earlier output is called for the moment in which the output is replaced."""
 
-SUFFIXES = (PARTIAL, LOCK, RECORD, STORE, f"{STORE}-journal")
+SUFFIXES = (PARTIAL, LOCK, RECORD, STORE, f"{STORE}-journal", f"{RECORD}{ASIDE}", f"{STORE}{ASIDE}")
 """Of these files, and what SQLite keeps beside its own."""
 
 
@@ -48,6 +52,33 @@ def store_path(output: str) -> str:
 def cannot_write(path: str, why: object) -> str:
     """The sentence for one of these files that this user may not write."""
     return f"{path} cannot be written ({why}): is it, or its folder, another user's?"
+
+
+def take_back(path: str, partial: str) -> None:
+    """Gives a file of an earlier output its name back, if it is aside and the new output still partial.
+
+    If that has got its name, or the file's is taken, the one aside goes for good.
+    """
+    aside = f"{path}{ASIDE}"
+    if not os.path.lexists(aside):
+        return
+    if os.path.lexists(partial) and not os.path.lexists(path):
+        os.replace(aside, path)
+    else:
+        os.unlink(aside)
+
+
+def take_back_all(output: str) -> None:
+    """Ends what a run began that was killed while it replaced an output; before anything new is partial.
+
+    Raises:
+        OutputError: it cannot be ended, and by a later run might be for another output.
+    """
+    for path in (record_path(output), store_path(output)):
+        try:
+            take_back(path, beside(output, PARTIAL))
+        except OSError as error:
+            raise OutputError(cannot_write(f"{path}{ASIDE}", error.strerror)) from error
 
 
 def copy_mode(path: str, *likes: str) -> None:

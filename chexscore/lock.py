@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from chexscore.beside import LOCK, beside, cannot_write
+from chexscore.beside import LOCK, beside, cannot_write, take_back_all
 from chexscore.errors import LockedError, UsageError
 from chexscore.stopping import Stop
 
@@ -19,6 +19,8 @@ POLL_S = 0.1
 def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
     """Holds the lock of an output; the empty file `<output>.lock` that it is held on stays behind.
 
+    What stands beside the output is as the last run meant it to be, also where that was killed.
+
     Args:
         output: the file to write.
         wait: seconds to wait for another run.
@@ -27,6 +29,7 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
     Raises:
         LockedError: another run holds it, and did to the end of the waiting.
         UsageError: the place cannot be written, or its file system has no locks.
+        OutputError: what a run left that was killed cannot be put right.
     """
     deadline = time.monotonic() + wait
     path = beside(output, LOCK)
@@ -43,6 +46,7 @@ def locked(output: str, wait: float, stop: Stop) -> Iterator[None]:
                     f"another run is writing {output}; wait for its end, as predict --lock-wait 5m does."
                 )
             time.sleep(POLL_S)
+        take_back_all(output)
         yield
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 
-from chexscore.beside import ASIDE, PARTIAL, beside, copy_mode
+from chexscore.beside import ASIDE, PARTIAL, beside, copy_mode, take_back
 from chexscore.errors import OutputError, UsageError
 from chexscore.messages import visible
 from chexscore.predictions import Columns, Prediction, encode_scores, in_utf8, write_csv
@@ -94,7 +94,8 @@ def publish(
     """Writes a file of predictions, and the record that stands beside it; see `replacing`.
 
     All that can fail for want of room comes first. Then the earlier record goes aside, the output gets its
-    name, and the record its own: no crash leaves an output beside a record of another one.
+    name, and the record its own: no crash leaves an output beside a record of another one. What a crash
+    leaves aside the next that locks the output takes back, or away: this is for who holds the lock.
 
     Args:
         output: the file of predictions; its suffix decides the format.
@@ -121,20 +122,14 @@ def publish(
 @contextmanager
 def _aside(paths: Sequence[str], partial: str) -> Iterator[None]:
     """Takes files of an earlier output away; they come back if the new one, still partial, gets no name."""
-    taken: list[str] = []
     try:
         for path in filter(os.path.lexists, paths):
             _rename(path, f"{path}{ASIDE}", path)
-            taken.append(path)
         yield
     finally:
-        is_named = not os.path.exists(partial)
         for path in paths:
             with suppress(OSError):
-                if is_named:  # also what a run took away that was killed then
-                    os.unlink(f"{path}{ASIDE}")
-                elif path in taken:
-                    os.replace(f"{path}{ASIDE}", path)
+                take_back(path, partial)
 
 
 @contextmanager

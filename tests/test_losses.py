@@ -5,10 +5,12 @@ import json
 import os
 import re
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,16 @@ import pytest
 from numpy.typing import NDArray
 
 from chexscore import Classifier
-from chexscore.beside import store_path
+from chexscore.beside import record_path, store_path
 from chexscore.database import SCHEMA, open_database
 from chexscore.errors import LockedError, NetworkError, NoImageError, OutputError, UsageError
 from chexscore.fingerprints import leads_to_itself
 from chexscore.lock import locked
 from chexscore.options import Options
+from chexscore.outputs import publish
 from chexscore.records import RunRecord
 from chexscore.runs import plan, run
+from chexscore.settings import columns_of
 from chexscore.stopping import Stop
 from chexscore.store import Store
 from tests.networks import brightness_model, brightness_spec
@@ -408,6 +412,31 @@ def test_a_state_of_another_version_is_begun_anew(classifier: Classifier, images
     assert run([str(images)], output, classifier, RESUME).unchanged == 20
 
 
+class Dying:
+    """A process that is killed after so many steps that change files, and does nothing more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = sys.maxsize
+        for name in ("fsync", "replace", "unlink"):
+            monkeypatch.setattr(os, name, self._step(getattr(os, name)))
+
+    def _step(self, do: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise SystemExit
+            return do(*arguments)
+
+        return counted
+
+    @contextmanager
+    def after(self, steps: int) -> Iterator[None]:
+        self.left = steps
+        with suppress(SystemExit):
+            yield
+        self.left = sys.maxsize
+
+
 def test_no_crash_leaves_an_output_beside_the_record_of_another(
     classifier: Classifier, images: Path, output: str, flat: Flat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,23 +444,9 @@ def test_no_crash_leaves_an_output_beside_the_record_of_another(
     old = published(output)
     flat("images/a/new.png", 99)
     seen: set[tuple[bool, bool | None]] = set()
-    left = 0
-
-    def step(do: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:  # a dead process does nothing more
-                raise SystemExit
-            return do(*arguments)
-
-        return counted
-
-    for name in ("fsync", "replace", "unlink"):
-        monkeypatch.setattr(os, name, step(getattr(os, name)))
+    dying = Dying(monkeypatch)
     for steps in range(20):
-        left = steps
-        with suppress(SystemExit):
+        with dying.after(steps):
             run([str(images)], output, classifier, RESUME)
         rows, record = Path(output).read_bytes(), Path(f"{output}.run.json")
         seen.add((rows == old[0], record.read_bytes() == old[1] if record.exists() else None))
@@ -444,6 +459,50 @@ def test_no_crash_leaves_an_output_beside_the_record_of_another(
     Path(f"{output}.run.json").rename(f"{output}.run.json.aside")  # by a run that was killed then
     run([str(images)], output, classifier, RESUME)
     assert not list(Path(output).parent.glob("out.csv*.aside"))
+
+
+def test_what_a_killed_merge_put_aside_comes_back_or_is_gone(
+    classifier: Classifier, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back as long as the merged output has not got its name, whatever else is killed by then."""
+    paths = [Path(output), Path(record_path(output)), Path(store_path(output))]
+    columns, old = columns_of(classifier, Options()), [path.read_bytes() for path in paths]
+    dying, seen = Dying(monkeypatch), set[tuple[bytes | None, ...]]()
+    for steps, again in product(range(14), range(3)):
+        for path, content in zip(paths, old, strict=True):
+            path.write_bytes(content)
+        with dying.after(steps):
+            publish(output, [], columns, str(paths[1]), b"merged", outdated=[str(paths[2])])
+        with dying.after(again), locked(output, 0, Stop()):
+            pass
+        with locked(output, 0, Stop()):
+            seen.add(tuple(path.read_bytes() if path.exists() else None for path in paths))
+        assert not list(Path(output).parent.glob("out.csv*.aside"))
+    (merged,) = {rows for rows, *_ in seen} - {old[0]}
+    assert seen == {tuple(old), (merged, None, None), (merged, b"merged", None)}
+    for name, content in (
+        ("out.csv.partial", b""),
+        ("out.csv.state", b"new"),
+        ("out.csv.state.aside", b"old"),
+    ):
+        (paths[0].parent / name).write_bytes(content)
+    with locked(output, 0, Stop()):
+        assert paths[2].read_bytes() == b"new", "what has come to be since stays"
+    assert not list(paths[0].parent.glob("out.csv*.aside"))
+
+
+def test_what_is_aside_and_cannot_be_taken_back_ends_a_run_early(
+    classifier: Classifier, images: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would come back beside another output."""
+    Path(f"{output}.run.json").rename(f"{output}.run.json.aside")
+
+    def refuse(_: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(OutputError, match=r"run\.json\.aside cannot be written .* another user's\?$"):
+        run([str(images)], output, classifier, RESUME)
 
 
 @pytest.mark.parametrize("refused", ["out.csv", "out.csv.run.json"])

@@ -188,6 +188,7 @@ def test_an_output_inside_the_folder_that_is_scored(
     classifier: Classifier, images: Path, whole: bytes
 ) -> None:
     output = images / "out.csv"
+    (images / "other.csv.state.aside").write_bytes(bytes(128) + b"DICM")  # whatever is in it
     for options in (Options(), RESUME, RESUME):
         record = run([str(images)], str(output), classifier, options)
         assert output.read_bytes() == whole
