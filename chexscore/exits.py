@@ -21,7 +21,7 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | 
     Raises:
         NoImageError: there was no image at all, or none that was old enough.
         ChexscoreError: more images were not scored than `max_failures` allows; or it is given, and nobody
-            knows how many there are, because something could not be looked into.
+            knows how many there are, because what is a folder, or may be, could not be looked into.
     """
     if not record.finished:
         return STOPPED[stop.reason]
@@ -29,9 +29,9 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | 
         raise none_found(record.arguments["paths"], record.arguments.get("files_from"))
     if record.none_old_enough:
         raise NoImageError("no image is older than --min-age.")
-    if max_failures is not None and record.unseen:  # a folder counts as one image, and may hold most of them
+    if max_failures is not None and record.unlisted:  # it counts as one image, and may hold most of them
         raise ChexscoreError(
-            f"{counted(record.unseen, 'inputs')} cannot be looked into "
+            f"{counted(record.unlisted, 'inputs')} cannot be looked into "
             f"({record.examples[Status.UNREADABLE]}), so that nobody knows whether --max-failures "
             f"{max_failures.text} was kept; {output} is written without what is in there."
         )

@@ -1,10 +1,12 @@
 """The record of a run, which stands beside its output: model, device, counts, times."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from chexscore.discovery import is_image_by_name
 from chexscore.errors import OutputError
 from chexscore.predictions import Prediction, Status
 
@@ -33,11 +35,12 @@ class RunRecord:
         ignored: files in the directories that are not images.
         unseen: of the failed, folders that cannot be listed, and paths where nobody can tell what there is: a
             share that does not answer, or a folder above that may not be entered.
+        unlisted: of the unseen, folders, and what may be one: any number of images may be in there.
         waiting: images left for the next run because they are younger than the least age; without a row
             unless an earlier run scored what was at their path then.
         gone: rows of an earlier run whose files were not found any more, and are not in the output.
-        examples: other statuses -> the first such path, and its note; of the unreadable, one that is unseen
-            comes before the others.
+        examples: other statuses -> the first such path, and its note; of the unreadable, one that is unlisted
+            comes before the others, and then one that is unseen.
         operating_points: label -> name of each of the model's operating points -> threshold; "default" for a
             label that has none.
     """
@@ -57,6 +60,7 @@ class RunRecord:
     unchanged: int = 0
     ignored: int = 0
     unseen: int = 0
+    unlisted: int = 0
     waiting: int = 0
     gone: int = 0
     examples: dict[str, str] = field(default_factory=dict)
@@ -66,13 +70,16 @@ class RunRecord:
         """Counts the row of an image that this run tried; `seen` if something is known to be there."""
         status = prediction.status.value
         unseen = prediction.status is Status.UNREADABLE and not seen
+        unlisted = unseen and _may_be_folder(prediction.path)
         if prediction.status is Status.OK:
             self.scored += 1
             return
         self.failed[status] = self.failed.get(status, 0) + 1
-        if status not in self.examples or (unseen and not self.unseen):
+        better = (unseen and not self.unseen) or (unlisted and not self.unlisted)
+        if better or status not in self.examples:
             self.examples[status] = f"{prediction.path}: {prediction.note}"
         self.unseen += unseen
+        self.unlisted += unlisted
 
     @property
     def not_scored(self) -> int:
@@ -123,3 +130,8 @@ class RunRecord:
             raise OutputError(
                 f"of {self.found} images found only {self.done} have a row; please report this."
             )
+
+
+def _may_be_folder(path: str) -> bool:
+    """Whether what cannot be looked into is a folder, or has the name of no image."""
+    return os.path.isdir(path) or not is_image_by_name(os.path.basename(path))

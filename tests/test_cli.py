@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -295,11 +296,11 @@ def test_a_folder_that_cannot_be_listed_is_more_than_any_number_of_failures(
 ) -> None:
     """In this process, because root may list any folder."""
     monkeypatch.setattr("chexscore.stopping.stop_on_signals", Stop)
-    (images / "most").mkdir()
+    (images / "most.png").mkdir()
     output, scandir = tmp_path / "out.csv", os.scandir
 
     def refuse(path: str) -> object:
-        if path.endswith("most"):
+        if path.endswith("most.png"):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
@@ -310,9 +311,48 @@ def test_a_folder_that_cannot_be_listed_is_more_than_any_number_of_failures(
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == code
-    said = f"1 input cannot be looked into ({images}/most: a directory that cannot be listed)"
+    said = f"1 input cannot be looked into ({images}/most.png: a directory that cannot be listed)"
     assert said in capsys.readouterr().err
     assert len(output.read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(("name", "code"), [("b.png", 3), ("b", 1), ("day.png/", 1)])
+def test_a_named_image_below_a_closed_folder_is_one_failure_and_what_may_be_a_folder_any_number(
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    code: int,
+) -> None:
+    """In this process, because root may enter any folder."""
+    monkeypatch.setattr("chexscore.stopping.stop_on_signals", Stop)
+    stat = os.stat
+
+    def refuse(path: Any, **how: Any) -> os.stat_result:
+        if "/closed/" in str(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    named = [f"{tmp_path}/closed/a.png", f"{tmp_path}/closed/{name}"]
+    (tmp_path / "list.txt").write_text("\n".join(named))
+    words = (
+        "predict",
+        images,
+        "--files-from",
+        tmp_path / "list.txt",
+        "-m",
+        model,
+        "-o",
+        tmp_path / "out.csv",
+    )
+    monkeypatch.setattr(sys, "argv", ["chexscore", *map(str, words), "--max-failures", "50%"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert (f"1 input cannot be looked into ({named[1]}: " in capsys.readouterr().err) == (code == 1)
 
 
 def test_a_night_that_is_refused_says_what_it_did(model: Path, images: Path, tmp_path: Path) -> None:
