@@ -24,6 +24,7 @@ from chexscore.cluster.parts import Scored
 from chexscore.cluster.run import merge, on_ray, plan, run
 from chexscore.cluster.scorer import Scorer, rows_of
 from chexscore.errors import ChexscoreError, DeviceError, NoImageError, OutputError, UsageError
+from chexscore.exits import exit_code
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.predictions import Status
@@ -32,6 +33,7 @@ from chexscore.runs import run as run_here
 from chexscore.scoring import Loaded, load
 from chexscore.settings import installed
 from chexscore.stopping import Stop
+from chexscore.units import parse_limit
 from tests.phantoms import draw
 from tests.test_images import save_dicom
 from tests.test_runs import stop_after
@@ -238,6 +240,25 @@ def test_an_archive_that_is_not_there_costs_nothing(engine: Alone, images: Path,
     assert merged(out) == whole(images, engine.classifier)
     with pytest.raises(UsageError, match="--min-age is not for --engine ray"):
         run([str(images)], str(out), engine, Options(min_age=9, overwrite=True))
+
+
+def test_what_cannot_be_looked_into_counts_as_on_one_machine(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path.endswith("/z"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (images / os.fsdecode(b"caf\xe9.png")).write_text("damaged, and no name for pyarrow")
+    record = run([str(images), "nothing://at/all.png"], str(tmp_path / "out"), engine, Options())
+    assert (record.failed, record.unseen, record.unlisted) == ({"unreadable": 4}, 2, 1)
+    assert record.examples["unreadable"] == f"{images}/z: a directory that cannot be listed"
+    with pytest.raises(ChexscoreError, match=r"1 input cannot be looked into .* --max-failures 50% was kept"):
+        exit_code(record, "out", Stop(), parse_limit("--max-failures", "50%"))
 
 
 def test_uris_are_read_and_written(engine: Alone, images: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from chexscore.errors import LockedError, NoImageError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
+from chexscore.predictions import Prediction, Status
 from chexscore.records import RunRecord
 from chexscore.sessions import Device
 from chexscore.settings import begin_record, columns_of, installed, now, settings_of
@@ -109,7 +110,7 @@ def run(
         )
         for row in parts.fill(engine.score(job, stop), spans):
             record.batch_size = min(record.batch_size, row.batch_size)
-            record.count(row.prediction)
+            record.count(row.prediction, seen=_is_seen(row.prediction))
             record.seconds = round(time.monotonic() - began, 3)
             watch(record)
         if not stop.reason:
@@ -121,6 +122,11 @@ def run(
         record.seconds = round(time.monotonic() - began, 3)
         watch(record)
     return record
+
+
+def _is_seen(prediction: Prediction) -> bool:
+    """Whether something is known to be there; asked only where that matters, for a store takes its time."""
+    return prediction.status is not Status.UNREADABLE or is_there(prediction.path, unclear=False)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from chexscore.errors import (
     UsageError,
     first_line,
 )
+from chexscore.fingerprints import Fingerprint, leads_to_itself
 from chexscore.formats import is_dicom
 from chexscore.outputs import replacing
 from chexscore.stopping import Stop
@@ -66,6 +67,8 @@ def is_there(path: str, *, unclear: bool) -> bool:
 
     A folder comes here only if it could not be listed.
     """
+    if not is_uri(path) and (Fingerprint.of(path) is not None or leads_to_itself(path)):
+        return True  # pyarrow sees no name that is no UTF-8
     try:
         system, place = _locate(path)
         kind = system.get_file_info(place).type
