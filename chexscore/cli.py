@@ -117,8 +117,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="N|N%",
-            help="Exit 1 if more images than this, or than this share of all, are not scored, or a folder "
-            "cannot be listed.",
+            help="Exit 1 if more images than this, or than this share of all, are not scored, or what "
+            "may be a folder cannot be looked into.",
         ),
     ] = None,
     max_duration: Annotated[
