@@ -4,7 +4,7 @@ from chexscore.discovery import none_found
 from chexscore.errors import ChexscoreError, NoImageError
 from chexscore.messages import counted
 from chexscore.predictions import Status
-from chexscore.records import RunRecord
+from chexscore.records import NONE_OLD_ENOUGH, RunRecord
 from chexscore.stopping import MAX_DURATION, Stop
 from chexscore.units import Limit
 
@@ -28,7 +28,7 @@ def exit_code(record: RunRecord, output: str, stop: Stop, max_failures: Limit | 
     if record.found_nothing:
         raise none_found(record.arguments["paths"], record.arguments.get("files_from"))
     if record.none_old_enough:
-        raise NoImageError("no image is older than --min-age.")
+        raise NoImageError(f"{NONE_OLD_ENOUGH}.")
     if max_failures is not None and record.unlisted:  # it counts as one image, and may hold most of them
         raise ChexscoreError(
             f"{counted(record.unlisted, 'inputs')} cannot be looked into "

@@ -10,7 +10,9 @@ from chexscore.discovery import is_image_by_name
 from chexscore.errors import OutputError
 from chexscore.predictions import Prediction, Status
 
-__all__ = ["RunRecord"]
+__all__ = ["NONE_OLD_ENOUGH", "RunRecord"]
+
+NONE_OLD_ENOUGH = "no image is older than --min-age"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from chexscore.messages import counted
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.predictions import Columns, Prediction, Status
-from chexscore.records import RunRecord
+from chexscore.records import NONE_OLD_ENOUGH, RunRecord
 from chexscore.scoring import score_images
 from chexscore.settings import begin_record, columns_of, now, settings_of
 from chexscore.stopping import Stop
@@ -143,7 +143,7 @@ def _check_losses(run: "_Run", store: Store) -> None:
         why = f" ({run.record.examples[Status.UNREADABLE]})" if run.record.unseen else ""
         raise NoImageError(f"no image found{why}; {output} and its rows are left as they were.")
     if run.record.none_old_enough:
-        raise NoImageError(f"no image is older than --min-age; {output} is left for the next run.")
+        raise NoImageError(f"{NONE_OLD_ENOUGH}; {output} is left for the next run.")
     run.record.gone, example = store.gone()
     lost = (
         f"images of an earlier run that are not found now: {run.record.gone}, such as {example}; {output} is "
@@ -263,7 +263,7 @@ def plan(paths: Iterable[str], output: str, options: Options, files_from: str | 
         UsageError: the output cannot be written or resumed, or the options exclude each other.
         LockedError: another run writes this output.
         OutputError: what is kept of earlier runs is damaged.
-        NoImageError: behind the last path, that no image is there at all.
+        NoImageError: behind the last path, that no image is there at all, or none that is old enough.
     """
     options.check(output)
     paths = paths if isinstance(paths, Iterator) else list(paths)
@@ -286,13 +286,17 @@ def plan(paths: Iterable[str], output: str, options: Options, files_from: str | 
 def _to_score(
     paths: Iterable[str], options: Options, store: Store | None, files_from: str | None
 ) -> Iterator[str]:
-    any_is_there = False
+    any_waits = any_other = False
     for path in find_images(paths):
         fingerprint = Fingerprint.of(path)
-        any_is_there = any_is_there or fingerprint is not None or leads_to_itself(path)
         held = store is not None and fingerprint is not None and store.holds(path, fingerprint)
-        young = fingerprint is not None and fingerprint.is_younger(options.min_age)
-        if not held and not young:
+        if not held and fingerprint is not None and fingerprint.is_younger(options.min_age):
+            any_waits = True
+            continue
+        any_other = any_other or fingerprint is not None or leads_to_itself(path)
+        if not held:
             yield path
-    if not any_is_there:
+    if not any_other and not any_waits:
         raise none_found(paths, files_from)
+    if not any_other and (store is None or not store.left_before):  # those that wait may have earlier rows
+        raise NoImageError(f"{NONE_OLD_ENOUGH}.")

@@ -268,7 +268,9 @@ def test_dry_run_lists_without_a_model(images: Path, tmp_path: Path) -> None:
     done = chexscore("predict", images, "--dry-run", "--model", tmp_path / "none.onnx")
     assert done.stdout.splitlines() == [f"{images}/{name}.png" for name in ("000", "051", "204")]
     assert "3 images would be scored" in done.stderr
-    assert chexscore("predict", images, "-n", "--min-age", "1h").stdout == ""
+    done = chexscore("predict", images, "-n", "--min-age", "1h")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == "chexscore: error: no image is older than --min-age.\n"
     assert chexscore("predict", images, "-n", "-q").stderr == ""
     assert not list(tmp_path.glob("out.csv*"))
 

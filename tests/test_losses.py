@@ -346,11 +346,15 @@ def test_images_that_are_all_being_copied_again_cost_no_row(
     with pytest.raises(NoImageError, match="older than --min-age"):
         run([str(images)], output, classifier, replace(OVERWRITE, min_age=3600))
     assert published(output) == before
+    assert list(plan([str(images)], output, careful)) == [], "all of them have earlier rows"
+    with pytest.raises(NoImageError, match="older than --min-age"):
+        list(plan([str(images)], output, replace(OVERWRITE, min_age=3600)))
     record = run([str(images)], output, classifier, careful)
     assert (record.found, record.unchanged, record.waiting) == (20, 20, 20)
     assert published(output)[0] == before[0]
     (images / "a" / "03.png").unlink()
     os.utime(images / "b" / "15.png", (1, 1))
+    assert list(plan([str(images)], output, careful)) == [f"{images}/b/15.png"]
     with pytest.raises(OutputError, match=r"not found now: 1, such as .*03\.png"):
         run([str(images)], output, classifier, careful)
     with pytest.raises(OutputError, match="not found now: 1"):  # the state still knows the one that is gone
