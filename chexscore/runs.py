@@ -271,16 +271,27 @@ def plan(paths: Iterable[str], output: str, options: Options, files_from: str | 
         _check_output(output)
     if not options.resume or not (os.path.exists(output) or os.path.exists(store_path(output))):
         yield from _to_score(paths, options, None, files_from)
-        return
+    else:
+        yield from _gathered(paths, output, options, files_from)
+
+
+def _gathered(paths: Iterable[str], output: str, options: Options, files_from: str | None) -> Iterator[str]:
+    """Holds the lock until the images are gathered."""
+    none_there: NoImageError | None = None
     with SpooledTemporaryFile(GATHERED_IN_MEMORY) as gathered:
         with (
             locked(output, options.lock_wait, Stop()),
             Store(output, (), {}, resume=True) as store,
         ):
-            for path in _to_score(paths, options, store, files_from):
-                gathered.write(json.dumps(path).encode() + b"\n")  # a name may hold any byte
+            try:
+                for path in _to_score(paths, options, store, files_from):
+                    gathered.write(json.dumps(path).encode() + b"\n")  # a name may hold any byte
+            except NoImageError as error:
+                none_there = error
         gathered.seek(0)
         yield from map(json.loads, gathered)
+    if none_there is not None:
+        raise none_there
 
 
 def _to_score(

@@ -615,8 +615,12 @@ def test_a_dry_run_says_what_a_resume_would_score(
     assert list(plan([str(images)], output, RESUME)) == [], "all of them are scored"
     images.rename(images.parent / "away")
     images.mkdir()
-    with pytest.raises(NoImageError, match=r"no image found in .*images"):
-        list(plan([str(images)], output, RESUME))
+    gone = f"{images}/a/00.png"
+    listed: list[str] = []
+    for options in (RESUME, Options()):
+        with pytest.raises(NoImageError, match=r"no image found in .*images"):
+            listed += plan([str(images), gone], output, options)
+    assert listed == [gone, gone], "behind the last path"
 
 
 def test_a_dry_run_that_is_read_slowly_keeps_no_run_out(
