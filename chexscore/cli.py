@@ -474,7 +474,7 @@ def _plan(
     if engine == "ray":
         from chexscore.cluster.run import plan as plan_on_cluster
 
-        return plan_on_cluster(inputs, output, options)
+        return plan_on_cluster(inputs, output, options, files_from)
     from chexscore.runs import plan
 
     return plan(inputs, output, options, files_from)

@@ -352,6 +352,31 @@ def test_a_plan_refuses_what_a_run_would(tmp_path: Path) -> None:
         plan([str(tmp_path)], str(tmp_path / "out.csv"), Options())
 
 
+def test_a_dry_run_without_an_image_ends_as_on_one_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none.txt").touch()
+    for given in (["none"], ["--files-from", "none.txt"]):
+        command = [sys.executable, "-m", "chexscore", "predict", *given, "-n"]
+        here, there = (
+            subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+            for words in (command, [*command, "--engine", "ray"])
+        )
+        assert (there.returncode, there.stdout, there.stderr) == (4, "", here.stderr)
+    monkeypatch.setattr("chexscore.cluster.run.LOOKED_AT", 2)
+    gone = [f"{tmp_path}/{name}.png" for name in "abc"]
+    listed: list[str] = []
+    for number, words in ((1, f"no image found in {gone[0]}"), (3, "none of the first")):
+        with pytest.raises(NoImageError, match=words):
+            listed += plan(gone[:number], "-", Options())
+    assert listed == [gone[0], *gone], "behind the last path"
+    unclear = ["nothing://at/all.png"] * 2
+    with pytest.raises(NoImageError):
+        list(plan(unclear[:1], "-", Options()))
+    assert list(plan([*unclear, str(tmp_path / "none.txt")], "-", Options()))[:2] == unclear
+
+
 def test_a_node_with_other_decoders_is_refused() -> None:
     with pytest.raises(UsageError, match="would score otherwise: it has chexscore"):
         Scorer(b"", "cpu", 8, {**installed(), "chexscore": "0.0", "onnxruntime": "1"})

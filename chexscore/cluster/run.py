@@ -19,6 +19,7 @@ from chexscore.cluster.listing import LISTING, Inputs, Listing, take_list
 from chexscore.cluster.parts import SUCCESS, Parts, Scored, clear, merged, names_in
 from chexscore.cluster.pipeline import Ray
 from chexscore.cluster.storage import Folder, find, is_there
+from chexscore.discovery import none_found
 from chexscore.errors import LockedError, NoImageError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
@@ -34,6 +35,8 @@ __all__ = ["Engine", "merge", "on_ray", "plan", "run"]
 
 LOOKED_AT = 1000
 """Inputs at the start, of which one has to be there."""
+
+NONE_OF_FIRST = f"none of the first {LOOKED_AT} inputs is there"
 
 
 class Engine(Protocol):
@@ -163,12 +166,19 @@ def on_ray(
         yield Ray(model, device, together, options.workers, stop)
 
 
-def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
+def plan(paths: Iterable[str], output: str, options: Options, files_from: str | None = None) -> Iterator[str]:
     """The images that a run would list now.
+
+    Args:
+        paths: as for `run`.
+        output: as for `run`.
+        options: as for `run`.
+        files_from: where paths that come from a list came from; it is named if there is no image.
 
     Raises:
         UsageError: for a run that goes on, whose list is in its folder; for what is not for a cluster; or for
             an output that a run would refuse.
+        NoImageError: behind the last path, that no image is there at all.
     """
     if options.resume:
         raise UsageError(f"{output}: --dry-run lists what a new run would score; leave --resume out.")
@@ -176,7 +186,16 @@ def plan(paths: Iterable[str], output: str, options: Options) -> Iterator[str]:
         _check_options(options)
     else:
         _check(output, options)
-    return find(paths)
+    return _to_list(paths, files_from)
+
+
+def _to_list(paths: Iterable[str], files_from: str | None) -> Iterator[str]:
+    found = find(paths)
+    first = list(islice(found, LOOKED_AT))
+    yield from chain(first, found)
+    are_all = len(first) < LOOKED_AT  # else there may be images behind those that cannot be looked into
+    if not any(is_there(path, unclear=not are_all) for path in first):
+        raise none_found(paths, files_from) if are_all else NoImageError(f"{NONE_OF_FIRST}.")
 
 
 def _set_deadline(stop: Stop, options: Options) -> None:
@@ -243,9 +262,7 @@ def _take_list(folder: Folder, inputs: Inputs, settings: Mapping[str, str], stop
         return None
     unclear = not names_in(folder)  # a row will say why, but not in place of those of an earlier run
     if not any(is_there(path, unclear=unclear) for path in first):
-        what = (
-            f"none of the first {LOOKED_AT} inputs is there" if len(first) == LOOKED_AT else "no image found"
-        )
+        what = NONE_OF_FIRST if len(first) == LOOKED_AT else "no image found"
         raise NoImageError(f"{what}; {folder.name} is left as it was.")
     clear(folder)
     listing = take_list(folder, chain(first, inputs.images), inputs, settings)
