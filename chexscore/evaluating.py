@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from chexscore.discovery import check_some_are_there, find_images
@@ -18,6 +18,7 @@ from chexscore.evaluation.points import are_predictions, points_and_model
 from chexscore.evaluation.results import Evaluation
 from chexscore.evaluation.summary import describe, to_csv, to_json
 from chexscore.evaluation.tabulate import print_tables, say_what_was_evaluated
+from chexscore.messages import cannot_hold
 from chexscore.outputs import STDOUT, check_target, replacing, standard_output
 
 if TYPE_CHECKING:
@@ -143,10 +144,7 @@ def evaluate(
             except OutputError as error:
                 if outputs.keep is not None or not isinstance(error.__cause__, sqlite3.Error | OSError):
                     raise
-                raise OutputError(
-                    f"the scores cannot be held in the folder for temporary files, {gettempdir()}; give "
-                    "--keep a file elsewhere, or set TMPDIR."
-                ) from error
+                raise OutputError(cannot_hold("the scores", "give --keep a file elsewhere, or ")) from error
             if code is not None:
                 return code
             points, about_model = points_and_model(predictions)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO, cast
 
-__all__ = ["counted", "in_short", "log", "open_streams", "say", "speak_json", "visible"]
+__all__ = ["cannot_hold", "counted", "in_short", "log", "open_streams", "say", "speak_json", "visible"]
 
 STDERR = 2
 
@@ -81,6 +81,22 @@ def counted(number: int, what: str) -> str:
 def in_short(paths: Sequence[str]) -> str:
     """The first of some paths, and how many others there are."""
     return "".join(paths) if len(paths) <= 1 else f"{paths[0]} and {len(paths) - 1} more"
+
+
+def cannot_hold(what: str, otherwise: str = "") -> str:
+    """What to say when something finds no room in the folder for temporary files.
+
+    Args:
+        what: was to be held there.
+        otherwise: what helps as well as another folder, up to "or".
+    """
+    from tempfile import gettempdir  # noqa: PLC0415, most commands need nothing of it
+
+    try:
+        where = f"the folder for temporary files, {gettempdir()}"
+    except FileNotFoundError:  # of those that Python tries none can be written
+        where = "any folder for temporary files"
+    return f"{what} cannot be held in {where}; {otherwise}set TMPDIR."
 
 
 def visible(text: str) -> str:

@@ -5,6 +5,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -15,7 +16,7 @@ from chexscore.discovery import find_images, none_found
 from chexscore.errors import LockedError, NoImageError, OutputError
 from chexscore.fingerprints import Fingerprint, leads_to_itself
 from chexscore.lock import locked
-from chexscore.messages import counted
+from chexscore.messages import cannot_hold, counted
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
 from chexscore.predictions import Columns, Prediction, Status
@@ -262,7 +263,7 @@ def plan(paths: Iterable[str], output: str, options: Options, files_from: str | 
     Raises:
         UsageError: the output cannot be written or resumed, or the options exclude each other.
         LockedError: another run writes this output.
-        OutputError: what is kept of earlier runs is damaged.
+        OutputError: what is kept of earlier runs is damaged, or the folder for temporary files full or gone.
         NoImageError: behind the last path, that no image is there at all, or none that is old enough.
     """
     options.check(output)
@@ -278,7 +279,7 @@ def plan(paths: Iterable[str], output: str, options: Options, files_from: str | 
 def _gathered(paths: Iterable[str], output: str, options: Options, files_from: str | None) -> Iterator[str]:
     """Holds the lock until the images are gathered."""
     none_there: NoImageError | None = None
-    with SpooledTemporaryFile(GATHERED_IN_MEMORY) as gathered:
+    with _in_temporary_folder(), SpooledTemporaryFile(GATHERED_IN_MEMORY) as gathered:
         with (
             locked(output, options.lock_wait, Stop()),
             Store(output, (), {}, resume=True) as store,
@@ -292,6 +293,15 @@ def _gathered(paths: Iterable[str], output: str, options: Options, files_from: s
         yield from map(json.loads, gathered)
     if none_there is not None:
         raise none_there
+
+
+@contextmanager
+def _in_temporary_folder() -> Iterator[None]:
+    """Says where there is no room; else it would seem to be on standard output, where the images go."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(cannot_hold("the images to score")) from error
 
 
 def _to_score(

@@ -1,6 +1,7 @@
 """What no night may lose: the rows of images that are not there just now, and an output's own record."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -634,6 +635,26 @@ def test_a_dry_run_that_is_read_slowly_keeps_no_run_out(
     first = next(planned)
     assert run([str(images)], output, classifier, RESUME).scored == 3
     assert {os.path.basename(path) for path in (first, *planned)} == set(names)
+
+
+def test_a_dry_run_names_the_folder_that_has_no_room_for_it(
+    images: Path, output: str, flat: Flat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat("images/a/new.png", 99)
+    monkeypatch.setattr("chexscore.runs.GATHERED_IN_MEMORY", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    said = f"cannot be held in the folder for temporary files, {tmp_path}/gone; set TMPDIR"
+    with pytest.raises(OutputError, match=said):
+        list(plan([str(images)], output, RESUME))
+    if os.path.exists("/dev/full"):
+        with monkeypatch.context() as patched, open("/dev/full", "w+b", buffering=0) as full:
+            patched.setattr("chexscore.runs.SpooledTemporaryFile", lambda _: io.BufferedRandom(full))
+            with pytest.raises(OutputError, match=said):
+                list(plan([str(images)], output, RESUME))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", list)
+    with pytest.raises(OutputError, match="cannot be held in any folder for temporary files; set TMPDIR"):
+        list(plan([str(images)], output, RESUME))
 
 
 def test_a_dry_run_waits_for_another_run_as_long_as_it_is_told_to(images: Path, output: str) -> None:
