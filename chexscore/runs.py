@@ -264,7 +264,8 @@ def plan(paths: Iterable[str], output: str, options: Options, files_from: str | 
         UsageError: the output cannot be written or resumed, or the options exclude each other.
         LockedError: another run writes this output.
         OutputError: what is kept of earlier runs is damaged, or the folder for temporary files full or gone.
-        NoImageError: behind the last path, that no image is there at all, or none that is old enough.
+        NoImageError: behind the last path, that no image is there at all; or none that is old enough, where
+            no earlier run left rows.
     """
     options.check(output)
     paths = paths if isinstance(paths, Iterator) else list(paths)
