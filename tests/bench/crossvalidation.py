@@ -68,6 +68,28 @@ AS_IN_0_8_0 = {
     "borders": 0.07,
     "jpeg_quality": 10,
 }
+HALF = {
+    "rotation": 0.02,
+    "gamma": 0.0625,
+    "zoom": 0.03,
+    "zoom_width": 0.05,
+    "shift": 0.01,
+    "sharpness": 0.5,
+    "noise": 0.015,
+    "borders": 0.035,
+    "jpeg_quality": 20,
+}
+QUARTER = {
+    "rotation": 0.01,
+    "gamma": 0.03125,
+    "zoom": 0.015,
+    "zoom_width": 0.025,
+    "shift": 0.005,
+    "sharpness": 0.25,
+    "noise": 0.0075,
+    "borders": 0.0175,
+    "jpeg_quality": 40,
+}
 COMPACT = {
     "name": "compact",
     "imagenet": "",
@@ -88,6 +110,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half the noise and borders": {"augment": {"noise": 0.015, "borders": 0.035}},
     "twice gamma, noise and borders": {"augment": {"gamma": 0.25, "noise": 0.06, "borders": 0.15}},
     "with mirroring": {"augment": {"flip": True}},
+    "half of all": {"augment": HALF},
+    "a quarter of all": {"augment": QUARTER},
     "half the rotation": {"augment": {"rotation": 0.02}},
     "half of placement": {"augment": {"rotation": 0.02, "zoom": 0.03, "zoom_width": 0.05, "shift": 0.01}},
     "placement unchanged": {"augment": NOT_MOVED},
