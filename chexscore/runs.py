@@ -264,8 +264,8 @@ def plan(paths: Iterable[str], output: str, options: Options, files_from: str | 
         UsageError: the output cannot be written or resumed, or the options exclude each other.
         LockedError: another run writes this output.
         OutputError: what is kept of earlier runs is damaged, or the folder for temporary files full or gone.
-        NoImageError: behind the last path, that no image is there at all; or none that is old enough, where
-            no earlier run left rows.
+        NoImageError: behind the last path, that no image is there at all, or none that is old enough and
+            none that an earlier run scored.
     """
     options.check(output)
     paths = paths if isinstance(paths, Iterator) else list(paths)
@@ -311,14 +311,16 @@ def _to_score(
     any_waits = any_other = False
     for path in find_images(paths):
         fingerprint = Fingerprint.of(path)
-        held = store is not None and fingerprint is not None and store.holds(path, fingerprint)
-        if not held and fingerprint is not None and fingerprint.is_younger(options.min_age):
+        earlier = store.fingerprint(path) if store is not None and fingerprint is not None else None
+        holds = earlier is not None and earlier == fingerprint
+        if not holds and fingerprint is not None and fingerprint.is_younger(options.min_age):
             any_waits = True
+            any_other = any_other or earlier is not None  # whose row stays until it is old enough
             continue
         any_other = any_other or fingerprint is not None or leads_to_itself(path)
-        if not held:
+        if not holds:
             yield path
     if not any_other and not any_waits:
         raise none_found(paths, files_from)
-    if not any_other and (store is None or not store.left_before):  # those that wait may have earlier rows
+    if not any_other:
         raise NoImageError(f"{NONE_OLD_ENOUGH}.")

@@ -155,10 +155,10 @@ class Store:
         self._next += 1
         return self._next
 
-    def holds(self, path: str, fingerprint: Fingerprint) -> bool:
-        """Whether an earlier run scored this file, and it has not changed since."""
+    def fingerprint(self, path: str) -> Fingerprint | None:
+        """What the file at this path was like when an earlier run scored it; None if none did."""
         row = self._earlier(path)
-        return row is not None and row[3:5] == fingerprint
+        return None if row is None else _fingerprint(row)
 
     def earlier(self, path: str) -> tuple[Prediction, Fingerprint] | None:
         """The scores that an earlier run found for the file at this path, and what it was like then.
@@ -168,9 +168,8 @@ class Store:
         row = self._earlier(path)
         if row is None:
             return None
-        size, mtime = (-1 if number is None else number for number in row[3:5])  # what no file has
         with self._guarded():
-            return self._prediction(row), Fingerprint(size, mtime)
+            return self._prediction(row), _fingerprint(row)
 
     def _earlier(self, path: str) -> Row | None:
         if not self._has_earlier:  # as on most nights
@@ -295,6 +294,10 @@ class Store:
         _, _, path, _, _, status, scores, tags, note = row
         numbers = decode_scores(scores.split(","), self.labels) if status == Status.OK else {}
         return Prediction(os.fsdecode(path), Status(status), numbers, note, json.loads(tags))
+
+
+def _fingerprint(row: Row) -> Fingerprint:
+    return Fingerprint(*(-1 if number is None else number for number in row[3:5]))  # what no file has
 
 
 def check_settings(output: str, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:

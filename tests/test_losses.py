@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sqlite3
 import sys
 import threading
@@ -348,6 +349,13 @@ def test_images_that_are_all_being_copied_again_cost_no_row(
         run([str(images)], output, classifier, replace(OVERWRITE, min_age=3600))
     assert published(output) == before
     assert list(plan([str(images)], output, careful)) == [], "all of them have earlier rows"
+    others = images.parent / "others"
+    others.mkdir()
+    shutil.copy(images / "a" / "03.png", others)
+    with pytest.raises(NoImageError, match="older than --min-age"):
+        run([str(others)], output, classifier, careful)
+    with pytest.raises(NoImageError, match="older than --min-age"):
+        list(plan([str(others)], output, careful))
     with pytest.raises(NoImageError, match="older than --min-age"):
         list(plan([str(images)], output, replace(OVERWRITE, min_age=3600)))
     record = run([str(images)], output, classifier, careful)
