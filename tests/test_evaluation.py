@@ -816,7 +816,9 @@ def test_patients_of_one_name_in_two_folders_are_refused_where_they_count(tmp_pa
             found("PID", protocol)
     for columns, group, number in (("PID", "PID", 6), ("PID", "image", 6), ("patient", None, 6)):
         assert len(set(found(columns, Protocol(resamples=20, group=group)).cases.groups)) == number
-    with pytest.raises(TableError, match=r"their study patient1/study1 may be two; add a column study"):
+    with pytest.raises(
+        TableError, match=r"their study patient1/study1 may be two; add a column patient that tells\.$"
+    ):
         found("PID", Protocol(resamples=0, by="study", group="PID"))
 
 

@@ -85,20 +85,29 @@ def test_one_number_below_two_folders_is_no_patient(tmp_path: Path) -> None:
     lines = "".join(f"{path},{place},7,1\n" for place, path in enumerate(paths))
     table = read(tmp_path, f"path,x,y,A\n{lines}")
     with pytest.raises(TableError, match=r"labels.csv: (.*) and (.*) are .* add a column patient") as caught:
-        table.check("patient")
+        table.check("patient", (0, 1))
     assert all(path in str(caught.value) for path in paths)
-    table = read(tmp_path, f"path,patient,y,A\n{lines}")
-    assert (table.studies, table.ambiguous) == (["0/study1", "1/study1"], {})
+    table.check("patient", (1,))
+    table = read(tmp_path, f"path,study,y,A\n{lines.replace(',1,7', ',0,7')}")
+    with pytest.raises(
+        TableError, match=r"their study patient1/0 may be two; add a column patient that tells.$"
+    ):
+        table.check("study", (0, 1))
     table = read(tmp_path, f"path,x,patient,A\n{lines}")
-    table.check("patient")
+    table.check("patient", (0, 1))
     with pytest.raises(TableError, match=r"their study 7/study1 may be two; add a column study"):
-        table.check("study")
-    table = read(tmp_path, f"path,study,patient,A\n{lines}")
-    assert (table.studies, table.ambiguous) == (["7/0", "7/1"], {})
+        table.check("study", (0, 1))
+    for columns, studies in (("patient,y", ["0/study1", "1/study1"]), ("study,patient", ["7/0", "7/1"])):
+        table = read(tmp_path, f"path,{columns},A\n{lines}")
+        assert table.studies == studies
+        for what in ("patient", "study"):
+            table.check(what, (0, 1))
     same = read(tmp_path, "path,A\n./train/patient1/study1/a.png,1\ntrain\\patient1\\b.png,1\n")
-    assert (same.patients, same.ambiguous) == (["patient1", "patient1"], {})
+    assert same.patients == ["patient1", "patient1"]
+    same.check("patient", (0, 1))
     chexpert = read(tmp_path, "Path,A\nC/train/patient1/study1/a.png,1\nC/valid/patient2/study1/a.png,1\n")
-    assert (chexpert.studies, chexpert.ambiguous) == (["patient1/study1", "patient2/study1"], {})
+    assert chexpert.studies == ["patient1/study1", "patient2/study1"]
+    chexpert.check("study", (0, 1))
 
 
 def test_columns_of_a_spreadsheet_without_name_and_cells_are_none(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from chexscore.cluster.job import Job
 from chexscore.cluster.listing import LISTING, Inputs, Listing, take_list
 from chexscore.cluster.parts import SUCCESS, Parts, Scored, clear, merged, names_in
 from chexscore.cluster.pipeline import Ray
-from chexscore.cluster.storage import Folder, find, is_there
-from chexscore.discovery import none_found
+from chexscore.cluster.storage import Folder, find, is_there, is_uri
+from chexscore.discovery import is_image_by_name, none_found
 from chexscore.errors import LockedError, NoImageError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
@@ -128,8 +128,13 @@ def run(
 
 
 def _is_seen(prediction: Prediction) -> bool:
-    """Whether something is known to be there; asked only where that matters, for a store takes its time."""
-    return prediction.status is not Status.UNREADABLE or is_there(prediction.path, unclear=False)
+    """Whether something is known to be there, or would be no folder."""
+    return prediction.status is not Status.UNREADABLE or _is_there(prediction.path, unclear=False)
+
+
+def _is_there(path: str, *, unclear: bool) -> bool:
+    """As `is_there`, but asks no store of images by name: one that does not answer takes seconds for each."""
+    return (is_uri(path) and is_image_by_name(os.path.basename(path))) or is_there(path, unclear=unclear)
 
 
 @contextmanager
@@ -194,7 +199,7 @@ def _to_list(paths: Iterable[str], files_from: str | None) -> Iterator[str]:
     first = list(islice(found, LOOKED_AT))
     yield from chain(first, found)
     are_all = len(first) < LOOKED_AT  # else there may be images behind those that cannot be looked into
-    if not any(is_there(path, unclear=not are_all) for path in first):
+    if not any(_is_there(path, unclear=not are_all) for path in first):
         raise none_found(paths, files_from) if are_all else NoImageError(f"{NONE_OF_FIRST}.")
 
 
@@ -298,6 +303,9 @@ def merge(source: str, output: str, *, overwrite: bool = False) -> None:
     if folder.is_local and os.path.realpath(folder.place) in map(str, Path(output).resolve().parents):
         raise UsageError(f"{output} would stand among the parts; name a file outside {folder.name}.")
     with locked(output, 0, Stop()):
+        check_target(
+            kept, overwrite=overwrite
+        )  # a killed merge may have put it aside, and the lock has it back
         publish(
             output,
             parts.rows(),

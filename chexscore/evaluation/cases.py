@@ -238,8 +238,8 @@ def _groups(table: LabelTable, lines: NDArray[np.int64], protocol: Protocol) -> 
     if wanted.lower() in known:
         wanted = wanted.lower()
     groups = known.get(wanted)
-    if groups is not None:
-        table.check(wanted)
+    if groups is not None and wanted != "image":
+        table.check(wanted, lines, ", or name another with --group")
     column = find_column(list(map(str, table.cells)), wanted)
     if groups is None and column is not None:
         wanted, groups = column, list(stripped(table.cells[column]))
@@ -260,7 +260,7 @@ def _by_study(cases: Cases, protocol: Protocol) -> Cases:
         raise UsageError(
             f"--by study: {cases.table.source} has no column study, and its paths hold no patient and study."
         )
-    cases.table.check("study")
+    cases.table.check("study", cases.lines)
     case = pd.factorize(np.array([studies[line] for line in cases.lines], dtype=object))[0].astype(np.int64)
     order = np.argsort(case, kind="stable")
     starts = np.flatnonzero(np.diff(case[order], prepend=-1))

@@ -1,7 +1,7 @@
 """The layouts in which labelled chest X-rays come: CheXpert's, NIH's, and plain columns of 0 and 1."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -61,7 +61,6 @@ class LabelTable:
         studies: of the images, or None where nothing tells for any; those of two patients are two, but where
             no patients are known what is called the same is one study.
         alone: "patient" or "study" -> lines whose path names none, though others do: each is one of its own.
-        ambiguous: "patient" or "study" -> why those that paths name may be of several people.
         labels: columns that hold labels.
     """
 
@@ -72,13 +71,34 @@ class LabelTable:
     patients: list[str] | None
     studies: list[str] | None
     alone: Mapping[str, AbstractSet[int]]
-    ambiguous: Mapping[str, str]
     labels: tuple[str, ...]
 
-    def check(self, what: str) -> None:
-        """Raises a TableError if what is drawn or counted, "patient" or "study", may be several of a name."""
-        if what in self.ambiguous:
-            raise TableError(self.ambiguous[what])
+    def check(self, what: str, lines: Iterable[int], otherwise: str = "") -> None:
+        """Refuses names from paths that stand in several folders: two sites may have a patient1 each.
+
+        Args:
+            what: is drawn or counted by its name, "patient" or "study".
+            lines: that take part.
+            otherwise: what else can be done, for the error.
+
+        Raises:
+            TableError: one name may be of two; the text has both paths.
+        """
+        names = self.patients if what == "patient" else self.studies
+        if names is None or not self.alone or (what == "patient" and "patient" not in self.alone):
+            return
+        tells = "patient" if "patient" in self.alone else "study"
+        first: dict[str, tuple[str, Sequence[str]]] = {}
+        for line in lines:
+            path = self.paths[line]
+            match = CHEXPERT_PATH.search(path)
+            folder = names_in(path[: match.end(1)]) if match else ()
+            other, its_folder = first.setdefault(names[line], (path, folder))
+            if folder != its_folder:
+                raise TableError(
+                    f"{self.source}: {other} and {path} are below different folders, so that their {what} "
+                    f"{names[line]} may be two; add a column {tells} that tells{otherwise}."
+                )
 
     def targets(self, names: Sequence[str], *, uncertain: Policies, blank: Policies) -> NDArray[np.float32]:
         """The labels as numbers, [lines, names], 1, 0 or NaN.
@@ -123,8 +143,6 @@ def read_labels(source: str) -> LabelTable:
             studies, alone["study"] = _named([name for _, name in in_paths])
     if patients and studies:
         studies = [f"{patient}/{study}" for patient, study in zip(patients, studies, strict=True)]
-    from_paths = {"patient": patients, "study": studies}
-    several = {what: _in_several_folders(what, from_paths[what] or (), paths) for what in alone}
     known = {column, patient, study, ""}  # an index has no name
     return LabelTable(
         source,
@@ -134,7 +152,6 @@ def read_labels(source: str) -> LabelTable:
         patients,
         studies,
         alone,
-        {what: f"{source}: {why}" for what, why in several.items() if why},
         tuple(name for name in map(str, cells) if name not in known and _holds_labels(cells[name])),
     )
 
@@ -152,34 +169,13 @@ def _from_nih(cells: pd.DataFrame, source: str) -> LabelTable:
     patient = _find(cells, PATIENT_COLUMNS)
     patients = _filled(cells, patient, source) if patient else None
     paths = _filled(cells, NIH_IMAGE, source)
-    return LabelTable(source, "NIH", cells.assign(**columns), paths, patients, None, {}, {}, names)
+    return LabelTable(source, "NIH", cells.assign(**columns), paths, patients, None, {}, names)
 
 
 def _named(names: Sequence[str | None]) -> tuple[list[str], AbstractSet[int]]:
     """The names, of a line without one a name of its own; and which lines these are."""
     alone = {row for row, name in enumerate(names) if name is None}
     return [f"line {row + 2}" if name is None else name for row, name in enumerate(names)], alone
-
-
-def _in_several_folders(what: str, names: Sequence[str], paths: Sequence[str]) -> str:
-    """Says so if a name from paths stands in several folders: two sites may have a patient1 each; or nothing.
-
-    Args:
-        what: the names are of, which is what a column that tells more is called.
-        names: a line each.
-        paths: a line each.
-    """
-    first: dict[str, tuple[str, Sequence[str]]] = {}
-    for name, path in zip(names, paths, strict=True):
-        match = CHEXPERT_PATH.search(path)
-        folder = names_in(path[: match.start(1) if what == "patient" else match.end(1)]) if match else ()
-        other, its_folder = first.setdefault(name, (path, folder))
-        if folder != its_folder:
-            return (
-                f"{other} and {path} are below different folders, so that their {what} {name} may be two; "
-                f"add a column {what} that tells, or name another with --group."
-            )
-    return ""
 
 
 def _find(cells: pd.DataFrame, names: Sequence[str]) -> str | None:
