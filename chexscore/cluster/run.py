@@ -303,9 +303,7 @@ def merge(source: str, output: str, *, overwrite: bool = False) -> None:
     if folder.is_local and os.path.realpath(folder.place) in map(str, Path(output).resolve().parents):
         raise UsageError(f"{output} would stand among the parts; name a file outside {folder.name}.")
     with locked(output, 0, Stop()):
-        check_target(
-            kept, overwrite=overwrite
-        )  # a killed merge may have put it aside, and the lock has it back
+        check_target(kept, overwrite=overwrite)  # the lock may have brought it back, from a killed merge
         publish(
             output,
             parts.rows(),
