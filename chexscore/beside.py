@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import reduce
 from operator import and_
@@ -83,10 +84,9 @@ def take_back_all(output: str) -> None:
 
 def copy_mode(path: str, *likes: str) -> None:
     """Lets only those use a file, before anything is in it, who may use each of some others that is there."""
-    with suppress(OSError):  # its file system knows no such thing
-        modes = [stat.S_IMODE(os.stat(like).st_mode) for like in likes if os.path.exists(like)]
-        if modes:
-            os.chmod(path, reduce(and_, modes))
+    if there := list(filter(os.path.exists, likes)):
+        with suppress(OSError):  # its file system knows no such thing
+            os.chmod(path, _allowed_by_all(there))
 
 
 def withhold(path: str, output: str) -> None:
@@ -97,9 +97,11 @@ def withhold(path: str, output: str) -> None:
     if not os.path.exists(output):
         return
     with suppress(OSError):  # another user's, or its file system knows no such thing
-        allowed = stat.S_IMODE(os.stat(output).st_mode)
-        if os.path.exists(path):
-            allowed &= stat.S_IMODE(os.stat(path).st_mode)
-        else:
+        allowed = _allowed_by_all([output, *filter(os.path.exists, [path])])
+        if not os.path.exists(path):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, stat.S_IRUSR | stat.S_IWUSR))
         os.chmod(path, allowed | stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _allowed_by_all(paths: Iterable[str]) -> int:
+    return reduce(and_, (stat.S_IMODE(os.stat(path).st_mode) for path in paths))

@@ -529,18 +529,24 @@ def test_rows_can_be_resumed_that_are_whole_and_of_the_same_settings(
     assert can_be_resumed(output, now), "or --overwrite would throw away what is there"
 
 
+def connecting_with(pragma: str) -> Callable[..., sqlite3.Connection]:
+    """What opens a database as sqlite3.connect does now, under a restriction."""
+    connect = sqlite3.connect
+
+    def restricted(path: str, **options: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(path, **options)
+        database.execute(f"PRAGMA {pragma}")
+        return database
+
+    return restricted
+
+
 def test_a_state_of_another_user_is_not_taken_for_a_full_disk(
     classifier: Classifier, images: Path, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, connect = tmp_path / "out.csv", sqlite3.connect
+    output = tmp_path / "out.csv"
     run([str(images)], str(output), classifier)
-
-    def read_only(path: str, **options: Any) -> sqlite3.Connection:
-        database: sqlite3.Connection = connect(path, **options)
-        database.execute("PRAGMA query_only = 1")
-        return database
-
-    monkeypatch.setattr(sqlite3, "connect", read_only)
+    monkeypatch.setattr(sqlite3, "connect", connecting_with("query_only = 1"))
     with pytest.raises(OutputError, match=r"out\.csv\.state cannot be written .*another user's\?$"):
         run([str(images)], str(output), classifier, RESUME)
     assert output.read_bytes() == whole
@@ -549,15 +555,8 @@ def test_a_state_of_another_user_is_not_taken_for_a_full_disk(
 def test_a_state_that_finds_no_room_leaves_the_earlier_output(
     classifier: Classifier, images: Path, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out.csv"
-    connect = sqlite3.connect
-
-    def small(path: str, **options: Any) -> sqlite3.Connection:
-        database: sqlite3.Connection = connect(path, **options)
-        database.execute("PRAGMA max_page_count = 6")
-        return database
-
-    monkeypatch.setattr(sqlite3, "connect", small)
+    output, connect = tmp_path / "out.csv", sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", connecting_with("max_page_count = 6"))
     for options in (Options(), RESUME):
         with pytest.raises(OutputError, match=r"disk is full\); once there is room, --resume goes on with"):
             run([str(images)], str(output), classifier, options)
@@ -570,15 +569,9 @@ def test_a_state_that_finds_no_room_leaves_the_earlier_output(
 def test_an_overwrite_without_room_for_its_first_rows_begins_anew(
     classifier: Classifier, images: Path, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, connect = tmp_path / "out.csv", sqlite3.connect
+    output = tmp_path / "out.csv"
     run([str(images)], str(output), classifier)
-
-    def small(path: str, **options: Any) -> sqlite3.Connection:
-        database: sqlite3.Connection = connect(path, **options)
-        database.execute("PRAGMA max_page_count = 6")
-        return database
-
-    monkeypatch.setattr(sqlite3, "connect", small)
+    monkeypatch.setattr(sqlite3, "connect", connecting_with("max_page_count = 6"))
     for seconds, said in (
         (3600, "the same command begins anew"),
         (0, "--resume instead of --overwrite goes on"),
