@@ -81,7 +81,7 @@ def main(folder: Path, kind: str, count: int) -> None:
     if films.exists():
         return
     drawn = folder / f"{films.name}-drawn"
-    films.mkdir()
+    films.mkdir(parents=True)
     drawn.mkdir()
     for number in range(min(count, DISTINCT)):
         size = sizes[number % len(sizes)]
