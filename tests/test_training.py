@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from PIL.JpegImagePlugin import JpegImageFile
 
 from chexscore.errors import ChexscoreError, OutputError, TableError, UsageError, exit_on_error
@@ -827,6 +827,24 @@ def test_gamma_bends_the_greys_and_leaves_black_and_white() -> None:
     assert exponents[:, 0] == pytest.approx(exponents[:, 1], rel=1e-3)
     assert 1 / 1.5 <= exponents.min() < 0.9
     assert 1.1 < exponents.max() <= 1.5
+
+
+def test_sharpness_changes_fine_detail_alone_up_to_the_edge() -> None:
+    from training.augment import RandomSharpness
+
+    film = 64 + draw(3, size=90)[:76].astype(np.float32) // 2
+    films = np.repeat(film[None, ..., None], 64, axis=0)
+    changed = np.asarray(RandomSharpness(0.8)(films, training=True))[..., 0]
+    assert 0 <= changed.min() < changed.max() <= 255
+    smooth = np.asarray(Image.fromarray(film.astype(np.uint8)).filter(ImageFilter.SMOOTH), np.float32)
+    inner = np.s_[1:-1, 1:-1]  # Pillow leaves the outermost pixels as they are
+    detail, found = (film - smooth)[inner].ravel(), changed[:, 1:-1, 1:-1] - smooth[inner]
+    factors = found.reshape(64, -1) @ detail / (detail @ detail)
+    assert 0.2 - 0.05 < factors.min() < 0.4
+    assert 1.6 < factors.max() < 1.8 + 0.05
+    assert found.reshape(64, -1) == pytest.approx(np.outer(factors, detail), abs=2)  # Pillow rounds
+    flat = np.asarray(RandomSharpness(1.0)(np.full((16, 8, 8, 1), 128, np.float32), training=True))
+    assert flat == pytest.approx(128)
 
 
 def test_noise_is_normal_up_to_the_deviation_that_the_recipe_says() -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "RandomJpegQuality",
     "RandomNoise",
     "RandomPlacement",
+    "RandomSharpness",
     "with_augmentation",
 ]
 
@@ -36,6 +37,9 @@ LUMINANCE_TABLE = np.array(
     ]
 )
 """Quantization steps, rows by vertical frequency: those of ITU-T T.81, table K.1, which libjpeg takes."""
+
+SMOOTHING = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+"""What leaves an image without fine detail, for Pillow's `ImageEnhance.Sharpness` and Keras' layer alike."""
 
 UNSCALED, LARGEST_STEP = 50, 255
 """The quality at which libjpeg takes that table as it is, and the largest step of its baseline files."""
@@ -115,7 +119,33 @@ class RandomPlacement(layers.Layer):  # type: ignore[misc]  # Keras has no types
         f = y - d * x - e * y + draw(augment.shift) * height
         nothing = ops.zeros_like(a)
         transform = ops.stack([a, b, c, d, e, f, nothing, nothing], axis=1)
-        return ops.image.affine_transform(images, transform, interpolation="bilinear", fill_mode="constant")
+        return ops.image.affine_transform(images, transform, interpolation="bilinear", fill_mode="symmetric")
+
+
+class RandomSharpness(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Fine detail of each image times a number of its own; float32 [N, H, W, 1] in 0..255.
+
+    Keras' layer takes what is beyond the edge for black when it smooths, and so draws a frame along the
+    outermost pixels, up to a quarter darker or brighter; here the edge goes on.
+
+    Args:
+        largest: the number is 1 - largest to 1 + largest.
+    """
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(dtype="float32", name="random_sharpness")
+        self.largest = largest
+        self.seeds = keras.random.SeedGenerator()
+
+    def call(self, images: keras.KerasTensor, *, training: bool = False) -> keras.KerasTensor:
+        """Loses and gains nothing where the network only scores."""
+        if not training:
+            return images
+        count = ops.shape(images)[0]
+        factors = 1 + keras.random.uniform((count, 1, 1, 1), -self.largest, self.largest, seed=self.seeds)
+        filled = ops.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="symmetric")
+        smooth = ops.conv(filled, SMOOTHING[..., np.newaxis, np.newaxis], padding="valid")
+        return ops.clip(smooth + factors * (images - smooth), 0, 255)
 
 
 class RandomGamma(layers.Layer):  # type: ignore[misc]  # Keras has no types
@@ -197,9 +227,7 @@ def with_augmentation(network: keras.Model, augment: AugmentConfig) -> keras.Mod
     if augment.flip or augment.rotation or augment.zoom or augment.zoom_width or augment.shift:
         random.append(RandomPlacement(augment))
     if augment.sharpness:
-        # Keras counts from 0, smoothed, over 0.5, unchanged, to 1, sharpened.
-        factor = (0.5 - augment.sharpness / 2, 0.5 + augment.sharpness / 2)
-        random.append(layers.RandomSharpness(factor, value_range=(0, 255), dtype="float32"))
+        random.append(RandomSharpness(augment.sharpness))
     if augment.gamma:
         random.append(RandomGamma(augment.gamma))
     if augment.contrast:
