@@ -94,7 +94,8 @@ class Classifier:
         """
         shape = (self.spec.image.height, self.spec.image.width, 1)
         if images.dtype != np.uint8 or images.shape[1:] != shape:
-            raise ValueError(f"images are {images.dtype} {images.shape}, the model takes uint8 [N, *{shape}]")
+            wanted = ", ".join(map(str, shape))
+            raise ValueError(f"images are {images.dtype} {images.shape}, the model takes uint8 (N, {wanted})")
         try:
             scores = self._run(images)
         except Exception as error:  # as above: no common base

@@ -465,7 +465,8 @@ def _check_tags(keywords: list[str], *, quiet: bool) -> None:
     check_keywords(keywords)
     naming = [keyword for keyword in keywords if names_people(keyword)]
     if naming and not quiet:
-        say(f"chexscore: warning: {', '.join(naming)} leads to people; the output will too.", "warning")
+        lead = "leads" if len(naming) == 1 else "lead"
+        say(f"chexscore: warning: {', '.join(naming)} {lead} to people; the output will too.", "warning")
 
 
 def _plan(

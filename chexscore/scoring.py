@@ -98,6 +98,7 @@ def predict(
     Raises:
         ModelError: at once, if the model cannot be used.
         DeviceError: at once, if CUDA was asked for and is not there.
+        UsageError: at once, if there is no such device.
         ValueError: at once, for a batch size or number of workers that cannot be.
     """
     classifier = model if isinstance(model, Classifier) else open_classifier(model, device)
