@@ -117,6 +117,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "placement unchanged": {"augment": NOT_MOVED},
     "no JPEG": {"augment": {"jpeg_quality": 0}},
     "half the sharpness": {"augment": {"sharpness": 0.5}},
+    "half the sharpness, another seed": {"augment": {"sharpness": 0.5}, "seed": 1},
     "0.7.0's augmentation": {"augment": {**AS_IN_0_8_0, "jpeg_quality": 0, "sharpness": 0.5}},
     "JPEG of 30, half the sharpness": {"augment": {"jpeg_quality": 30, "sharpness": 0.5}},
     "no borders": {"augment": {"borders": 0.0}},
@@ -152,6 +153,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "160 px": {"image": {"height": 160, "width": 160}},
     "192 px": {"image": {"height": 192, "width": 192}},
     "224 px": {"image": {"height": 224, "width": 224}},
+    "224 px, another seed": {"image": {"height": 224, "width": 224}, "seed": 1},
     "256 px": {"image": {"height": 256, "width": 256}},
 }
 """Name -> section or field of the recipe -> what it is instead."""
