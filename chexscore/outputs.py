@@ -75,11 +75,12 @@ def replacing(target: str) -> Iterator[BinaryIO]:
     """Opens a file beside the target, which gets the target's name in one step once it is safe on disk.
 
     Raises:
-        OutputError: the disk is full or gone, or the folder is not ours; an earlier file is untouched.
+        OutputError: the disk is full or gone, the folder is not ours, or another process has begun to write
+            the same target; this one has changed nothing there.
     """
     with _partial(target) as file:
         yield file
-        _make_safe(file)
+        _make_safe(file, target)
         _name(file, target)
 
 
@@ -110,10 +111,10 @@ def publish(
     """
     with _partial(output) as rows:
         _WRITERS[check_format(output)](rows, predictions, columns)
-        _make_safe(rows)
+        _make_safe(rows, output)
         with _partial(record, output) as words:
             words.write(content)
-            _make_safe(words)
+            _make_safe(words, record)
             with _aside([record, *outdated], rows.name):
                 _name(rows, output)
                 _name(words, record)
@@ -138,18 +139,20 @@ def _partial(target: str, *likes: str) -> Iterator[BinaryIO]:
 
     Who may not read an earlier target, or one of `likes` that is there, may not read this one.
     """
-    partial = beside(target, PARTIAL)
+    partial, own = beside(target, PARTIAL), None
     try:
         with suppress(OSError):
             os.unlink(partial)  # of a run that was killed; it may be read-only
         with open(partial, "wb") as file:
+            own = os.fstat(file.fileno())
             copy_mode(partial, target, *likes)
             yield file
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
     finally:
         with suppress(OSError):
-            os.unlink(partial)
+            if own and os.path.samestat(own, os.stat(partial)):  # or it is another process's by now
+                os.unlink(partial)
 
 
 def _name(file: BinaryIO, target: str) -> None:
@@ -164,10 +167,20 @@ def _rename(source: str, to: str, target: str) -> None:
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
 
 
-def _make_safe(file: BinaryIO) -> None:
-    """Brings a file to the disk."""
+def _make_safe(file: BinaryIO, target: str) -> None:
+    """Brings a file to the disk.
+
+    Raises:
+        OutputError: what has its name is another file, of a process that took this one for a killed run's.
+    """
     file.flush()
     os.fsync(file.fileno())
+    try:
+        ours = os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError:
+        ours = False
+    if not ours:
+        raise OutputError(f"{target} cannot be written: another process writes it at the same time.")
     file.close()  # Windows renames no open file
 
 

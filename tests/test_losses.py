@@ -27,7 +27,7 @@ from chexscore.errors import LockedError, NetworkError, NoImageError, OutputErro
 from chexscore.fingerprints import leads_to_itself
 from chexscore.lock import locked
 from chexscore.options import Options
-from chexscore.outputs import publish
+from chexscore.outputs import publish, replacing
 from chexscore.records import RunRecord
 from chexscore.runs import plan, run
 from chexscore.settings import columns_of
@@ -696,3 +696,22 @@ def test_a_store_is_made_whole_or_not_at_all_and_only_once(
     assert made
     open_database(str(state), discard_damaged=False).close()  # as --dry-run and --resume do
     assert (state.read_bytes(), state.stat().st_mtime_ns) == (made, then)
+
+
+def test_of_two_that_write_one_file_the_first_publishes_nothing_and_spoils_nothing(tmp_path: Path) -> None:
+    """The second takes the first one's partial file for what a killed run left."""
+    target, partial = tmp_path / "out", tmp_path / "out.partial"
+    target.write_bytes(b"old")
+    for second_is_done in (False, True):
+        first, second = ExitStack(), ExitStack()
+        first.enter_context(replacing(str(target))).write(b"first")
+        second.enter_context(replacing(str(target))).write(b"second")
+        if second_is_done:
+            second.close()
+        before = target.read_bytes()
+        with pytest.raises(OutputError, match=r"out cannot be written: another process writes it at the sa"):
+            first.close()
+        assert (target.read_bytes(), partial.exists()) == (before, not second_is_done)
+        second.close()
+        assert (target.read_bytes(), partial.exists()) == (b"second", False)
+        target.write_bytes(b"old")
