@@ -28,6 +28,9 @@ SMALLEST, LARGEST = 1e-30, 1 - 2.0**-24
 STEP = 1e-7
 """Of the fit, that counts as none."""
 
+FLAT = 1e-5
+"""Range of a label's logits that may be nothing but float32's rounding: no slope can be fitted to it."""
+
 
 @dataclass(frozen=True)
 class Platt:
@@ -174,7 +177,12 @@ def _fit(truth: NDArray[np.bool_], logits: NDArray[np.float64]) -> tuple[float, 
     With Platt's own targets, (P + 1) / (P + 2) for the P positives and 1 / (N + 2) for the N negatives, which
     keep the fit finite where a threshold separates the classes (Platt 1999, "Probabilistic outputs for
     support vector machines", section 2.2). A step that would not raise the likelihood is halved.
+
+    Returns:
+        A slope of 0 where all logits are the same: any other would fit as well, with its own intercept.
     """
+    if np.ptp(logits) < FLAT:
+        return 0.0, 0.0
     goal = np.where(truth, (truth.sum() + 1) / (truth.sum() + 2), 1 / ((~truth).sum() + 2))
     inputs = np.stack([logits, np.ones_like(logits)])
 

@@ -59,6 +59,16 @@ def test_labels_that_cannot_be_fitted_stay_as_they_are() -> None:
         assert (found.intercepts == 0).all()
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-7])
+def test_scores_that_are_all_the_same_are_not_scaled(rounding: float) -> None:
+    targets, noise, _ = drawn(200, 0.4, -2)
+    platt, crossed = calibrate(targets, rounding * noise - 3, each(200))
+    assert platt.left_out == {0: "its scores do not rise with the finding"}
+    for found in (platt, crossed):
+        assert (found.slopes == 1).all()
+        assert (found.intercepts == 0).all()
+
+
 def test_patients_are_counted_once_and_not_again_within_the_folds() -> None:
     """19 with ten images each are too few, 20 with one image are enough, though each fold is fitted on 16."""
     targets, logits, _ = drawn(2000, 0.3, 0)
