@@ -188,11 +188,18 @@ class ModelSpec:
             known["labels"] = tuple(str(label) for label in known["labels"])
             known["thresholds"] = tuple(float(threshold) for threshold in known["thresholds"])
             known["operating_points"] = {
-                str(label): tuple(OperatingPoint(**point) for point in points)
+                str(label): tuple(map(_point, points))
                 for label, points in known.get("operating_points", {}).items()
             }
             known["metrics"] = {str(key): float(value) for key, value in known.get("metrics", {}).items()}
             known["provenance"] = {str(key): str(value) for key, value in known.get("provenance", {}).items()}
             return cls(**known)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise ModelError(f"the model's description of itself cannot be read: {error!r}.") from error
+
+
+def _point(content: dict[str, Any]) -> OperatingPoint:
+    """An operating point from JSON, its fields of the right types."""
+    return OperatingPoint(
+        **{key: str(value) if key == "name" else float(value) for key, value in content.items()}
+    )

@@ -1,7 +1,6 @@
 """What `python -m training fit` left in its run folder, read and checked."""
 
 import csv
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,8 +100,11 @@ def _check_order(labels: tuple[str, ...], table: Path) -> None:
     """Raises a ModelError if the labels of the spec are not those that training wrote, in its order."""
     if not table.is_file():
         return
-    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        written = tuple(column for column in next(csv.reader(file), []) if column in labels)
+    try:
+        with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            written = tuple(column for column in next(csv.reader(file), []) if column in labels)
+    except csv.Error as error:
+        raise ModelError(f"{table}: damaged: {error}.") from error
     if written != labels:
         raise ModelError(
             f"{table}: its columns of labels are {', '.join(written)}, where spec.json has "
@@ -144,8 +146,10 @@ def _read_validation(file: Path, labels: int) -> tuple[Validation | None, NDArra
             rows = arrays["samples"].astype(np.intp)
             targets, scores = arrays["targets"].astype(np.float32), arrays["scores"].astype(np.float32)
             validation = Validation(arrays["patients"], targets, scores)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{file}: damaged, or not written by this version of training: {error}.") from error
+    except Exception as error:  # numpy and zipfile raise what damage happens to lead to
+        raise ModelError(
+            f"{file}: damaged, or not written by this version of training: {first_line(error)}."
+        ) from error
     shape = (len(validation.patients), labels)
     if targets.shape != shape or scores.shape != shape or validation.patients.ndim != 1:
         raise ModelError(f"{file}: has scores of shape {scores.shape}, the run promises {shape}.")
@@ -164,8 +168,10 @@ def _read_images(file: Path, spec: ModelSpec) -> NDArray[np.uint8] | None:
         return None
     try:
         images: NDArray[np.uint8] = np.load(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise ModelError(f"{file}: cannot be read ({error}); delete it to compare drawn images.") from error
+    except Exception as error:  # as above
+        raise ModelError(
+            f"{file}: cannot be read ({first_line(error)}); delete it to compare drawn images."
+        ) from error
     if not isinstance(images, np.ndarray):
         raise ModelError(f"{file}: no array of images; delete it to compare drawn images.")
     shape = (spec.image.height, spec.image.width, 1)

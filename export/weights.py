@@ -108,7 +108,8 @@ def _filters(file: Path) -> int:
         raise ModelError(
             f"{file}: no HDF5 file that can be read, as Keras 2's save_weights writes."
         ) from error
-    first = [shape[3] for shape in shapes if len(shape) == 4 and shape[2] == 1]  # noqa: PLR2004, height, width, in, out
+    kernels = [shape for shape in shapes if len(shape) == 4]  # noqa: PLR2004, height, width, in, out
+    first = [shape[3] for shape in kernels if shape[2] == 1 and shape[3]]
     if not first:
         raise ModelError(
             f"{file}: no weights of the reference network: it has no convolution of grey images."

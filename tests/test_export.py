@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -487,6 +488,28 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(run: Path, tmp_path:
         with pytest.raises(ModelError, match=said):
             publish_run(torn, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_damage_of_any_kind_is_told_with_the_file(run: Path, tmp_path: Path) -> None:
+    """Each of these led to another exception."""
+    from export.run import open_run
+
+    scores, images = ((run / name).read_bytes() for name in ("validation.npz", "samples.npy"))
+    entry = re.compile(rb"(PK\x01\x02.{4})(..)(..)", re.DOTALL)  # of zip's directory: flags and compression
+    for number, (name, content, said) in enumerate(
+        (
+            ("validation.npz", entry.sub(b"\\1\x01\0\\3", scores), "damaged.*encrypted"),
+            ("validation.npz", entry.sub(b"\\1\\2\x63\0", scores), "damaged.*compression"),
+            ("samples.npy", images.replace(b")", b"'", 1), "cannot be read.*EOF"),
+            ("samples.npy", images.replace(b"(", b"(" + b"9" * 20, 1), "cannot be read.*too large"),
+            ("validation.csv", b"path," + b"x" * 200_000, "damaged: field larger than field limit"),
+        )
+    ):
+        damaged = copy_of(run, tmp_path / str(number))
+        (damaged / name).write_bytes(content)
+        with pytest.raises(ModelError, match=said) as caught:
+            open_run(damaged)
+        assert str(caught.value).startswith(f"{damaged / name}: ")
 
 
 def test_drawn_images_make_up_for_few_of_its_own(run: Path, tmp_path: Path) -> None:

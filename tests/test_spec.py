@@ -19,6 +19,13 @@ def test_json_round_trip_keeps_everything() -> None:
     assert ModelSpec.from_json(spec.to_json()) == spec
 
 
+def test_fields_of_operating_points_get_their_types() -> None:
+    point = {"name": 1, "threshold": True, "sensitivity": 0, "specificity": 1}
+    content = json.loads(brightness_spec().to_json()) | {"operating_points": {"Dark": [point]}}
+    (found,) = ModelSpec.from_json(json.dumps(content)).operating_points["Dark"]
+    assert repr(found) == repr(OperatingPoint("1", 1.0, 0.0, 1.0))
+
+
 def test_files_without_operating_points_can_be_read() -> None:
     content = json.loads(brightness_spec().to_json())
     del content["operating_points"], content["precision"]
@@ -58,6 +65,7 @@ def test_fields_of_later_versions_are_passed_over() -> None:
         ({"image": {"height": 8, "width": 8, "resize": "squeeze"}}, "squeeze"),
         ({"image": {"height": 8.0, "width": 8}}, "8.0 x 8 pixels cannot be scored"),
         ({"image": 8}, "cannot be read"),
+        ({"metrics": {"auc/Bright": 10**400}}, "cannot be read: OverflowError"),
     ],
 )
 def test_a_spec_that_contradicts_itself_is_refused(change: dict[str, object], said: str) -> None:

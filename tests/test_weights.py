@@ -95,11 +95,14 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
         file.create_group("model_weights")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.create_dataset("numbers", data=[1, 2, 3])
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file.create_dataset("kernel", data=np.zeros((5, 5, 1, 0)))
     for name, said in (
         ("none", "no HDF5 file"),
         ("text", "no HDF5 file"),
         ("whole", "a whole model"),
         ("other", "no convolution"),
+        ("empty", "no convolution"),
     ):
         with pytest.raises(ChexscoreError, match=said):
             publish_weights(
