@@ -158,8 +158,19 @@ def exit_on_error(program: str, stopped: str) -> Iterator[None]:
         if end.code == INTERRUPTED:  # as Typer ends what SIGINT stops
             _end(f"{program}: {stopped}", INTERRUPTED)
         raise
+    except ImportError as error:
+        if _follows_interrupt(error):
+            _end(f"{program}: {stopped}", INTERRUPTED)
+        raise
     except OSError as error:  # a full disk, a folder that is not ours
         _end(f"{program}: error: {' '.join(filter(None, (str(error.filename or ''), error.strerror)))}.", 1)
+
+
+def _follows_interrupt(error: BaseException | None) -> bool:
+    """Whether an exception stands for an interrupt, as that of an extension module does that was loading."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _end(sentence: str, code: int) -> None:

@@ -1193,3 +1193,12 @@ def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(
     done = subprocess.run(whole, capture_output=True, text=True, check=False)
     said = "labels.csv: the table of labels cannot be read"
     assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+def test_an_interrupt_while_a_library_is_loaded_is_one_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Extension modules make an ImportError of it."""
+    with pytest.raises(SystemExit) as left, exit_on_error("export", "stopped."):
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+    assert (left.value.code, capsys.readouterr().err) == (130, "export: stopped.\n")
+    with pytest.raises(ImportError), exit_on_error("export", "stopped."):
+        raise ImportError("no such library") from OSError()
