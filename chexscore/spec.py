@@ -200,6 +200,5 @@ class ModelSpec:
 
 def _point(content: dict[str, Any]) -> OperatingPoint:
     """An operating point from JSON, its fields of the right types."""
-    return OperatingPoint(
-        **{key: str(value) if key == "name" else float(value) for key, value in content.items()}
-    )
+    numbers = {key: float(value) for key, value in content.items() if key != "name"}
+    return OperatingPoint(str(content["name"]), **numbers)
