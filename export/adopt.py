@@ -10,13 +10,23 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from chexscore.errors import ModelError, first_line
+from chexscore.errors import ModelError, NetworkError, first_line
 from chexscore.messages import visible
 from chexscore.sessions import open_session
 from chexscore.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 from export.calibrate import sigmoid
 from export.files import candidate, check_output, describe, place
-from export.foreign import ForeignSpec, batch_of, check, kind_of, last_node, opset_of, read_foreign
+from export.foreign import (
+    ForeignSpec,
+    batch_of,
+    check,
+    graphs_of,
+    kind_of,
+    last_node,
+    opset_of,
+    read_foreign,
+    tensors_of,
+)
 from export.verify import LOGIT_TOLERANCE, TOLERANCE, Proof, compare, compare_logits, draw_samples
 
 __all__ = ["publish_foreign", "wrap"]
@@ -60,7 +70,13 @@ def publish_foreign(foreign: Path, spec: Path, output: Path) -> str:
     kept = described.output.kept
     with candidate(output) as file:
         onnx.save(describe(wrapped, model_spec), file)
-        proof = compare(expected, file, samples.images, samples.what)
+        try:
+            proof = compare(expected, file, samples.images, samples.what)
+        except NetworkError as error:  # alone it was given one image at a time
+            raise ModelError(
+                f"{foreign} takes one image at a time, though it declares any number; export it with a fixed "
+                f"batch of 1 ({error})."
+            ) from error
         apart = compare_logits(logits[:, kept], wrap(front, _as_logits(described)), samples.images)
         if not (proof.difference <= TOLERANCE and apart <= LOGIT_TOLERANCE):
             raise ModelError(
@@ -89,8 +105,7 @@ def wrap(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
         A graph from `image`, uint8 [N, H, W, 1], to `scores`, float32 [N, L].
     """
     batch = batch_of(network, spec)
-    inner = compose.add_prefix(network, PREFIX)
-    graph, constants = inner.graph, dict[str, NDArray[Any]]()
+    graph, constants = _apart(network), dict[str, NDArray[Any]]()
     nodes = _prepare(spec, constants)
     given, taken = PREFIX + spec.input.name, PREFIX + spec.output.name
     if batch:
@@ -110,8 +125,28 @@ def wrap(network: onnx.ModelProto, spec: ForeignSpec) -> onnx.ModelProto:
     scores = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["N", labels])
     weights = [numpy_helper.from_array(values, name) for name, values in constants.items()]
     wrapped = helper.make_graph(nodes, spec.name, [image], [scores], weights)
-    version = max(inner.ir_version, LISTED_APART)
-    return helper.make_model(wrapped, opset_imports=inner.opset_import, ir_version=version)
+    version = max(network.ir_version, LISTED_APART)
+    return helper.make_model(wrapped, opset_imports=network.opset_import, ir_version=version)
+
+
+def _apart(network: onnx.ModelProto) -> onnx.GraphProto:
+    """A copy of the graph whose names meet none of those around it, without notes.
+
+    A note that is called "location" could not be told from weights in another file.
+    """
+    graph = onnx.GraphProto()
+    graph.CopyFrom(network.graph)
+    weights = {item.name: PREFIX + item.name for item in graph.initializer}  # graphs inside use them, too
+    compose.add_prefix_graph(graph, PREFIX, inplace=True, name_map=weights)
+    values = (
+        item
+        for each in graphs_of(graph)
+        for item in (each, *each.node, *each.input, *each.output, *each.value_info)
+    )
+    for item in (*values, *tensors_of(graph)):
+        if item.metadata_props:
+            del item.metadata_props[:]
+    return graph
 
 
 def _prepare(spec: ForeignSpec, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:

@@ -17,12 +17,14 @@ __all__ = [
     "ForeignSpec",
     "batch_of",
     "check",
+    "graphs_of",
     "inputs_of",
     "kind_of",
     "last_node",
     "opset_of",
     "read_foreign",
     "shape_of",
+    "tensors_of",
 ]
 
 OLDEST_OPSET = 9
@@ -170,7 +172,8 @@ def read_foreign(file: Path) -> onnx.ModelProto:
     """Opens an ONNX file as it came, with functions written out where they are called.
 
     Raises:
-        ModelError: no ONNX file, one with weights in other files, too old, or chexscore's already.
+        ModelError: no ONNX file, one with weights in other files or sparse ones, too old, or chexscore's
+            already.
     """
     try:
         model = onnx.load(file, load_external_data=False)
@@ -180,11 +183,14 @@ def read_foreign(file: Path) -> onnx.ModelProto:
         raise ModelError(f"{file}: not an ONNX file.") from error
     if not model.graph.node:
         raise ModelError(f"{file}: not an ONNX file, or one without a graph.")
-    if any(map(external_data_helper.uses_external_data, _tensors(model.graph))):
+    if any(map(external_data_helper.uses_external_data, tensors_of(model.graph))):
         raise ModelError(
             f"{file}: its weights lie in other files; store all in one, in PyTorch with "
             "torch.onnx.export(..., external_data=False)."
         )
+    if model.graph.sparse_initializer:
+        name = model.graph.sparse_initializer[0].values.name
+        raise ModelError(f"{file}: its weights {name!r} are stored sparsely; export it with dense ones.")
     if SPEC_KEY in {item.key for item in model.metadata_props}:
         raise ModelError(f"{file}: is a model of chexscore already; `chexscore predict --model` takes it.")
     opset = opset_of(model)
@@ -196,13 +202,20 @@ def read_foreign(file: Path) -> onnx.ModelProto:
         raise ModelError(f"{file}: its local functions cannot be written out: {error}.") from error
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Weights and constants, those of graphs inside it too."""
-    yield from graph.initializer
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """It, and those inside it."""
+    yield graph
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
         for inner in (attribute.g, *attribute.graphs):
-            yield from _tensors(inner)
+            yield from graphs_of(inner)
+
+
+def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Weights and constants, those of graphs inside it too."""
+    for each in graphs_of(graph):
+        yield from each.initializer
+        for attribute in (attribute for node in each.node for attribute in node.attribute):
+            yield from (attribute.t, *attribute.tensors)
 
 
 def check(network: onnx.ModelProto, spec: ForeignSpec) -> None:

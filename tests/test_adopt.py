@@ -182,6 +182,50 @@ def test_the_file_says_where_it_comes_from_and_leaves_out_what_has_no_name(tmp_p
     assert classifier.score(film)[0] == pytest.approx(by_hand(film, 1, HEAD, 0, 1, 0, 1)[0, [0, 2]], abs=1e-5)
 
 
+@pytest.mark.parametrize("batch", ["batch", 1])
+def test_graphs_inside_may_use_weights_and_parts_may_carry_notes(tmp_path: Path, batch: Any) -> None:
+    """PyTorch notes at each node which line of Python it comes from; "location" would be a good name."""
+    foreign = foreign_model(tmp_path / "foreign.onnx", batch=batch)
+    network = onnx.load(foreign)
+    graph, branches = network.graph, {}
+    for name, node in (
+        ("then_branch", helper.make_node("Mul", ["mixed", "two"], ["doubled"])),
+        ("else_branch", helper.make_node("Identity", ["mixed"], ["same"])),
+    ):
+        given = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
+        branches[name] = helper.make_graph([node], name, [], [given])
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(2, np.float32), "two"),
+            numpy_helper.from_array(np.array([True]), "yes"),
+        ]
+    )
+    place = next(place for place, node in enumerate(graph.node) if node.op_type == "Relu")
+    graph.node[place].input[0] = "chosen"
+    graph.node.insert(place, helper.make_node("If", ["yes"], ["chosen"], **branches))
+    inside = graph.node[place].attribute[0].g.node[0]
+    for item in (*graph.node, *graph.input, *graph.initializer, inside):
+        item.metadata_props.add(key="location", value="model.py:7")
+    onnx.save(network, foreign)
+    publish_foreign(foreign, spec_for(foreign, kind='"logits"'), tmp_path / "model.onnx")
+    film = draw(1, size=SIZE)[np.newaxis, ..., np.newaxis]
+    expected = by_hand(film, 1, 2 * HEAD, 0, 1, 0, 1)
+    assert Classifier(tmp_path / "model.onnx", device="cpu").score(film) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_batch_that_is_only_declared_to_be_open_is_told_as_such(tmp_path: Path) -> None:
+    foreign = foreign_model(tmp_path / "foreign.onnx")
+    network = onnx.load(foreign)
+    node = next(node for node in network.graph.node if node.op_type == "Flatten")
+    node.CopyFrom(helper.make_node("Reshape", ["mean", "row"], ["flat"]))
+    network.graph.initializer.append(numpy_helper.from_array(np.array([1, 4]), "row"))
+    onnx.save(network, foreign)
+    said = rf"^{foreign} takes one image at a time, though .*; export it with a fixed batch of 1 \("
+    with pytest.raises(ModelError, match=said):
+        publish_foreign(foreign, spec_for(foreign), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_a_wrapping_that_scores_otherwise_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +317,11 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
             elsewhere.data_location = TensorProto.EXTERNAL
             elsewhere.external_data.add(key="location", value="weights.bin")
             model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=elsewhere))
+        if "sparse" in change:
+            values = model.graph.initializer.pop()
+            sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.arange(12)), [4, 3])
+            sparse.values.dims[:] = [12]
+            model.graph.sparse_initializer.append(sparse)
         if "type" in change:
             model.graph.input[0].type.tensor_type.elem_type = change["type"]
         path = tmp_path / f"{name}.onnx"
@@ -287,6 +336,7 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
         (changed("old", opset=8), "of opset 8"),
         (changed("unknown", Relu="Wobble"), "onnxruntime cannot run it: .*Wobble"),
         (changed("constant", constant=True), "its weights lie in other files"),
+        (changed("sparse", sparse=True), "its weights 'head' are stored sparsely; export it with dense"),
         (changed("no-batch", batch=0), "'x' takes batches of 0 images"),
         (changed("infinite", scale=np.float32(np.inf)), "gives no numbers"),
         (foreign_model(tmp_path / "squeezed.onnx", end=("Sigmoid", "Identity")), "no second one"),
