@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from importlib.metadata import version
 
 import keras
@@ -19,6 +20,8 @@ from export.fold import fold
 from export.names import rename
 
 __all__ = ["OPSET", "check_shapes", "convert", "predict_logits", "tools", "without_sigmoid"]
+
+logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # its errors are raised, or seen in the graph
 
 ROUNDING = 1e-5
 """Of scores in float32, between one way through Keras and another."""
@@ -40,8 +43,8 @@ def convert(network: keras.Model, spec: ModelSpec, platt: Platt | None = None) -
         A graph from `image`, uint8 [N, H, W, 1], to `scores`, float32 [N, L].
 
     Raises:
-        ModelError: the network does not end in a sigmoid, has an operation that ONNX does not have, or cannot
-            be converted for another reason.
+        ModelError: the network does not end in a sigmoid, or cannot be converted.
+        OutputError: the folder for temporary files is full or gone.
     """
     shape = (spec.image.height, spec.image.width, 1)
     image = keras.Input(shape, dtype="uint8", name=INPUT_NAME)
@@ -126,12 +129,11 @@ def tools() -> dict[str, str]:
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
-    """tf2onnx leaves what it does not know in the graph, under TensorFlow's name."""
-    for operator in sorted({node.op_type for node in model.graph.node if not node.domain}):
-        if not onnx.defs.has(operator):
-            raise ModelError(
-                f"the network uses {operator}, which ONNX has no operator for; replace that layer."
-            )
+    """Raises a ModelError if tf2onnx has left something in the graph as TensorFlow has it."""
+    for node in model.graph.node:
+        if not node.domain and not onnx.defs.has(node.op_type):
+            where = node.name and f" at {node.name}"  # its layer is a part of that
+            raise ModelError(f"tf2onnx cannot convert the {node.op_type}{where}; replace that layer.")
 
 
 def _name_axes(model: onnx.ModelProto) -> None:

@@ -7,11 +7,12 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from chexscore.errors import ModelError, UsageError
+from chexscore.errors import ModelError, OutputError, UsageError
+from chexscore.messages import cannot_hold
 from chexscore.outputs import check_target, replacing
 from chexscore.spec import SPEC_KEY, ModelSpec
 
-__all__ = ["candidate", "check_output", "describe", "place"]
+__all__ = ["candidate", "check_output", "describe", "place", "temporary_folder"]
 
 
 def describe(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
@@ -28,10 +29,28 @@ def check_output(output: Path, inputs: Iterable[Path]) -> None:
 
 
 @contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for a network, gone at the end.
+
+    Raises:
+        OutputError: there is no room for it.
+    """
+    try:
+        with TemporaryDirectory(prefix="chexscore-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise OutputError(cannot_hold("the network")) from error
+
+
+@contextmanager
 def candidate(output: Path) -> Iterator[Path]:
-    """A name for what has not passed yet, in a folder of its own; gone at the end, and in no message."""
-    with TemporaryDirectory(prefix="chexscore-") as folder:
-        file = Path(folder) / output.name
+    """A name for what has not passed yet, in a folder of its own; gone at the end, and in no message.
+
+    Raises:
+        OutputError: there is no room for it.
+    """
+    with temporary_folder() as folder:
+        file = folder / output.name
         try:
             yield file
         except ModelError as error:

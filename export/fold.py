@@ -15,16 +15,15 @@ could go into the bias where no zeros are laid around x: it keeps the sums over 
 small, and without it the reference lost two thirds of the digits that the tolerance leaves.
 """
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, numpy_helper
 
-from chexscore.errors import ModelError, first_line
+from chexscore.errors import ModelError, OutputError, first_line
+from chexscore.messages import cannot_hold
 from chexscore.sessions import SILENT  # which switches off onnxruntime's telemetry before it is loaded
+from export.files import temporary_folder
 
 __all__ = ["fold", "fold_for_int8"]
 
@@ -45,6 +44,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises:
         ModelError: onnxruntime cannot run it.
+        OutputError: the folder for temporary files is full or gone.
     """
     model = _basic(_fix_shapes(model))
     constants, shapes = {item.name: item for item in model.graph.initializer}, _shapes(model)
@@ -128,16 +128,19 @@ def _fix_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
     """What onnxruntime makes of a graph at its basic level, which keeps to ONNX's own operators."""
     import onnxruntime  # noqa: PLC0415, behind chexscore.sessions
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf  # noqa: PLC0415, as above
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    with TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "basic.onnx")
+    with temporary_folder() as folder:
+        options.optimized_model_filepath = str(folder / "basic.onnx")
         try:
             onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
+        except InvalidProtobuf as error:  # the file's: what it reads has been written by onnx
+            raise OutputError(cannot_hold("the network")) from error
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ModelError(
                 f"onnxruntime cannot run what the network was converted to: {first_line(error)}"

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from chexscore import Classifier, ImageSpec, ModelSpec, display
-from chexscore.errors import ModelError, UsageError
+from chexscore.errors import ModelError, OutputError, UsageError
 from export.calibrate import POINTS
 from tests.trained import INTERCEPT, LABELS, SLOPE, shake, write_run
 from training.config import NetworkConfig
@@ -555,6 +556,39 @@ def test_networks_that_are_none_of_ours_are_refused() -> None:
     odd = keras.layers.Dense(2, activation="sigmoid")(keras.ops.erfinv(flat / 1000))
     with pytest.raises(ModelError, match="Erfinv"):
         convert(keras.Model(image, odd), spec)
+
+
+def test_a_layer_that_tf2onnx_cannot_convert_is_named(certain: Any, caplog: pytest.LogCaptureFixture) -> None:
+    import keras
+
+    from export.convert import convert
+
+    trained, _ = certain
+    image = keras.Input((8, 8, 1))
+    bent = keras.layers.Lambda(lambda x: keras.ops.gelu(x, approximate=False), name="bent")(image)
+    mean = keras.layers.GlobalAveragePooling2D()(bent)
+    network = keras.Model(image, keras.layers.Dense(2, activation="sigmoid")(mean))
+    with pytest.raises(ModelError, match=r"^tf2onnx cannot convert the Erfc at \S*bent\S*; replace that"):
+        convert(network, trained.spec)
+    assert not caplog.records
+
+
+def test_a_full_folder_for_temporary_files_is_told_as_such(
+    certain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tempfile import gettempdir
+
+    from export.files import candidate
+    from export.fold import fold
+
+    said = f"^the network cannot be held in the folder for temporary files, {gettempdir()}; set TMPDIR"
+    _, model = certain
+    with pytest.raises(OutputError, match=said), candidate(tmp_path / "model.onnx"):
+        onnx.save(model, "/dev/full")
+    (tmp_path / "basic.onnx").symlink_to("/dev/full")
+    monkeypatch.setattr("export.fold.temporary_folder", lambda: nullcontext(tmp_path))
+    with pytest.raises(OutputError, match=said):
+        fold(model)
 
 
 def test_the_reference_network_is_a_graph_without_waste(tmp_path: Path) -> None:
