@@ -1,6 +1,7 @@
 """What `python -m training fit` left in its run folder, read and checked."""
 
 import csv
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,6 +119,8 @@ def load_network(file: Path) -> keras.Model:
     Raises:
         ModelError: it cannot be opened.
     """
+    if not zipfile.is_zipfile(file):  # of which Keras says that it is not there
+        raise ModelError(f"{file}: Keras cannot load the network: the file is damaged.")
     try:
         network = keras.saving.load_model(file, compile=False)
         return in_precision(network, "float32") if "mixed_" in network.to_json() else network

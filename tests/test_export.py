@@ -503,6 +503,11 @@ def test_damage_of_any_kind_is_told_with_the_file(run: Path, tmp_path: Path) -> 
             ("validation.npz", entry.sub(b"\\1\\2\x63\0", scores), "damaged.*compression"),
             ("samples.npy", images.replace(b")", b"'", 1), "cannot be read.*EOF"),
             ("samples.npy", images.replace(b"(", b"(" + b"9" * 20, 1), "cannot be read.*too large"),
+            (
+                "network.keras",
+                (run / "network.keras").read_bytes()[:-9],
+                "cannot load .*: the file is damaged",
+            ),
             ("validation.csv", b"path," + b"x" * 200_000, "damaged: field larger than field limit"),
         )
     ):
