@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -51,7 +52,10 @@ PLACEHOLDER = "Label {}"
 """What a template calls an output, until somebody says what it is."""
 
 
-Value = Annotated[float, Field(allow_inf_nan=False)]
+Value = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+
+LARGEST = 1e38
+"""Of what pixels may become; float32 ends at about three times that."""
 
 
 class _Section(BaseModel):
@@ -91,6 +95,9 @@ class InputSpec(_Section):
                 raise ValueError(f"{name} has {len(getattr(self, name))} values for {self.channels} channels")
         if self.black == self.white or 0 in self.std:
             raise ValueError("black and white must differ, and std must not be 0")
+        ends = product((self.black, self.white), self.mean, self.std)
+        if not all(abs((end - mean) / std) <= LARGEST for end, mean, std in ends):
+            raise ValueError("black, white, mean and std make pixels that are too large for float32")
         return self
 
 
@@ -103,7 +110,7 @@ class OutputSpec(_Section):
     """A sigmoid is put behind logits, or a softmax over all of them."""
     labels: tuple[str, ...] = Field(min_length=1)
     """In the order of the outputs; "" leaves an output out."""
-    thresholds: tuple[float, ...] = ()
+    thresholds: tuple[Value, ...] = ()
     """One for each label that is named; 0.5 each if there are none."""
 
     @field_validator("labels")
@@ -123,7 +130,7 @@ class OutputSpec(_Section):
 class ForeignSpec(_Section):
     """What `adopt` has to know, from a TOML file."""
 
-    name: str
+    name: str = Field(min_length=1)
     version: str = "1"
     training_data: str = "not stated"
     licence: str = "not stated"

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from onnx import TensorProto
+
 from chexscore.errors import ModelError, UsageError
 from chexscore.messages import visible
 from chexscore.outputs import check_target, replacing
@@ -64,6 +66,11 @@ def write_template(foreign: Path, output: Path) -> str:
     scores = [item for item in network.graph.output if len(shape_of(item)) in (0, 2)]  # not told, N x labels
     if len(inputs_of(network)) != 1 or not images or not scores:
         raise ModelError(f"{foreign} does not go from one batch of images to one of scores, N x labels.")
+    if (pixels := images[0].type.tensor_type.elem_type) != TensorProto.FLOAT:
+        name = TensorProto.DataType.Name(pixels)
+        raise ModelError(
+            f"{foreign}: its input {images[0].name!r} is {name}; export it with a float32 input."
+        )
     _, *rest = shape_of(images[0])
     layout = "NHWC" if rest[2] in (1, 3) and rest[0] not in (1, 3) else "NCHW"
     channels, height, width = rest if layout == "NCHW" else (rest[2], rest[0], rest[1])

@@ -278,6 +278,13 @@ def test_a_wrapping_is_compared_where_scores_are_0_or_1_too(
         ({"white": "0.0"}, "black and white must differ"),
         ({"kind": '"probabilities"'}, 'no probabilities, as .* has it; kind = "logits" puts a sigmoid'),
         ({"black": "nan"}, "input.black"),
+        ({"black": "true"}, "input.black"),
+        ({"mean": "[1e300]"}, "too large for float32"),
+        ({"std": "[1e-300]"}, "too large for float32"),
+        ({"white": "1e308", "mean": "[-1e308]"}, "too large for float32"),
+        ({"labels": '["A", "B", "C"]\nthresholds = [true, 0.5, 0.5]'}, r"output\.thresholds\.0"),
+        ({"labels": '["A", "B", "C"]\nthresholds = ["0.5", 0.5, 0.5]'}, r"output\.thresholds\.0"),
+        ({"name": '""'}, "name: String should have at least 1 character"),
         ({"white": "1e-9"}, "gives all drawn films the same scores"),
         ({"kind": '"odds"'}, "output.kind"),
         ({"resize": '"squeeze"'}, "input.resize"),
@@ -340,6 +347,7 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
         (changed("no-batch", batch=0), "'x' takes batches of 0 images"),
         (changed("infinite", scale=np.float32(np.inf)), "gives no numbers"),
         (foreign_model(tmp_path / "squeezed.onnx", end=("Sigmoid", "Identity")), "no second one"),
+        (bytes_in := changed("bytes", type=TensorProto.UINT8), "'x' is UINT8, not FLOAT"),
         (changed("doubles", type=TensorProto.DOUBLE), "'x' is DOUBLE, not FLOAT"),
         (brightness_model(tmp_path / "ours.onnx"), "a model of chexscore already"),
     ):
@@ -353,6 +361,8 @@ def test_files_that_cannot_be_adopted_are_refused_with_the_reason(tmp_path: Path
     untold.write_text(untold.read_text().replace('kind = ""', 'kind = "probabilities"'))
     with pytest.raises(ModelError, match=r"values from .* to .*; end it in what it was trained to end in"):
         publish_foreign(percent, untold, tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match=r"bytes\.onnx: its input 'x' is UINT8; export it with a float32"):
+        write_template(bytes_in, tmp_path / "bytes.toml")
     with pytest.raises(UsageError, match="exists already"):
         write_template(good, spec)
     with pytest.raises(UsageError, match="the spec cannot be read"):
