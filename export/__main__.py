@@ -46,6 +46,8 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
+            if not args[0].startswith("-") and not os.path.lexists(args[0]):  # or `run` would blame options
+                raise UsageError(f"no command and no run folder is called {args[0]}.")
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -83,8 +85,20 @@ def run(
     """
     from export.publish import publish_run  # noqa: PLC0415, TensorFlow takes seconds to import
 
-    defaults = {label: point for label, _, point in (each.rpartition("=") for each in default or ())}
-    _report(publish_run(folder, output, precision, allow_loss=allow_loss, defaults=defaults))
+    _report(publish_run(folder, output, precision, allow_loss=allow_loss, defaults=_by_label(default or [])))
+
+
+def _by_label(given: list[str]) -> dict[str, str]:
+    """Label -> point, of LABEL=POINT; raises a UsageError for anything else, and for a label given twice."""
+    defaults: dict[str, str] = {}
+    for each in given:
+        label, equals, point = each.rpartition("=")
+        if not equals:
+            raise UsageError(f"--default {each}: it takes LABEL=POINT, such as 'Edema=sensitivity 95 %'.")
+        if label in defaults:
+            raise UsageError(f"--default {each}: {label} has {defaults[label]!r} already.")
+        defaults[label] = point
+    return defaults
 
 
 @app.command(epilog=EXIT_CODES)

@@ -8,7 +8,7 @@ from keras import layers
 
 from chexscore.errors import ModelError, UsageError
 from chexscore.messages import visible
-from chexscore.spec import ImageSpec, ModelSpec
+from chexscore.spec import ImageSpec, ModelSpec, check_labels
 from export.files import check_output
 from export.publish import publish
 from export.run import TrainedNetwork
@@ -48,12 +48,16 @@ def publish_weights(file: Path, output: Path, *, network: str, labels: str, size
         One line for the user.
 
     Raises:
-        UsageError: no such network.
+        UsageError: no such network, or labels that no model can have.
         ModelError: no file of weights, or weights of another network, size or number of labels.
     """
     if network != "reference":
         raise UsageError(f"{network!r} is no network whose old weights are known; reference is.")
     names = CHEXPERT if labels == "chexpert" else tuple(label.strip() for label in labels.split(","))
+    try:
+        check_labels(names)
+    except ModelError as error:
+        raise UsageError(f"--labels {labels}: {error}") from error
     spec = ModelSpec(
         name=visible(file.stem),
         version="0",

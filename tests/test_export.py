@@ -752,3 +752,16 @@ def test_a_default_is_for_a_label_with_an_equals_sign_too(monkeypatch: pytest.Mo
     monkeypatch.setattr("export.publish.publish_run", publish)
     command.run(Path("run"), Path("model.onnx"), default=["a=b=youden", "C=sensitivity 95 %"])
     assert given[0]["defaults"] == {"a=b": "youden", "C": "sensitivity 95 %"}
+    for wrong, said in (
+        (["Opacity"], "--default Opacity: it takes LABEL=POINT"),
+        (["C=youden", "C=best accuracy"], "--default C=best accuracy: C has 'youden' already"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            command.run(Path("run"), Path("model.onnx"), default=wrong)
+
+
+def test_a_command_that_is_misspelt_is_no_run_folder() -> None:
+    from export import __main__ as command
+
+    with pytest.raises(UsageError, match="no command and no run folder is called adpot"):
+        command.app(["adpot", "f.onnx", "--spec", "s.toml", "-o", "m.onnx"], standalone_mode=False)

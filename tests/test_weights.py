@@ -71,6 +71,7 @@ def test_old_weights_score_as_training_s_own_reference_does(
         ({"size": 640}, "not the weights of the reference network for 640 x 640"),
         ({"size": 128}, "at least 508 x 508"),
         ({"labels": "A,,B"}, "none may be blank"),
+        ({"labels": "A,A"}, "--labels A,A: a label is named twice"),
         ({"network": "compact"}, "no network whose old weights are known"),
     ],
 )
