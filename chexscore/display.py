@@ -32,7 +32,7 @@ def info(classifier: Classifier, devices: list[str], cuda_fault: str) -> None:
     }
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     for name, value in rows.items():
-        console.print(f"[bold]{escape(f'{name:20}')}[/bold] {escape(visible(value))}")
+        console.print(f"[bold]{escape(f'{visible(name):20}')}[/bold] {escape(visible(value))}")
     console.print(_measures(spec))
     if spec.operating_points:
         console.print(_operating_points(spec))

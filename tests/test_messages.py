@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from chexscore.options import Options
 from chexscore.progress import show
 from chexscore.settings import begin_record
 from chexscore.stopping import Stop
+from tests.networks import brightness_model, brightness_spec
 from tests.test_cli import chexscore
 
 Flat = Callable[[str, int], Path]
@@ -91,6 +93,10 @@ def test_names_cannot_command_a_terminal(model: Path, tmp_path: Path) -> None:
     assert "a\x1b]0;x\x07\n.png" in done.stdout  # which is data, for machines
     done = chexscore("predict", "--files-from", tmp_path / "\x1b[2J")
     assert r"\x1b[2J: the list of images cannot be read" in done.stderr
+    spec = replace(brightness_spec(), provenance={"a\x1b[2J": "b\x1b[2J"})
+    done = chexscore("info", "-m", brightness_model(tmp_path / "model.onnx", spec))
+    assert "\x1b" not in done.stdout
+    assert "a\\x1b[2J" in done.stdout
 
 
 @pytest.mark.parametrize("option", ["--min-age", "--max-duration", "--lock-wait", "--max-failures"])
