@@ -44,8 +44,8 @@ __all__ = [
 
 LONGEST_LINE = 300
 
-INTERRUPTED = 130
-"""Exit code of what SIGINT has stopped, as shells have it: 128 and the signal's number."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes of what SIGINT or SIGTERM has stopped, as shells have it: 128 and the signal's number."""
 
 
 class ChexscoreError(Exception):
@@ -148,15 +148,18 @@ def exit_on_error(program: str, stopped: str) -> Iterator[None]:
 
     Args:
         program: how the sentence begins.
-        stopped: how it goes on after an interrupt.
+        stopped: how it goes on after a signal.
     """
     try:
         yield
     except ChexscoreError as error:
         _end(f"{program}: error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        _end(f"{program}: {stopped}", INTERRUPTED)
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # as Typer ends what SIGINT stops
-            _end(f"{program}: {stopped}", INTERRUPTED)
+        for code in (INTERRUPTED, TERMINATED):  # as Typer ends what SIGINT stops, and a handler of SIGTERM
+            if end.code == code:
+                _end(f"{program}: {stopped}", code)
         raise
     except ImportError as error:
         if _follows_interrupt(error):

@@ -98,7 +98,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(films: Path) -> Path:
     """Prepared, and trained on it; interrupted after the first epoch and called again."""
-    from training import __main__ as training
+    from training import cli as training
 
     def interrupt(line: str) -> None:
         if line.startswith("epoch 1/"):

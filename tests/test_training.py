@@ -23,7 +23,7 @@ from chexscore.lock import locked
 from chexscore.spec import ImageSpec, ModelSpec
 from chexscore.stopping import Stop
 from tests.phantoms import draw, write_chexpert, write_dataset
-from training import __main__ as command
+from training import cli as command
 from training import examples, labels
 from training import prepare as prepare_module
 from training.config import RECIPE_FILE, DataConfig, ImageConfig, NetworkConfig, TrainConfig

@@ -1,118 +1,14 @@
 """python -m training split | prepare | fit | average."""
 
-import os
+import signal
 import sys
-from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from chexscore.cores import usable_cores
 from chexscore.errors import exit_on_error
-from training.config import LARGEST_SEED, TrainConfig
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
-Recipe = Annotated[Path, typer.Argument(help="A recipe, such as training/configs/kermany.toml.")]
-Data = Annotated[Path, typer.Option("--data", help="Folder of the data set; the recipe's paths start there.")]
-CORES = usable_cores()
-Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images and fill batches.")]
-
-EXIT_CODES = "Exit codes: 0 done, 1 failed and the message says why, 2 wrong usage, 130 stopped by SIGINT."
-
-app = typer.Typer(
-    help="Train a network on labelled chest X-rays.",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-@app.command(epilog=EXIT_CODES)
-def split(
-    recipe: Recipe, data: Data, out: Annotated[Path, typer.Option(help="Folder for the tables.")]
-) -> None:
-    """Write training.csv, validation.csv and, with a test list, test.csv, as fit would, without training.
-
-    For example: python -m training split training/configs/kermany.toml --data kermany224 --out runs/split
-    """
-    from training.splits import SIDES, divide, write  # noqa: PLC0415, pandas takes a second to import
-
-    table, sides = divide(data, TrainConfig.from_toml(recipe).data)
-    write(table, sides, out)
-    counts = {side: int((sides == side).sum()) for side in SIDES}
-    _report(
-        ", ".join(f"{count} images for {side}" for side, count in counts.items() if count) + f", in {out}"
-    )
-
-
-@app.command(epilog=EXIT_CODES)
-def prepare(
-    recipe: Recipe,
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the pixels; give it to fit as --cache.")],
-    workers: Workers = CORES,
-) -> None:
-    """Decode every image once into a flat array on disk. A second call does nothing.
-
-    For example: python -m training prepare training/configs/kermany.toml --data kermany224 --out runs/pixels
-    """
-    from training.prepare import prepare as run  # noqa: PLC0415, as above
-    from training.splits import divide  # noqa: PLC0415
-
-    config = TrainConfig.from_toml(recipe)
-    table, _ = divide(data, config.data)  # the same images as fit takes
-    run(data, list(table["path"]), config.image.spec, out, workers, _report)
-
-
-@app.command(epilog=EXIT_CODES)
-def fit(
-    recipe: Recipe,
-    data: Data,
-    out: Annotated[Path, typer.Option(help="The run folder to fill.")],
-    cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
-    workers: Workers = CORES,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Another seed than the recipe's.")
-    ] = None,
-    *,
-    gpu: Annotated[
-        bool, typer.Option("--gpu", help="Fail where there is no GPU, instead of training on the CPU.")
-    ] = False,
-) -> None:
-    """Train, or continue a run that was stopped; OUT is then complete with plots and measures.
-
-    For example: python -m training fit training/configs/kermany.toml --data kermany224 --out runs/kermany
-    """
-    config = TrainConfig.from_toml(recipe)
-    if seed is not None:
-        config = config.model_copy(update={"seed": seed})
-    from training.fit import fit as run  # noqa: PLC0415, Keras takes seconds to import
-
-    run(config, data, out, cache=cache, workers=workers, gpu=gpu, report=_report)
-
-
-@app.command(epilog=EXIT_CODES)
-def average(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one recipe.")],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="The run folder to fill.")],
-    cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
-    workers: Workers = CORES,
-) -> None:
-    """Make one network of the mean weights of runs that differ in --seed alone.
-
-    For example: python -m training average runs/seed-0 runs/seed-1 --data kermany224 --out runs/kermany
-    """
-    from training.average import average as run  # noqa: PLC0415, as above
-
-    run(runs, data, out, cache=cache, workers=workers, report=_report)
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201, this is the command's output for people
-
 
 if __name__ == "__main__":
+    # By an exception, so that partial files go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with exit_on_error("training", "stopped; give the same command again to go on."):
+        from training.cli import app  # an interrupt while modules are loaded is no traceback here
+
         app()

@@ -1,10 +1,12 @@
-"""A bar on a terminal for work that takes minutes; nothing where there is none."""
+"""Work that takes minutes: a bar where there is a terminal, and signals that wait for a step's end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.signals import held
 
 __all__ = ["bar", "on_terminal"]
 
@@ -16,7 +18,7 @@ def on_terminal() -> bool:
 
 @contextmanager
 def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
-    """Shows how far some work is, with the time left.
+    """Shows how far some work is, with the time left, and holds signals back between two steps.
 
     Args:
         what: a word or two in front of the bar.
@@ -24,7 +26,8 @@ def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], N
         done: of those, before this call.
 
     Yields:
-        A function to call with the number of steps done so far, and a few words on how it goes.
+        A function to call with the number of steps done so far, and a few words on how it goes; a signal
+        that came does there, or at the end, what it does.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -34,6 +37,12 @@ def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], N
         TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with held() as look, shown as progress:
         task = progress.add_task(what, total=total, completed=done, note="")
-        yield lambda completed, note: progress.update(task, completed=completed, note=note)
+
+        def show(completed: int, note: str) -> None:
+            progress.update(task, completed=completed, note=note)
+            look()
+
+        yield show
