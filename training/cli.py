@@ -3,16 +3,32 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from chexscore.cores import usable_cores
+from chexscore.errors import UsageError
 from training.config import LARGEST_SEED, TrainConfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
+
+
+def _folder(option: str, text: str) -> Any:
+    """An option for a folder; of an empty name, as of an unset variable, Path would make the present one."""
+
+    def path(value: str) -> Path:
+        if not value:
+            raise UsageError(f"{option} is empty; name a folder.")
+        return Path(value)
+
+    return typer.Option(option, parser=path, help=text)
+
+
 Recipe = Annotated[Path, typer.Argument(help="A recipe, such as training/configs/kermany.toml.")]
-Data = Annotated[Path, typer.Option("--data", help="Folder of the data set; the recipe's paths start there.")]
+Data = Annotated[Path, _folder("--data", "Folder of the data set; the recipe's paths start there.")]
+Run = Annotated[Path, _folder("--out", "The run folder to fill.")]
+Cache = Annotated[Path | None, _folder("--cache", "Prepared pixels; else OUT/cache.")]
 CORES = usable_cores()
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode images and fill batches.")]
 
@@ -32,7 +48,7 @@ app = typer.Typer(
 
 @app.command(epilog=EXIT_CODES)
 def split(
-    recipe: Recipe, data: Data, out: Annotated[Path, typer.Option(help="Folder for the tables.")]
+    recipe: Recipe, data: Data, out: Annotated[Path, _folder("--out", "Folder for the tables.")]
 ) -> None:
     """Write training.csv, validation.csv and, with a test list, test.csv, as fit would, without training.
 
@@ -52,7 +68,7 @@ def split(
 def prepare(
     recipe: Recipe,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the pixels; give it to fit as --cache.")],
+    out: Annotated[Path, _folder("--out", "Folder for the pixels; give it to fit as --cache.")],
     workers: Workers = CORES,
 ) -> None:
     """Decode every image once into a flat array on disk. A second call does nothing.
@@ -71,8 +87,8 @@ def prepare(
 def fit(
     recipe: Recipe,
     data: Data,
-    out: Annotated[Path, typer.Option(help="The run folder to fill.")],
-    cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
+    out: Run,
+    cache: Cache = None,
     workers: Workers = CORES,
     seed: Annotated[
         int | None, typer.Option(min=0, max=LARGEST_SEED, help="Another seed than the recipe's.")
@@ -98,8 +114,8 @@ def fit(
 def average(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one recipe.")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="The run folder to fill.")],
-    cache: Annotated[Path | None, typer.Option(help="Prepared pixels; else OUT/cache.")] = None,
+    out: Run,
+    cache: Cache = None,
     workers: Workers = CORES,
 ) -> None:
     """Make one network of the mean weights of runs that differ in --seed alone.

@@ -31,8 +31,8 @@ from training.augment import with_augmentation
 from training.batches import Batches, steps_per_epoch
 from training.config import RECIPE_FILE, TrainConfig
 from training.devices import Devices
+from training.folders import alone, check_free
 from training.loss import MaskedCrossentropy, positive_weights
-from training.prepare import alone
 from training.progress import bar
 from training.tensorboard import Logs
 from training.watch import Watch
@@ -65,8 +65,8 @@ def fit(
         report: called with lines for the user.
 
     Raises:
-        UsageError: the run folder belongs to another recipe or to one that cannot be read, or another process
-            fills it, or this recipe asks for what is not here.
+        UsageError: the run folder belongs to another recipe or to one that cannot be read, holds something
+            else, or another process fills it, or this recipe asks for what is not here.
         TableError: the data set cannot be used, or is split in another way than the run has begun with.
         OutputError, OSError: the disk is full, or the folder is not ours.
         ChexscoreError: the loss, or a score, stopped being a number.
@@ -74,7 +74,9 @@ def fit(
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run} is a file; give --out a folder.")
     # A run folder belongs to one recipe, and a finished one is left alone.
-    if (run / RECIPE_FILE).exists() and TrainConfig.of_run(run) != config:
+    if not (run / RECIPE_FILE).exists():
+        check_free(run, (*outcome.FILES, "history.csv", "epochs.png"))  # a checkpoint is read, not replaced
+    elif TrainConfig.of_run(run) != config:
         raise UsageError(f"{run} holds a run of another recipe; give another --out.")
     if (run / "spec.json").exists():
         report(f"{run} is finished; give another --out to train again.")

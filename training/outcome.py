@@ -17,7 +17,19 @@ from training.examples import Examples
 from training.measures import flat, measure
 from training.progress import bar
 
-__all__ = ["commit", "score", "write"]
+__all__ = ["FILES", "commit", "score", "write"]
+
+FILES = (
+    "network.keras",
+    "samples.npy",
+    "validation.npz",
+    "metrics.json",
+    "findings.png",
+    "roc.png",
+    "samples.png",
+    "spec.json",
+)
+"""What `write` leaves."""
 
 SAMPLES = 1024
 """Validation images that the run folder keeps for export, at most."""

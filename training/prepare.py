@@ -6,8 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,22 +17,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.ahead import work_ahead
-from chexscore.errors import (
-    ImageError,
-    LockedError,
-    MissingImageError,
-    TableError,
-    UnreadableImageError,
-    UsageError,
-)
+from chexscore.beside import LOCK, beside
+from chexscore.errors import ImageError, MissingImageError, TableError, UnreadableImageError
 from chexscore.images import READING, load_image
-from chexscore.lock import locked
 from chexscore.outputs import replacing
 from chexscore.spec import ImageSpec
-from chexscore.stopping import Stop
+from training.folders import alone, check_free
 from training.progress import bar, on_terminal
 
-__all__ = ["PixelCache", "alone", "prepare"]
+__all__ = ["PixelCache", "prepare"]
 
 MISSING_ALLOWED = 0.01
 """Share of the table's images that may be absent: beyond it the data set or --data is the wrong one."""
@@ -81,7 +73,7 @@ def prepare(
         report: called with lines for the user.
 
     Raises:
-        UsageError: another process prepares the folder.
+        UsageError: another process prepares the folder, it holds something else, or it cannot be made.
         TableError: the folder holds other images, or the same ones in another shape, by another rule or
             reading; too many of the images are not there; one cannot be read for now; or not one could be.
         OSError: the disk has no room for the pixels; nothing was decoded.
@@ -126,17 +118,6 @@ def prepare(
                     if not on_terminal():
                         report(f"prepared {len(notes)} of {len(paths)}")
     return _finish(pixels, notes, f"prepared {{}} in {folder}", report)
-
-
-@contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """Makes the folder of a file, and holds the file's lock; a UsageError if another process does."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(str(file), 0, Stop()):
-            yield
-    except LockedError as error:
-        raise UsageError(f"{file.parent}: another process fills it; wait for its end.") from error
 
 
 def _check_lasting(error: ImageError, missing: set[str]) -> None:
@@ -185,8 +166,10 @@ def _done(
 
     Those are whole blocks; a torn last block is done again.
     """
-    rule_file = folder / "image.json"
+    rule_file, pixels_file = folder / "image.json", folder / "pixels.npy"
     if not rule_file.exists():
+        if not os.path.exists(beside(str(pixels_file), LOCK)):  # which a stop leaves before any other file
+            check_free(folder, ("images.csv", "pixels.npy"))
         return None, []
     try:
         rule, index = json.loads(rule_file.read_bytes()), _read_index(folder / "images.csv")
@@ -196,7 +179,7 @@ def _done(
         raise TableError(f"{folder}: prepared by a chexscore that read images otherwise; use another folder.")
     if rule != asdict(image):
         raise TableError(f"{folder}: prepared with another image size or resize rule; use another folder.")
-    pixels = _open(folder / "pixels.npy", (len(paths), image.height, image.width, 1), mode)
+    pixels = _open(pixels_file, (len(paths), image.height, image.width, 1), mode)
     done = len(index) if len(index) == len(paths) else len(index) // KEEP_EVERY * KEEP_EVERY
     if list(index["path"][:done]) != paths[:done]:
         raise TableError(f"{folder}: prepared from another table of images; use another folder.")
