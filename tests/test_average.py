@@ -144,12 +144,14 @@ def test_an_average_stopped_at_its_first_file_or_named_in_another_order_goes_on(
 
 
 def test_damaged_runs_and_averages_are_named(data: Path, tmp_path: Path) -> None:
-    for name in ("damaged", "torn", "averaged"):
+    for name in ("damaged", "torn", "averaged", "exchanged"):
         shutil.copytree(data / "1", tmp_path / name)
     content = (data / "1" / "network.keras").read_bytes()
     (tmp_path / "damaged" / "network.keras").write_bytes(content[:3000])
     text = (data / "1" / "spec.json").read_text()
     (tmp_path / "torn" / "spec.json").write_text(text[:100])
+    image = keras.Input((32, 32, 1))
+    keras.Model(image, keras.layers.Conv2D(1, 3)(image)).save(tmp_path / "exchanged" / "network.keras")
     spec = json.loads(text)
     spec["provenance"]["seeds"] = "1, 2"
     (tmp_path / "averaged" / "spec.json").write_text(json.dumps(spec))
@@ -157,9 +159,31 @@ def test_damaged_runs_and_averages_are_named(data: Path, tmp_path: Path) -> None
         ("damaged", "damaged/network.keras: cannot be read"),
         ("torn", "torn/spec.json: "),
         ("averaged", "averaged is an average itself, of the seeds 1, 2"),
+        ("exchanged", "exchanged/network.keras: another network than that of config.json"),
     ):
         with pytest.raises(UsageError, match=said):
             average([data / "0", tmp_path / name], data, tmp_path / "mean", report=lambda _: None)
+    same_seed = tmp_path / "averaged" / "config.json"
+    same_seed.write_text(CONFIG.model_copy(update={"seed": 0}).model_dump_json())
+    with pytest.raises(UsageError, match="averaged is an average itself"):
+        average([data / "0", tmp_path / "averaged"], data, tmp_path / "mean", report=lambda _: None)
+
+
+def test_two_averages_do_not_fill_one_folder(data: Path, tmp_path: Path) -> None:
+    partial, before = tmp_path / "partial-mean", dict[Path, bytes]()
+
+    def again(*_: object) -> None:
+        (partial / "network.keras").write_text("of the first")
+        before.update(contents(partial))
+        average(
+            [data / "0", data / "1"], data, tmp_path / "mean", cache=data / "cache", report=lambda _: None
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.outcome.measure", again)
+        with pytest.raises(UsageError, match="partial-mean: another process fills it; wait for its end"):
+            average([data / "0", data / "1"], data, tmp_path / "mean", report=lambda _: None)
+    assert contents(partial) == before
 
 
 def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> None:

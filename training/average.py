@@ -12,14 +12,18 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from chexscore.beside import PARTIAL
+from chexscore.beside import LOCK, PARTIAL
 from chexscore.errors import ModelError, UsageError, first_line
 from chexscore.spec import ModelSpec
 from training import networks, outcome, splits
 from training.config import RECIPE_FILE, TrainConfig
 from training.examples import load
+from training.folders import alone
 
 __all__ = ["average"]
+
+LOCK_FILE = f"{RECIPE_FILE}{LOCK}"
+"""In the folder that an average is put together in."""
 
 
 def average(
@@ -46,16 +50,12 @@ def average(
     Raises:
         UsageError: a run is not finished, damaged, or an average itself, they are of different recipes, began
             with random weights or have the same seed; or `out`, or the folder beside it that it is put
-            together in, holds something else.
+            together in, holds something else, or another process fills that.
         TableError: the data set cannot be used, or is split in another way than the runs have split it.
         OutputError, OSError: the disk is full, or the folder is not ours.
     """
     configs = [_recipe(run) for run in runs]
     config, seeds = configs[0], [each.seed for each in configs]
-    if len(set(seeds)) < max(len(seeds), 2):
-        raise UsageError(
-            f"the seeds of the runs are {', '.join(map(str, seeds))}; give two or more different ones."
-        )
     for run, each in zip(runs, configs, strict=True):
         if _but_for_seed(each, config) != config:
             raise UsageError(f"{run} was trained by another recipe than {runs[0]}; only seeds may differ.")
@@ -66,6 +66,10 @@ def average(
     for run, facts in zip(runs, whence, strict=True):
         if "seeds" in facts:
             raise UsageError(f"{run} is an average itself, of the seeds {facts['seeds']}; name those runs.")
+    if len(set(seeds)) < max(len(seeds), 2):  # behind the averages, which have the seed of one of theirs
+        raise UsageError(
+            f"the seeds of the runs are {', '.join(map(str, seeds))}; give two or more different ones."
+        )
     mean, named = _mean(config, runs), ", ".join(map(str, seeds))
     if (out / "spec.json").exists() and _holds(out, config, mean, named):
         report(f"{out} is finished; give another --out to average again.")
@@ -76,20 +80,21 @@ def average(
     _check_partial(partial, config)
     data = load(config, root, cache or partial / "cache", workers, report, runs)
     # What a stop left is written anew but for the pixels, and the folder gets its name when it is complete.
-    partial.mkdir(parents=True, exist_ok=True)
-    config.keep(partial)
-    for left in partial.iterdir():
-        if left.name not in ("cache", RECIPE_FILE):
-            left.unlink()
-    splits.write(data.table, data.sides, partial)
-    provenance = {
-        "begun_with": whence[0]["begun_with"],
-        "commit": ", ".join(sorted({name for each in whence for name in each["commit"].split(", ")})),
-        "averaged_at": commit,
-        "seeds": named,
-    }
-    outcome.write(partial, config, mean, data, provenance)
+    with alone(partial / RECIPE_FILE):
+        config.keep(partial)
+        for left in partial.iterdir():
+            if left.name not in ("cache", RECIPE_FILE, LOCK_FILE):
+                left.unlink()
+        splits.write(data.table, data.sides, partial)
+        provenance = {
+            "begun_with": whence[0]["begun_with"],
+            "commit": ", ".join(sorted({name for each in whence for name in each["commit"].split(", ")})),
+            "averaged_at": commit,
+            "seeds": named,
+        }
+        outcome.write(partial, config, mean, data, provenance)
     del data  # its pixels are a file in there, and Windows moves no open one
+    (partial / LOCK_FILE).unlink()
     partial.rename(out)
     report(f"finished: {out}")
 
@@ -119,7 +124,7 @@ def _check_partial(partial: Path, config: TrainConfig) -> None:
     """Raises a UsageError if a folder is no average of this recipe that was stopped: its files would go."""
     if not partial.exists():
         return
-    begun = {"cache", f"{RECIPE_FILE}{PARTIAL}"}
+    begun = {"cache", LOCK_FILE, f"{RECIPE_FILE}{PARTIAL}"}
     left = [each for each in partial.iterdir() if each.name not in begun] if partial.is_dir() else [partial]
     ours = (partial / RECIPE_FILE).exists() and _but_for_seed(TrainConfig.of_run(partial), config) == config
     finished = (partial / "spec.json").exists() and "seeds" not in _provenance(partial)
@@ -134,6 +139,10 @@ def _mean(config: TrainConfig, runs: Sequence[Path]) -> keras.Model:
     shape = (config.image.spec, len(config.data.labels))
     network = networks.build(bare, *shape, mirrored=config.network.mirror)
     found = [_weights(run) for run in runs]
+    shapes = [weight.shape for weight in network.get_weights()]
+    for run, weights in zip(runs, found, strict=True):
+        if [weight.shape for weight in weights] != shapes:
+            raise UsageError(f"{run}/network.keras: another network than that of {RECIPE_FILE} beside it.")
     network.set_weights([np.mean(values, axis=0) for values in zip(*found, strict=True)])
     return network
 
