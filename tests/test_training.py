@@ -53,8 +53,18 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
         ("name = ", "not a TOML file"),
         ('name = "x"', "data: Field required"),
         ('name = "x"\nlearning_rates = 1\n[data]\nlabels = ["A"]', "learning_rates: there is no such field"),
-        ('name = "x"\n[data]\nlabels = []', "data: .* needs at least one label"),
-        ('name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = "maybe"}', "data.uncertain.A"),
+        (
+            'name = "x"\n[data]\nlabels = []',
+            r"toml: data: .* needs at least one label, and none may be blank\.$",
+        ),
+        (
+            'name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = "maybe"}',
+            "data.uncertain.A: Input .* or 'ignore'; data.uncertain.A: Input should be a list",
+        ),
+        (
+            'name = "x"\n[data]\nlabels = ["A"]\nonly = {view = []}',
+            "data.only.view: List should have at least 1 item",
+        ),
         ('name = "x"\n[data]\nlabels = ["A", "A"]', "is named twice"),
         ('name = "x"\n[data]\nlabels = ["status"]', "cannot be called 'status'"),
         ('name = "x"\n[data]\nlabels = ["A"]\nblank = {B = "ignore"}', "a policy for 'B'"),
@@ -117,6 +127,11 @@ def test_a_recipe_keeps_its_letters_whatever_the_locale(tmp_path: Path) -> None:
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.toml"):
         TrainConfig.from_toml(tmp_path / "none.toml")
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('name = "x"\n[data]\nlabels = ["A"]', encoding="utf-8-sig")
+    assert TrainConfig.from_toml(tmp_path / "recipe.toml").name == "x"
 
 
 CHEXPERT = """Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema,Fracture

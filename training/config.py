@@ -24,6 +24,9 @@ class _Section(BaseModel):
 
 TABLES = {"plain": "labels.csv", "chexpert": "train.csv", "nih": "Data_Entry_2017*.csv"}
 
+UNION_PARTS = ("literal[", "tuple[")
+"""How Pydantic names the parts of a union, which a fault may be in."""
+
 LARGEST_SEED = 2**32 - 1
 """Of NumPy's and Keras's random numbers."""
 
@@ -53,7 +56,7 @@ class DataConfig(_Section):
     """What -1 is taken for: label -> policy; "default" serves the other labels, and is negative if absent."""
     blank: dict[str, Policy] = {}
     """What an empty cell is taken for, in the same way."""
-    only: dict[str, tuple[str, ...]] = {}
+    only: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     """Column of the CSV -> cells to keep; other images are left out, such as lateral views."""
     validation: float = Field(default=0.15, gt=0, lt=1)
     """Share of the patients that is held out to choose the best epoch by, among those not in a list below."""
@@ -291,7 +294,7 @@ class TrainConfig(_Section):
             UsageError: no such file, no TOML, an unknown field or a value out of range; the text names it.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise UsageError(f"{path}: the recipe cannot be read: {error.strerror}.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -301,9 +304,13 @@ class TrainConfig(_Section):
 
 
 def _faults(error: ValidationError) -> str:
-    each = (
-        f"{'.'.join(map(str, fault['loc']))}: "
-        + ("there is no such field" if fault["type"] == "extra_forbidden" else fault["msg"])
-        for fault in error.errors()
-    )
-    return "; ".join(fault.removeprefix(": ") for fault in each)
+    """In a recipe's words, which knows no tuples and no parts of a union; without a full stop."""
+    each = []
+    for fault in error.errors():
+        where = [str(part) for part in fault["loc"] if not str(part).startswith(UNION_PARTS)]
+        what = fault["msg"].removeprefix("Value error, ").removesuffix(".")
+        what = what.replace("a valid tuple", "a list").replace("Tuple", "List")
+        if fault["type"] == "extra_forbidden":
+            what = "there is no such field"
+        each.append(": ".join(filter(None, (".".join(where), what))))
+    return "; ".join(each)
