@@ -217,6 +217,8 @@ def test_nihs_own_table_and_its_images_in_several_folders(tmp_path: Path) -> Non
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text(NIH)
     with pytest.raises(TableError, match=r"is to be Data_Entry_2017\*\.csv, and there are Data_Entry"):
         read_table(tmp_path, data)
+    with pytest.raises(TableError, match="and there is none; check --data, or name one in the recipe's"):
+        read_table(tmp_path / "images_masks", data)
     (tmp_path / "images_masks" / "00000002_000.png").unlink()
     elsewhere = data.model_copy(update={"table": str(tmp_path / "Data_Entry_2017_*.csv")})
     assert list(read_table(tmp_path, elsewhere)["path"]) == list(table["path"])
@@ -408,8 +410,11 @@ def test_a_list_that_cannot_be_honoured_is_refused(tmp_path: Path, line: str, sa
     data = DataConfig(labels=("Opacity",), validation_list="list.txt")
     with pytest.raises(TableError, match=said):
         divide(tmp_path, data)
-    with pytest.raises(TableError, match="cannot be read"):
+    with pytest.raises(TableError, match="cannot be read: No such file or directory; check --data"):
         divide(tmp_path, data.model_copy(update={"validation_list": "none.txt"}))
+    (tmp_path / "list.txt").write_text("\n".join(paths_of(tmp_path)))
+    with pytest.raises(TableError, match=r"labels\.csv: the lists leave no image for training"):
+        divide(tmp_path, data)
 
 
 def test_a_list_adds_what_the_table_lacks_and_may_have_chexperts_prefix(tmp_path: Path) -> None:
@@ -1188,7 +1193,7 @@ def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(
     write_dataset(tmp_path, 4, size=16)
     arguments = ["prepare", str(SMOKE), "--data", str(tmp_path), "--out"]
     for out, code, said in (
-        (tmp_path / "labels.csv", 1, "labels.csv"),
+        (tmp_path / "labels.csv", 2, "labels.csv is a file; give a folder."),
         (tmp_path / "cache", 0, "images in "),
     ):
         with pytest.raises(SystemExit) as left, exit_on_error("training", "stopped."):
@@ -1206,7 +1211,7 @@ def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(
     whole = [sys.executable, "-m", "training", *arguments, str(tmp_path / "cache")]
     whole[whole.index(str(tmp_path))] = str(tmp_path / "none")
     done = subprocess.run(whole, capture_output=True, text=True, check=False)
-    said = "labels.csv: the table of labels cannot be read"
+    said = "labels.csv: the table of labels cannot be read: there is no such file; check --data"
     assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (1, True, False)
 
 

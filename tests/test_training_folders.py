@@ -85,3 +85,15 @@ def test_fit_replaces_no_file_of_the_user_and_takes_none_for_a_finished_run(tmp_
             fit(config, tmp_path, run, report=lambda _: None)
         assert contents(run) == {run / name: b"{}"}
         (run / name).unlink()
+
+
+def test_a_folder_that_cannot_be_made_is_wrong_usage(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    (tmp_path / "file").touch()
+    for command in ("prepare", "split"):
+        for out, said in (
+            ("file", "file is a file; give a folder"),
+            ("file/out", "cannot be made: Not a dir"),
+        ):
+            with pytest.raises(UsageError, match=said):
+                cli.app([command, str(SMOKE), "--data", str(tmp_path), "--out", str(tmp_path / out)])

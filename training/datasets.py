@@ -85,9 +85,16 @@ def find_table(root: Path, name: str) -> Path:
     if "*" in name:
         found = sorted(map(Path, glob.glob(pattern, recursive=True, include_hidden=True)))
     if len(found) != 1:
-        which = f"there are {found[0].name} and {found[1].name}" if found else "there is none"
+        which = (
+            f"there are {found[0].name} and {found[1].name};" if found else "there is none; check --data, or"
+        )
         raise TableError(
-            f"{root}: the table is to be {name}, and {which}; name one in the recipe's data.table."
+            f"{root}: the table is to be {name}, and {which} name one in the recipe's data.table."
+        )
+    if not os.path.exists(found[0]):
+        raise TableError(
+            f"{found[0]}: the table of labels cannot be read: there is no such file; check --data, and "
+            "data.table in the recipe."
         )
     return found[0]
 

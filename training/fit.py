@@ -31,7 +31,7 @@ from training.augment import with_augmentation
 from training.batches import Batches, steps_per_epoch
 from training.config import RECIPE_FILE, TrainConfig
 from training.devices import Devices
-from training.folders import alone, check_free
+from training.folders import alone, check_folder, check_free
 from training.loss import MaskedCrossentropy, positive_weights
 from training.progress import bar
 from training.tensorboard import Logs
@@ -71,8 +71,7 @@ def fit(
         OutputError, OSError: the disk is full, or the folder is not ours.
         ChexscoreError: the loss, or a score, stopped being a number.
     """
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run} is a file; give --out a folder.")
+    check_folder(run)
     # A run folder belongs to one recipe, and a finished one is left alone.
     if not (run / RECIPE_FILE).exists():
         check_free(run, (*outcome.FILES, "history.csv", "epochs.png"))  # a checkpoint is read, not replaced

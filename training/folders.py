@@ -9,7 +9,13 @@ from chexscore.errors import LockedError, UsageError
 from chexscore.lock import locked
 from chexscore.stopping import Stop
 
-__all__ = ["alone", "check_free", "make"]
+__all__ = ["alone", "check_folder", "check_free", "make"]
+
+
+def check_folder(path: Path) -> None:
+    """Raises a UsageError if a file is there that is no folder."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; give a folder.")
 
 
 def make(folder: Path) -> None:
@@ -18,8 +24,7 @@ def make(folder: Path) -> None:
     Raises:
         UsageError: a file has that name, or the folder cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give a folder.")
+    check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

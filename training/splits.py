@@ -1,5 +1,6 @@
 """Patients -> training, validation and test. A patient is on one side only, with all images."""
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -12,6 +13,7 @@ from chexscore.errors import TableError
 from chexscore.outputs import replacing
 from training.config import DataConfig
 from training.datasets import PATH_COLUMNS, check_once, image_paths, read_paths, read_table
+from training.folders import make
 
 __all__ = ["SIDES", "Side", "by_patient", "check", "divide", "write"]
 
@@ -30,7 +32,8 @@ def divide(root: Path, data: DataConfig) -> tuple[pd.DataFrame, NDArray[np.str_]
         The table of the data set with what the lists add to it, and for each row one of SIDES.
 
     Raises:
-        TableError: the data set or a list cannot be used, or a patient is on two sides.
+        TableError: the data set or a list cannot be used, a patient is on two sides, or no image is left for
+            training or validation.
     """
     table = read_table(root, data)
     sides = np.full(len(table), "", dtype="<U10")
@@ -50,6 +53,9 @@ def divide(root: Path, data: DataConfig) -> tuple[pd.DataFrame, NDArray[np.str_]
         sides[np.flatnonzero(left)[held_out]] = "validation"
     sides[sides == ""] = "training"
     _check_disjoint(patients, sides)
+    for side in SIDES[:2]:
+        if not (sides == side).any():
+            raise TableError(f"{root / data.table}: the lists leave no image for {side}.")
     return table, sides
 
 
@@ -59,12 +65,13 @@ def write(table: pd.DataFrame, sides: NDArray[np.str_], run: Path) -> None:
     Each is whole, or not there, whenever this is stopped.
 
     Raises:
+        UsageError: the folder cannot be made.
         TableError: as `check`.
         OutputError: the disk is full, or the folder is not ours.
     """
     texts = _texts(table, sides, run)
     _refuse_another(texts, run)
-    run.mkdir(parents=True, exist_ok=True)
+    make(run)
     for file, text in texts.items():
         with replacing(str(file)) as stream:
             stream.write(text)
@@ -178,7 +185,8 @@ def _listed(
             known = {*table["path"], *left_out}
             names = {PurePosixPath(path).name for path in known}
             new = [
-                path not in known and (path not in names or (root / path).exists()) for path in more["path"]
+                path not in known and (path not in names or os.path.exists(root / path))
+                for path in more["path"]
             ]
             _refuse_other_labels(source, more[np.invert(new)], table, data)
             table = pd.concat([table, more[new]], ignore_index=True)
@@ -187,11 +195,14 @@ def _listed(
         try:
             cells = pd.Series(source.read_text(encoding="utf-8-sig").splitlines(), dtype=object)
         except (OSError, UnicodeDecodeError) as error:
-            raise TableError(f"{source}: the list of images cannot be read: {error}.") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise TableError(
+                f"{source}: the list of images cannot be read: {why}; check --data and the recipe."
+            ) from error
     named = set(image_paths(cells, data)) - {""}
     by_path = named & {*table["path"], *left_out}
     others = named - by_path
-    by_name = {path for path in others if not (root / path).exists()}  # without a folder, or unknown
+    by_name = {path for path in others if not os.path.exists(root / path)}  # without a folder, or unknown
     files = [PurePosixPath(path).name for path in table["path"]]
     pairs = zip(table["path"], files, strict=True)
     rows = np.array([path in by_path or file in by_name for path, file in pairs], dtype=np.bool_)
