@@ -1222,3 +1222,24 @@ def test_an_interrupt_while_a_library_is_loaded_is_one_too(capsys: pytest.Captur
     assert (left.value.code, capsys.readouterr().err) == (130, "export: stopped.\n")
     with pytest.raises(ImportError), exit_on_error("export", "stopped."):
         raise ImportError("no such library") from OSError()
+
+
+@pytest.mark.parametrize(
+    ("backend", "missing"), [("foo", ""), ("torch", "torch"), ("jax", "jax"), ("tensorflow", "keras")]
+)
+def test_a_backend_that_is_not_there_is_one_sentence(tmp_path: Path, backend: str, missing: str) -> None:
+    (tmp_path / f"{missing or 'other'}.py").write_text(f"raise ImportError('No module named {missing}')")
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "training", "fit", str(SMOKE), "--data", "data", "--out", "run"],
+        env=os.environ
+        | {"KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(root)))},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"error: Keras cannot be used with the backend {backend} (" in done.stderr
+    assert "pip install 'chexscore[training]'" in done.stderr
+    assert "Traceback" not in done.stderr

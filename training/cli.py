@@ -2,13 +2,15 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from chexscore.cores import usable_cores
-from chexscore.errors import UsageError
+from chexscore.errors import UsageError, first_line
 from training.config import LARGEST_SEED, TrainConfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells its build options at every start
@@ -105,7 +107,8 @@ def fit(
     config = TrainConfig.from_toml(recipe)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
-    from training.fit import fit as run  # noqa: PLC0415, Keras takes seconds to import
+    with _backend():
+        from training.fit import fit as run  # noqa: PLC0415, Keras takes seconds to import
 
     run(config, data, out, cache=cache, workers=workers, gpu=gpu, report=_report)
 
@@ -122,9 +125,23 @@ def average(
 
     For example: python -m training average runs/seed-0 runs/seed-1 --data kermany224 --out runs/kermany
     """
-    from training.average import average as run  # noqa: PLC0415, as above
+    with _backend():
+        from training.average import average as run  # noqa: PLC0415, as above
 
     run(runs, data, out, cache=cache, workers=workers, report=_report)
+
+
+@contextmanager
+def _backend() -> Iterator[None]:
+    """Raises a UsageError if what it encloses, an import, lacks Keras or its backend."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:  # an unknown backend is a ValueError of Keras's
+        raise UsageError(
+            f"Keras cannot be used with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')} "
+            f"({first_line(error)}); pip install 'chexscore[training]', or set KERAS_BACKEND to one that is "
+            "installed."
+        ) from error
 
 
 def _report(line: str) -> None:
