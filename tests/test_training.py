@@ -1109,6 +1109,12 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path: Path) -> N
 
 def test_weights_that_the_last_step_made_no_numbers_of_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    with np.load(whole / "checkpoint.npz") as arrays:
+        kept = {name: arrays[name] for name in list(arrays)[:-1] if name != "history"}
+        np.savez(whole / "checkpoint.npz", history=arrays["history"], **kept)
+    (whole / "spec.json").unlink()
+    with pytest.raises(UsageError, match=r"checkpoint\.npz: cannot be continued from: its best network"):
+        module.fit(config, tmp_path, whole, report=said.append)
 ) -> None:
     """The loss is that of before the step."""
     from training import fit as module

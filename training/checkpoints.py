@@ -55,7 +55,7 @@ def save(file: Path, trainer: keras.Model, progress: Progress) -> None:
 
 
 def restore(file: Path, trainer: keras.Model) -> Progress:
-    """Puts back what `save` wrote, into a trainer built in the same way.
+    """Puts back what `save` wrote, into a trainer built in the same way; its network is its last layer.
 
     Raises:
         UsageError: the file is damaged, or does not belong to such a trainer.
@@ -65,13 +65,20 @@ def restore(file: Path, trainer: keras.Model) -> Progress:
         with file.open("rb") as opened, np.load(opened) as arrays:  # which leaves what it opens itself open
             history = json.loads(str(arrays["history"]))
             values = [arrays[name] for name in arrays if name != "history"]
+        best = values[len(variables) :]
+        _check_shapes(best, trainer.layers[-1].weights)
         for variable, value in zip(variables, values[: len(variables)], strict=True):
             variable.assign(value)
     except Exception as error:  # damaged archives make NumPy raise nearly anything
         raise UsageError(
             f"{file}: cannot be continued from: {error}; delete it to train from the first epoch."
         ) from error
-    return Progress(history, values[len(variables) :])
+    return Progress(history, best)
+
+
+def _check_shapes(weights: Weights, like: Sequence[keras.Variable]) -> None:
+    if [value.shape for value in weights] != [tuple(variable.shape) for variable in like]:
+        raise ValueError("its best network is another one")
 
 
 def _variables(trainer: keras.Model) -> list[keras.Variable]:
