@@ -600,6 +600,70 @@ def test_prepared_pixels_are_held_against_the_images_that_have_their_paths(tmp_p
         prepare(tmp_path / "second", paths, image, cache, 1, print)
 
 
+@pytest.mark.parametrize("images", [1, 20, 39, 100])
+def test_the_images_that_are_looked_at_again_lie_all_over_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
+    for row in range(images):
+        Image.new("L", (16, 16)).save(tmp_path / f"{row}.png")
+    paths, image, read = [f"{row}.png" for row in range(images)], ImageSpec(16, 16), list[int]()
+    prepare(tmp_path, paths, image, tmp_path / "cache", 1, list[str]().append)
+
+    def load(path: str, image: ImageSpec) -> object:
+        read.append(int(Path(path).stem))
+        return load_image(path, image)
+
+    monkeypatch.setattr(prepare_module, "load_image", load)
+    prepare(tmp_path, paths, image, tmp_path / "cache", 1, list[str]().append)
+    assert len(read) == len(set(read)) == min(images, 20)
+    assert (read[0], read[-1]) == (0, images - 1)
+    assert np.ptp(np.diff(read)) <= 1 if images > 1 else True
+
+
+def test_a_name_that_is_too_long_is_that_of_an_image_that_is_missing(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 60, size=8)
+    paths = [*paths_of(tmp_path)[:100], f"{'a' * 300}.png"]
+    found = prepare(tmp_path, paths, ImageSpec(8, 8), tmp_path / "cache", 2, list[str]().append)
+    assert found.usable.tolist() == [True] * 100 + [False]
+
+
+def test_labels_without_both_classes_are_told_and_nothing_to_learn_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 8, size=16)
+    table = pd.read_csv(tmp_path / "labels.csv", dtype=str)
+    table["Opacity"], table["Some"] = table["Opacity"].where(table["patient"] < "p0006", ""), "-1"
+    held_out = table["patient"] >= "p0006"
+    table[held_out].to_csv(tmp_path / "held-out.csv", index=False)
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    data = DataConfig(
+        labels=("Opacity", "Some"),
+        uncertain={"default": "ignore"},
+        blank={"default": "ignore"},
+        validation_list="held-out.csv",
+    )
+    config, said = recipe(data=data, image=ImageConfig(height=16, width=16)), list[str]()
+    examples.load(config, tmp_path, tmp_path / "cache", 1, said.append)
+    assert "training has no images with, or none without: Some" in said
+    assert "validation has no images with, or none without: Opacity, Some" in said
+    nothing = config.model_copy(update={"data": data.model_copy(update={"labels": ("Some",)})})
+    with pytest.raises(TableError, match="no label has images with and without it to train on"):
+        examples.load(nothing, tmp_path, tmp_path / "cache", 1, said.append)
+
+
+def test_the_plot_of_frequencies_says_where_no_label_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    from training.plots import frequencies
+
+    said = list[str]()
+    monkeypatch.setattr(Axes, "bar_label", lambda _, __, texts: said.extend(texts))
+    truth = np.array([[1, np.nan], [0, np.nan], [0, np.nan]], np.float32)
+    frequencies(tmp_path / "findings.png", ("A", "B"), {"training": truth})
+    assert said == [" 33.3 % of 3", " none known"]
+
+
 @pytest.mark.parametrize("torn", [",", ',"not an image of a known format, or'])
 def test_a_stopped_prepare_goes_on_behind_what_it_has_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
@@ -631,6 +695,13 @@ def test_a_stopped_prepare_goes_on_behind_what_it_has_kept(
     (cache / "images.csv").write_text('path,note\n"a\n')
     with pytest.raises(TableError, match=r"cache: damaged: .*; delete it to prepare again"):
         prepare(tmp_path, paths, image, cache, 1, said.append)
+    (cache / "images.csv").write_text("file,size\na.png,3\n")
+    with pytest.raises(UsageError, match=r"cache holds something else in image\.json or images\.csv"):
+        prepare(tmp_path, paths, image, cache, 1, said.append)
+    for other in ("[]", "3"):
+        (cache / "image.json").write_text(other)
+        with pytest.raises(UsageError, match="cache holds something else"):
+            prepare(tmp_path, paths, image, cache, 1, said.append)
 
 
 def test_the_last_image_is_looked_at_again_if_its_line_was_torn(tmp_path: Path) -> None:
@@ -1038,6 +1109,12 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4)
 
     _assert_finished(run)
+    with np.load(whole / "checkpoint.npz") as arrays:
+        kept = {name: arrays[name] for name in list(arrays)[:-1] if name != "history"}
+        np.savez(whole / "checkpoint.npz", history=arrays["history"], **kept)
+    (whole / "spec.json").unlink()
+    with pytest.raises(UsageError, match=r"checkpoint\.npz: cannot be continued from: its best network"):
+        module.fit(config, tmp_path, whole, report=said.append)
     module.fit(config, tmp_path, run, report=said.append)
     assert "is finished" in said[-1]
     with pytest.raises(UsageError, match="another recipe"):
@@ -1109,12 +1186,6 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path: Path) -> N
 
 def test_weights_that_the_last_step_made_no_numbers_of_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    with np.load(whole / "checkpoint.npz") as arrays:
-        kept = {name: arrays[name] for name in list(arrays)[:-1] if name != "history"}
-        np.savez(whole / "checkpoint.npz", history=arrays["history"], **kept)
-    (whole / "spec.json").unlink()
-    with pytest.raises(UsageError, match=r"checkpoint\.npz: cannot be continued from: its best network"):
-        module.fit(config, tmp_path, whole, report=said.append)
 ) -> None:
     """The loss is that of before the step."""
     from training import fit as module

@@ -17,6 +17,10 @@ from training.splits import SIDES, Side, check, divide
 __all__ = ["Examples", "load"]
 
 
+EVEN = 0.5
+"""Between the targets of images with a finding and without it."""
+
+
 class Examples(NamedTuple):
     """N images with L labels.
 
@@ -57,8 +61,8 @@ def load(
 
     Raises:
         UsageError: another process prepares the images.
-        TableError: the data set cannot be used, a run has another split, or no image is left for training or
-            validation.
+        TableError: the data set cannot be used, a run has another split, no image is left for training or
+            validation, or no label has both classes to train on.
     """
     table, sides = divide(root, config.data)
     for run in runs:
@@ -70,4 +74,16 @@ def load(
         if not len(rows[side]):
             raise TableError(f"{root / config.data.table}: no readable image is left for {side}.")
     report(", ".join(f"{len(each)} images for {side}" for side, each in rows.items() if len(each)))
+    for side, values in (("training", targets[rows["training"]]), ("validation", truth[rows["validation"]])):
+        lacking = [
+            label
+            for label, column in zip(config.data.labels, values.T, strict=True)
+            if not ((column > EVEN).any() and (column < EVEN).any())
+        ]
+        if side == "training" and len(lacking) == len(config.data.labels):
+            raise TableError(
+                f"{root / config.data.table}: no label has images with and without it to train on."
+            )
+        if lacking:
+            report(f"{side} has no images with, or none without: {', '.join(lacking)}")
     return Examples(table, sides, rows, pixels, targets, truth)

@@ -27,11 +27,14 @@ def frequencies(file: Path, names: Sequence[str], truth: Mapping[str, Array]) ->
     axes = figure.subplots()
     height = 0.8 / len(truth)
     for offset, (side, labels) in enumerate(truth.items()):
-        known = np.maximum((~np.isnan(labels)).sum(axis=0), 1)
-        positives = np.nansum(labels, axis=0)
+        known = (~np.isnan(labels)).sum(axis=0)
+        shares = 100 * np.nansum(labels, axis=0) / np.maximum(known, 1)
         places = np.arange(len(names)) + offset * height
-        bars = axes.barh(places, 100 * positives / known, height, label=f"{side}: {len(labels)} images")
-        axes.bar_label(bars, [f" {100 * p / n:.1f} % of {n}" for p, n in zip(positives, known, strict=True)])
+        bars = axes.barh(places, shares, height, label=f"{side}: {len(labels)} images")
+        texts = [
+            f" {share:.1f} % of {n}" if n else " none known" for share, n in zip(shares, known, strict=True)
+        ]
+        axes.bar_label(bars, texts)
     axes.set_yticks(np.arange(len(names)) + height * (len(truth) - 1) / 2, names)
     axes.invert_yaxis()
     axes.margins(x=0.25, y=0.02)

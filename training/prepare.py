@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from chexscore.ahead import work_ahead
 from chexscore.beside import LOCK, beside
-from chexscore.errors import ImageError, MissingImageError, TableError, UnreadableImageError
+from chexscore.errors import ImageError, MissingImageError, TableError, UnreadableImageError, UsageError
 from chexscore.images import READING, load_image
 from chexscore.outputs import replacing
 from chexscore.spec import ImageSpec
@@ -138,8 +138,9 @@ def _look_again(
 
     What is not there any more, or cannot be read now, is taken to be what was prepared.
     """
-    usable = [row for row, note in enumerate(notes) if not note]
-    for row in usable[:: max(len(usable) // LOOKED_AT, 1)][:LOOKED_AT]:
+    usable = np.array([row for row, note in enumerate(notes) if not note], dtype=int)
+    spread = np.linspace(0, len(usable) - 1, min(LOOKED_AT, len(usable))).round().astype(int)
+    for row in usable[spread]:
         now = _load(image, str(root / paths[row]))
         if not isinstance(now, ImageError) and np.abs(pixels[row] - now.astype(float)).mean() > ALIKE:
             raise TableError(
@@ -175,6 +176,8 @@ def _done(
         rule, index = json.loads(rule_file.read_bytes()), _read_index(folder / "images.csv")
     except (OSError, ValueError) as error:
         raise TableError(f"{folder}: damaged: {error}; delete it to prepare again.") from error
+    if not isinstance(rule, dict) or list(index) != ["path", "note"]:
+        raise UsageError(f"{folder} holds something else in image.json or images.csv; give another folder.")
     if rule.pop("reading", 0) != READING:
         raise TableError(f"{folder}: prepared by a chexscore that read images otherwise; use another folder.")
     if rule != asdict(image):
@@ -195,7 +198,7 @@ def _read_index(file: Path) -> pd.DataFrame:
 
 def _missing(root: Path, paths: list[str]) -> set[str]:
     """The files that are not there; looks before hours of decoding."""
-    missing = [path for path in paths if not (root / path).exists()]
+    missing = [path for path in paths if not os.path.exists(root / path)]  # Path's fails for a long name
     if len(missing) > MISSING_ALLOWED * len(paths):
         raise TableError(
             f"{len(missing)} of {len(paths)} images of the table are not in {root}, "
