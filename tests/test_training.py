@@ -55,7 +55,7 @@ def test_each_recipe_that_ships_can_be_read(recipe: Path) -> None:
         ('name = "x"\nlearning_rates = 1\n[data]\nlabels = ["A"]', "learning_rates: there is no such field"),
         (
             'name = "x"\n[data]\nlabels = []',
-            r"toml: data: .* needs at least one label, and none may be blank\.$",
+            r"toml: data: a model needs at least one label, and none may be blank\.$",
         ),
         (
             'name = "x"\n[data]\nlabels = ["A"]\nuncertain = {A = "maybe"}',
