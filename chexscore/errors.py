@@ -152,25 +152,23 @@ def exit_on_error(program: str, stopped: str) -> Iterator[None]:
     """
     try:
         yield
-    except ChexscoreError as error:
+    except (KeyboardInterrupt, ImportError, ChexscoreError) as error:
+        if _follows_interrupt(error):
+            _end(f"{program}: {stopped}", INTERRUPTED)
+        if not isinstance(error, ChexscoreError):
+            raise
         _end(f"{program}: error: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        _end(f"{program}: {stopped}", INTERRUPTED)
     except SystemExit as end:
         for code in (INTERRUPTED, TERMINATED):  # as Typer ends what SIGINT stops, and a handler of SIGTERM
             if end.code == code:
                 _end(f"{program}: {stopped}", code)
-        raise
-    except ImportError as error:
-        if _follows_interrupt(error):
-            _end(f"{program}: {stopped}", INTERRUPTED)
         raise
     except OSError as error:  # a full disk, a folder that is not ours
         _end(f"{program}: error: {' '.join(filter(None, (str(error.filename or ''), error.strerror)))}.", 1)
 
 
 def _follows_interrupt(error: BaseException | None) -> bool:
-    """Whether an exception stands for an interrupt, as that of an extension module does that was loading."""
+    """Whether it is an interrupt, or what became of one, as in an extension module that was loading."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None

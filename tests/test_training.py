@@ -1293,10 +1293,15 @@ def test_the_command_tells_errors_in_a_sentence_with_its_exit_code(
 
 
 def test_an_interrupt_while_a_library_is_loaded_is_one_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """Extension modules make an ImportError of it."""
-    with pytest.raises(SystemExit) as left, exit_on_error("export", "stopped."):
-        raise ImportError("initialization failed") from KeyboardInterrupt()
-    assert (left.value.code, capsys.readouterr().err) == (130, "export: stopped.\n")
+    """Extension modules make an ImportError of it, and who imports Keras a UsageError of that."""
+    failed = ImportError("initialization failed")
+    failed.__cause__ = KeyboardInterrupt()
+    told = UsageError("Keras cannot be used")
+    told.__cause__ = failed
+    for error in (failed, told):
+        with pytest.raises(SystemExit) as left, exit_on_error("export", "stopped."):
+            raise error
+        assert (left.value.code, capsys.readouterr().err) == (130, "export: stopped.\n")
     with pytest.raises(ImportError), exit_on_error("export", "stopped."):
         raise ImportError("no such library") from OSError()
 
