@@ -119,7 +119,7 @@ class RandomPlacement(layers.Layer):  # type: ignore[misc]  # Keras has no types
         f = y - d * x - e * y + draw(augment.shift) * height
         nothing = ops.zeros_like(a)
         transform = ops.stack([a, b, c, d, e, f, nothing, nothing], axis=1)
-        return ops.image.affine_transform(images, transform, interpolation="bilinear", fill_mode="symmetric")
+        return ops.image.affine_transform(images, transform, interpolation="bilinear", fill_mode="constant")
 
 
 class RandomSharpness(layers.Layer):  # type: ignore[misc]  # Keras has no types
