@@ -87,6 +87,7 @@ def test_weights_are_averaged_and_the_network_measured(data: Path, tmp_path: Pat
         each.name for each in (tmp_path / "mean").iterdir()
     } == {"checkpoint.npz", "checkpoint.npz.lock", "history.csv", "epochs.png"}
     assert [each.name for each in tmp_path.iterdir()] == ["mean"]
+    assert not list((tmp_path / "mean").glob("*.lock"))
 
     first, second, mean = (
         keras.saving.load_model(run / "network.keras", compile=False) for run in (*runs, tmp_path / "mean")
@@ -173,6 +174,7 @@ def test_two_averages_do_not_fill_one_folder(data: Path, tmp_path: Path) -> None
     partial, before = tmp_path / "partial-mean", dict[Path, bytes]()
 
     def again(*_: object) -> None:
+        assert not before, "the second one measures, too"
         (partial / "network.keras").write_text("of the first")
         before.update(contents(partial))
         average(
