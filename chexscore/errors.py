@@ -152,26 +152,28 @@ def exit_on_error(program: str, stopped: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, ImportError, ChexscoreError) as error:
-        if _follows_interrupt(error):
-            _end(f"{program}: {stopped}", INTERRUPTED)
+    except (KeyboardInterrupt, SystemExit, ImportError, ChexscoreError) as error:
+        if code := _stopped_with(error):
+            _end(f"{program}: {stopped}", code)
         if not isinstance(error, ChexscoreError):
             raise
         _end(f"{program}: error: {error}", error.exit_code)
-    except SystemExit as end:
-        for code in (INTERRUPTED, TERMINATED):  # as Typer ends what SIGINT stops, and a handler of SIGTERM
-            if end.code == code:
-                _end(f"{program}: {stopped}", code)
-        raise
     except OSError as error:  # a full disk, a folder that is not ours
         _end(f"{program}: error: {' '.join(filter(None, (str(error.filename or ''), error.strerror)))}.", 1)
 
 
-def _follows_interrupt(error: BaseException | None) -> bool:
-    """Whether it is an interrupt, or what became of one, as in an extension module that was loading."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+def _stopped_with(error: BaseException | None) -> int:
+    """The exit code if it is an interrupt, or what became of one in an extension module that was loading.
+
+    Typer ends with that code what SIGINT stops, and so does a handler of SIGTERM. Else 0.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return INTERRUPTED
+        if isinstance(error, SystemExit) and error.code in (INTERRUPTED, TERMINATED):
+            return int(error.code)
         error = error.__cause__ or error.__context__
-    return error is not None
+    return 0
 
 
 def _end(sentence: str, code: int) -> None:

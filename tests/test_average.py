@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import keras
 
 from training.average import average
 from training.config import AugmentConfig, DataConfig, ImageConfig, NetworkConfig, TrainConfig
+from training.examples import Examples, load
 from training.fit import fit
 
 STILL = AugmentConfig(flip=False, rotation=0, brightness=0)
@@ -186,6 +188,22 @@ def test_two_averages_do_not_fill_one_folder(data: Path, tmp_path: Path) -> None
         with pytest.raises(UsageError, match="partial-mean: another process fills it; wait for its end"):
             average([data / "0", data / "1"], data, tmp_path / "mean", report=lambda _: None)
     assert contents(partial) == before
+
+
+def test_an_average_that_another_process_has_made_meanwhile_stays(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mean"
+
+    def late(*given: Any) -> Examples:
+        out.mkdir()
+        (out / "spec.json").write_text("the other's")
+        return load(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.average.load", late)
+        with pytest.raises(UsageError, match="mean holds something else; give another --out"):
+            average([data / "0", data / "1"], data, out, cache=data / "cache", report=lambda _: None)
+    assert contents(out) == {out / "spec.json": b"the other's"}
+    assert [file.name for file in (tmp_path / "partial-mean").iterdir()] == ["config.json.lock"]
 
 
 def test_runs_that_make_no_average_are_refused(data: Path, tmp_path: Path) -> None:

@@ -1298,10 +1298,12 @@ def test_an_interrupt_while_a_library_is_loaded_is_one_too(capsys: pytest.Captur
     failed.__cause__ = KeyboardInterrupt()
     told = UsageError("Keras cannot be used")
     told.__cause__ = failed
-    for error in (failed, told):
+    ended = ImportError("initialization failed")
+    ended.__context__ = SystemExit(143)
+    for error, code in ((failed, 130), (told, 130), (ended, 143)):
         with pytest.raises(SystemExit) as left, exit_on_error("export", "stopped."):
             raise error
-        assert (left.value.code, capsys.readouterr().err) == (130, "export: stopped.\n")
+        assert (left.value.code, capsys.readouterr().err) == (code, "export: stopped.\n")
     with pytest.raises(ImportError), exit_on_error("export", "stopped."):
         raise ImportError("no such library") from OSError()
 

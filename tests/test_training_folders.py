@@ -36,6 +36,16 @@ def test_prepare_replaces_no_file_of_the_user(tmp_path: Path, name: str) -> None
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("content", ['{"tool": "x"}', "[]", "no JSON"])
+def test_prepare_does_not_call_files_of_another_tool_damaged(tmp_path: Path, content: str) -> None:
+    paths, folder = write_images(tmp_path), tmp_path / "mine"
+    folder.mkdir()
+    (folder / "image.json").write_text(content)
+    with pytest.raises(UsageError, match=r"mine holds something else in image\.json or images\.csv; give"):
+        prepare(tmp_path, paths, IMAGE, folder, 1, print)
+    assert contents(folder) == {folder / "image.json": content.encode()}
+
+
 def test_prepare_goes_on_where_it_was_stopped_before_its_first_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

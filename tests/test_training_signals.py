@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,27 @@ def test_a_signal_waits_for_the_end_of_a_step_and_a_second_one_does_not(
     assert stopped(twice=True) == SIGNALS[sent]
     assert seen == ["within", "behind"] * 2 + ["within"]
     assert signal.getsignal(sent) is before
+
+
+def test_a_step_within_a_step_ends_at_once_and_other_threads_hold_nothing() -> None:
+    def work() -> None:
+        with bar("", 2) as outer:
+            with bar("", 2) as inner:
+                signal.raise_signal(signal.SIGINT)
+                inner(1, "")
+            outer(1, "")
+            raise AssertionError("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+    def elsewhere() -> str:
+        with bar("", 1) as show:
+            show(1, "")
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(elsewhere).result() == "done"
 
 
 def test_an_interrupt_that_a_destructor_drops_ends_an_epoch(

@@ -81,6 +81,7 @@ def average(
     data = load(config, root, cache or partial / "cache", workers, report, runs)
     # What a stop left is written anew but for the pixels, and the folder gets its name when it is complete.
     with alone(partial / RECIPE_FILE):
+        _make_way(out)  # which another process may have filled meanwhile
         config.keep(partial)
         for left in partial.iterdir():
             if left.name not in ("cache", RECIPE_FILE, LOCK_FILE):

@@ -137,10 +137,10 @@ def _backend() -> Iterator[None]:
     try:
         yield
     except (ImportError, ValueError) as error:  # an unknown backend is a ValueError of Keras's
+        backend = os.environ.get("KERAS_BACKEND")  # else that of Keras's own settings
         raise UsageError(
-            f"Keras cannot be used with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')} "
-            f"({first_line(error)}); pip install 'chexscore[training]', or set KERAS_BACKEND to one that is "
-            "installed."
+            f"Keras cannot be used{f' with the backend {backend}' if backend else ''} ({first_line(error)}); "
+            "pip install 'chexscore[training]', or set KERAS_BACKEND to one that is installed."
         ) from error
 
 

@@ -16,7 +16,6 @@ from training.splits import SIDES, Side, check, divide
 
 __all__ = ["Examples", "load"]
 
-
 EVEN = 0.5
 """Between the targets of images with a finding and without it."""
 
@@ -68,6 +67,8 @@ def load(
     for run in runs:
         check(table, sides, run)
     targets, truth = labels.learned(table, config.data, config.seed), labels.measured(table, config.data)
+    if len(_lacking(config, targets[sides == "training"])) == len(config.data.labels):
+        raise TableError(f"{root / config.data.table}: no label has images with and without it to train on.")
     pixels, usable = prepare(root, list(table["path"]), config.image.spec, cache, workers, report)
     rows = {side: np.flatnonzero((sides == side) & usable) for side in SIDES}
     for side in SIDES[:2]:
@@ -75,15 +76,15 @@ def load(
             raise TableError(f"{root / config.data.table}: no readable image is left for {side}.")
     report(", ".join(f"{len(each)} images for {side}" for side, each in rows.items() if len(each)))
     for side, values in (("training", targets[rows["training"]]), ("validation", truth[rows["validation"]])):
-        lacking = [
-            label
-            for label, column in zip(config.data.labels, values.T, strict=True)
-            if not ((column > EVEN).any() and (column < EVEN).any())
-        ]
-        if side == "training" and len(lacking) == len(config.data.labels):
-            raise TableError(
-                f"{root / config.data.table}: no label has images with and without it to train on."
-            )
-        if lacking:
+        if lacking := _lacking(config, values):
             report(f"{side} has no images with, or none without: {', '.join(lacking)}")
     return Examples(table, sides, rows, pixels, targets, truth)
+
+
+def _lacking(config: TrainConfig, values: NDArray[np.float32]) -> list[str]:
+    """The labels that have not both, images with the finding and images without it; of values [N, L]."""
+    return [
+        label
+        for label, column in zip(config.data.labels, values.T, strict=True)
+        if not ((column > EVEN).any() and (column < EVEN).any())
+    ]

@@ -168,16 +168,19 @@ def _done(
     Those are whole blocks; a torn last block is done again.
     """
     rule_file, pixels_file = folder / "image.json", folder / "pixels.npy"
+    ours = os.path.exists(beside(str(pixels_file), LOCK))  # which a stop leaves before any other file
     if not rule_file.exists():
-        if not os.path.exists(beside(str(pixels_file), LOCK)):  # which a stop leaves before any other file
+        if not ours:
             check_free(folder, ("images.csv", "pixels.npy"))
         return None, []
+    foreign = UsageError(f"{folder} holds something else in image.json or images.csv; give another folder.")
     try:
         rule, index = json.loads(rule_file.read_bytes()), _read_index(folder / "images.csv")
     except (OSError, ValueError) as error:
-        raise TableError(f"{folder}: damaged: {error}; delete it to prepare again.") from error
+        damaged = TableError(f"{folder}: damaged: {error}; delete it to prepare again.")
+        raise (damaged if ours else foreign) from error
     if not isinstance(rule, dict) or list(index) != ["path", "note"]:
-        raise UsageError(f"{folder} holds something else in image.json or images.csv; give another folder.")
+        raise foreign
     if rule.pop("reading", 0) != READING:
         raise TableError(f"{folder}: prepared by a chexscore that read images otherwise; use another folder.")
     if rule != asdict(image):
