@@ -1,7 +1,7 @@
 """What the command line ends with after a run of `predict`."""
 
 from chexscore.discovery import none_found
-from chexscore.errors import ChexscoreError, NoImageError
+from chexscore.errors import INTERRUPTED, TERMINATED, ChexscoreError, NoImageError
 from chexscore.messages import counted
 from chexscore.predictions import Status
 from chexscore.records import NONE_OLD_ENOUGH, RunRecord
@@ -11,7 +11,7 @@ from chexscore.units import Limit
 __all__ = ["STOPPED", "exit_code"]
 
 ALL_SCORED, NOT_EVERY_IMAGE = 0, 3
-STOPPED = {"SIGINT": 130, "SIGTERM": 143, MAX_DURATION: NOT_EVERY_IMAGE}
+STOPPED = {"SIGINT": INTERRUPTED, "SIGTERM": TERMINATED, MAX_DURATION: NOT_EVERY_IMAGE}
 """The reason of a stop -> what the command line ends with."""
 
 

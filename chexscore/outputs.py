@@ -151,8 +151,16 @@ def _partial(target: str, *likes: str) -> Iterator[BinaryIO]:
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
     finally:
         with suppress(OSError):
-            if own and os.path.samestat(own, os.stat(partial)):  # or it is another process's by now
+            if own and _is_at(own, partial):  # or it is another process's by now
                 os.unlink(partial)
+
+
+def _is_at(own: os.stat_result, path: str) -> bool:
+    """Whether a path still leads to the file of this status."""
+    try:
+        return os.path.samestat(own, os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _name(file: BinaryIO, target: str) -> None:
@@ -175,11 +183,7 @@ def _make_safe(file: BinaryIO, target: str) -> None:
     """
     file.flush()
     os.fsync(file.fileno())
-    try:
-        ours = os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
-    except FileNotFoundError:
-        ours = False
-    if not ours:
+    if not _is_at(os.fstat(file.fileno()), file.name):
         raise OutputError(f"{target} cannot be written: another process writes it at the same time.")
     file.close()  # Windows renames no open file
 

@@ -1,8 +1,6 @@
 """fp32 -> fp16 or int8: smaller, and faster where the chip has the arithmetic."""
 
 import logging
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from chexscore.errors import ModelError
 from chexscore.spec import INPUT_NAME, Precision
+from export.files import temporary_folder
 from export.fold import fold_for_int8
 
 __all__ = ["reduce", "set_apart"]
@@ -111,8 +110,8 @@ def _quantize(model: onnx.ModelProto, floats: list[str], images: Any) -> onnx.Mo
     from onnxruntime import quantization as ort  # noqa: PLC0415, as above
 
     matrices = [node.name for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
-    with TemporaryDirectory() as folder:
-        target = Path(folder) / "int8.onnx"
+    with temporary_folder() as folder:
+        target = folder / "int8.onnx"
         ort.quantize_static(
             model,
             target,
