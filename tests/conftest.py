@@ -1,4 +1,5 @@
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def flat(tmp_path: Path) -> Callable[[str, int], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def draws() -> None:
+    """The same in each run: Keras' layers, the random ones of augmentation too, seed themselves from this."""
+    random.seed(0)
 
 
 @pytest.fixture(scope="session")

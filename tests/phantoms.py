@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["draw", "write_chexpert", "write_dataset"]
+__all__ = ["NIH", "draw", "write_chexpert", "write_dataset"]
+
+NIH = """Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position
+00000001_000.png,Cardiomegaly|Effusion,0,1,57,M,PA
+00000001_001.png,No Finding,1,1,58,M,AP
+00000002_000.png,Effusion,0,2,81,F,PA
+"""
+"""A table as ChestX-ray14 has it."""
 
 
 def draw(seed: int, *, size: int = 256, opacity: bool = False, device: bool = False) -> NDArray[np.uint8]:

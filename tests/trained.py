@@ -1,7 +1,7 @@
-"""A run folder as `python -m training fit` leaves it, made in seconds.
+"""What trains in seconds: a recipe, and a run folder as `python -m training fit` leaves it.
 
-The network is not trained; the labels are drawn from its scores instead, so that the right calibration is
-known.
+The network in that is not trained; the labels are drawn from its scores instead, so that the right
+calibration is known.
 """
 
 from pathlib import Path
@@ -12,13 +12,23 @@ from numpy.typing import NDArray
 
 from chexscore.spec import ImageSpec, ModelSpec
 from tests.phantoms import draw
+from training.config import ImageConfig, NetworkConfig, TrainConfig
 
-__all__ = ["INTERCEPT", "LABELS", "SLOPE", "shake", "spread", "write_run"]
+__all__ = ["INTERCEPT", "LABELS", "SLOPE", "SMOKE", "recipe", "shake", "spread", "write_run"]
+
+SMOKE = Path(__file__).parents[1] / "training" / "configs" / "smoke.toml"
 
 LABELS = ("Opacity", "Device", "Rare")
 IMAGE = ImageSpec(64, 64)
 SLOPE, INTERCEPT = 2.0, 1.0
 """A label is present with the probability sigmoid(SLOPE * logit + INTERCEPT)."""
+
+
+def recipe(**changes: object) -> TrainConfig:
+    """One of few layers, because backends take longer to build a network than to train it here."""
+    network = NetworkConfig(name="reference", blocks=2, width=4)
+    small = {"network": network, "image": ImageConfig(height=32, width=32)}
+    return TrainConfig.from_toml(SMOKE).model_copy(update=small | changes)
 
 
 def write_run(folder: Path, images: int = 300) -> Path:
@@ -29,7 +39,6 @@ def write_run(folder: Path, images: int = 300) -> Path:
     import keras
 
     from export.convert import without_sigmoid
-    from training.config import NetworkConfig
     from training.networks import build
 
     keras.utils.set_random_seed(0)
