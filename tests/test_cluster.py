@@ -1,5 +1,6 @@
 """What a Ray cluster writes is what one machine writes; without Ray, but for the last tests."""
 
+import errno
 import os
 import re
 import signal
@@ -223,6 +224,24 @@ def test_a_folder_that_cannot_be_listed_costs_no_part_of_an_earlier_run(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(NoImageError, match="left as it was"):
         run([str(images)], str(out), engine, Options(overwrite=True))
+    monkeypatch.undo()
+    assert contents(out) == before
+
+
+def test_an_output_that_cannot_be_listed_is_not_begun_anew(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run([str(images)], str(out), engine, Options())
+    before = contents(out)
+
+    def refuse(path: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for options in (Options(), RESUME, Options(overwrite=True)):
+        with pytest.raises(OutputError, match=r"out/ cannot be listed: Stale file handle\.$"):
+            run([f"{images}/000.png"], str(out), engine, options)
     monkeypatch.undo()
     assert contents(out) == before
 

@@ -189,13 +189,14 @@ class Folder:
         with self._guarded("", "listed"):
             system, place = self._at("")
             if self.is_local:
-                walk = ((os.path.relpath(folder, place), names) for folder, _, names in os.walk(place))
+                walk = os.walk(place, onerror=_raise_unless_gone)
+                found = ((os.path.relpath(folder, place), names) for folder, _, names in walk)
                 return sorted(
-                    os.path.normpath(os.path.join(folder, name)) for folder, names in walk for name in names
+                    os.path.normpath(os.path.join(folder, name)) for folder, names in found for name in names
                 )
             selector = fs.FileSelector(place, allow_not_found=True, recursive=True)
-            found = [entry.path for entry in system.get_file_info(selector) if entry.is_file]
-            return sorted(path.removeprefix(place).lstrip("/") for path in found)
+            paths = [entry.path for entry in system.get_file_info(selector) if entry.is_file]
+            return sorted(path.removeprefix(place).lstrip("/") for path in paths)
 
     def read(self, name: str) -> pa.Buffer:
         """The content of a file; a FileNotFoundError if there is none."""
@@ -241,6 +242,11 @@ def _locate(path: str) -> tuple[fs.FileSystem, str]:
 def _open(uri: str) -> tuple[fs.FileSystem, str]:
     system, root = fs.FileSystem.from_uri(uri)
     return system, root
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _line(error: Exception) -> str:
