@@ -267,6 +267,24 @@ def test_an_archive_that_is_not_there_costs_nothing(engine: Alone, images: Path,
         run([str(images)], str(out), engine, Options(min_age=9, overwrite=True))
 
 
+def test_a_run_that_goes_on_takes_no_archive_that_is_away_for_missing_images(
+    engine: Alone, images: Path, tmp_path: Path
+) -> None:
+    out, away, stop = tmp_path / "out", tmp_path / "away", Stop()
+    run([str(images)], str(out), engine, Options(), stop=stop, watch=stop_after(10, stop))
+    before = contents(out)
+    images.rename(away)
+    with pytest.raises(NoImageError, match="left as it was"):
+        run([str(images)], str(out), engine, RESUME)
+    assert contents(out) == before
+    away.rename(images)
+    for number in range(7):  # scored, and let go of
+        (images / f"{number:03}.png").unlink()
+    (images / "029.png").unlink()
+    for _ in range(2):
+        assert run([str(images)], str(out), engine, RESUME).failed == {"missing": 1, "unreadable": 1}
+
+
 def test_what_cannot_be_looked_into_counts_as_on_one_machine(
     engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain, islice
@@ -15,7 +15,7 @@ from chexscore.beside import record_path, store_path
 from chexscore.classifier import Classifier
 from chexscore.cluster.connection import connected
 from chexscore.cluster.job import Job
-from chexscore.cluster.listing import LISTING, Inputs, Listing, take_list
+from chexscore.cluster.listing import LISTING, Inputs, Listing, read_paths, take_list
 from chexscore.cluster.parts import SUCCESS, Parts, Scored, clear, merged, names_in
 from chexscore.cluster.pipeline import Ray
 from chexscore.cluster.storage import Folder, find, is_there, is_uri
@@ -76,7 +76,7 @@ def run(
 
     Raises:
         UsageError: the output is there already, cannot be written, or cannot be resumed.
-        NoImageError: a new run finds no image at all; an earlier output is left as it was.
+        NoImageError: there is no image at all, or none is there any more; an output is left as it was.
         OutputError: the storage is full or gone.
         ChexscoreError: the engine failed; what was scored before is kept for `resume`.
     """
@@ -90,15 +90,17 @@ def run(
         columns = columns_of(engine.classifier, options)
         settings = {**settings_of(engine.classifier, options), "columns": ", ".join(columns.names)}
         inputs = Inputs(paths, stop)
-        listing = _earlier(folder, inputs, settings, stop) if options.resume else None
-        if listing is None:
-            listing = _take_list(folder, inputs, settings, stop)
+        earlier = _earlier(folder, inputs, settings, stop) if options.resume else None
+        listing = earlier or _take_list(folder, inputs, settings, stop)
         if listing is None:
             return record
         parts = Parts(folder, listing, columns, record.batch_size)
         spans = tuple(parts.missing(stop))
         if stop.asked():
             return record
+        if earlier and spans:  # what was there when the list was taken may not be there tonight
+            looked_at = {0, spans[0][0] // listing.images_a_part}
+            _check_some_are_there(folder, [path for part in looked_at for path in read_paths(folder, part)])
         record.found, record.ignored = listing.found, listing.ignored
         record.unchanged = listing.found - sum(end - begin for begin, end in spans)
         job = Job(
@@ -265,16 +267,20 @@ def _take_list(folder: Folder, inputs: Inputs, settings: Mapping[str, str], stop
     first = list(islice(inputs.images, LOOKED_AT))
     if stop.asked():
         return None
-    unclear = not names_in(folder)  # a row will say why, but not in place of those of an earlier run
-    if not any(is_there(path, unclear=unclear) for path in first):
-        what = NONE_OF_FIRST if len(first) == LOOKED_AT else "no image found"
-        raise NoImageError(f"{what}; {folder.name} is left as it was.")
+    _check_some_are_there(folder, first)
     clear(folder)
     listing = take_list(folder, chain(first, inputs.images), inputs, settings)
     if stop.asked():
         return None
     listing.write(folder)
     return listing
+
+
+def _check_some_are_there(folder: Folder, paths: Sequence[str]) -> None:
+    unclear = not names_in(folder)  # a row will say why, but not in place of those of an earlier run
+    if not any(is_there(path, unclear=unclear) for path in paths):
+        what = NONE_OF_FIRST if len(paths) >= LOOKED_AT else "no image found"
+        raise NoImageError(f"{what}; {folder.name} is left as it was.")
 
 
 def merge(source: str, output: str, *, overwrite: bool = False) -> None:
