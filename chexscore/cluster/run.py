@@ -159,7 +159,7 @@ def on_ray(
     """
     stop = stop or Stop()
     _set_deadline(stop, options)
-    folder = _check(output, options)
+    folder = _folder_of(output, options)
     with ExitStack() as held:
         if folder.is_local:
             try:
@@ -168,6 +168,7 @@ def on_ray(
                 if stop.reason:
                     raise StoppedError from error
                 raise
+        _check(output, options)
         held.enter_context(connected(address))
         together = options.images_together("cuda" if device == "cuda" else "cpu")  # auto is the CPU there
         yield Ray(model, device, together, options.workers, stop)
@@ -211,6 +212,16 @@ def _set_deadline(stop: Stop, options: Options) -> None:
 
 
 def _check(output: str, options: Options) -> Folder:
+    """The folder of the output; refuses, as `_folder_of` does, and what is not to be gone on with."""
+    folder = _folder_of(output, options)
+    there = names_in(folder)
+    if there and not (options.resume or options.overwrite):
+        whole = "exists" if SUCCESS in there else "holds what an earlier run left"
+        raise UsageError(f"{output} {whole}; --resume goes on with it, --overwrite begins anew.")
+    return folder
+
+
+def _folder_of(output: str, options: Options) -> Folder:
     """The folder of the output; refuses what it cannot be, or what is not for a cluster."""
     if output == STDOUT or re.search(r"\.(csv|jsonl|parquet)/?$", output.lower()):
         raise UsageError(
@@ -225,10 +236,7 @@ def _check(output: str, options: Options) -> Folder:
             raise UsageError(f"{output or 'the output'} cannot be written: there is no folder for it.")
         if os.path.exists(folder.place) and not os.path.isdir(folder.place):
             raise UsageError(f"{output} is a file; --engine ray writes a folder of parts.")
-    there = names_in(folder)
-    if there and not (options.resume or options.overwrite):
-        whole = "exists" if SUCCESS in there else "holds what an earlier run left"
-        raise UsageError(f"{output} {whole}; --resume goes on with it, --overwrite begins anew.")
+    names_in(folder)  # refuses the folder of something else, before a lock stands beside it
     return folder
 
 
