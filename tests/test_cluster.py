@@ -1,6 +1,7 @@
 """What a Ray cluster writes is what one machine writes; without Ray, but for the last tests."""
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -340,6 +341,8 @@ def test_places_that_cannot_be_written_are_said(engine: Alone, images: Path, tmp
 
 
 def test_a_stop_ends_the_wait_for_the_lock(images: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "part-000000.parquet").touch()  # of the run that is at it
     command = f"predict {images} -o {tmp_path}/out --engine ray --lock-wait 1h --max-duration 0.1s -m {model}"
     with locked(str(tmp_path / "out"), 0, Stop()):
         done = subprocess.run(
@@ -388,6 +391,30 @@ def test_a_ray_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("RAY_ADDRESS", variable)
         with pytest.raises(ChexscoreError, match=r"neither reached nor started .* timed out during startup"):
             connected(address).__enter__()
+
+
+def test_the_end_of_a_connection_lets_ray_data_say_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    said: list[bool] = []
+    logger = logging.getLogger("ray.data.exceptions")
+    monkeypatch.setattr(ray, "shutdown", lambda: said.append(logger.isEnabledFor(logging.ERROR)))
+    with connected("local"):
+        assert logger.isEnabledFor(logging.ERROR)
+    assert said == [False]
+    logging.getLogger("ray.data").setLevel(logging.DEBUG)
+
+
+def test_a_cluster_that_a_signal_ends_with_the_command_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> Any:
+        raise RuntimeError("the node died")
+
+    batches = partial(map, fail, [0])
+    with pytest.raises(ChexscoreError, match="the node died"):
+        list(pipeline.in_a_thread(batches, Stop()))
+    asked = iter([False, True])  # it comes while the next batch is waited for
+    monkeypatch.setattr(Stop, "asked", lambda _: next(asked))
+    assert not list(pipeline.in_a_thread(batches, Stop()))
 
 
 def test_a_plan_refuses_what_a_run_would(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # What a stop leaves waiting would else write a traceback about a log that is closed.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         ray.shutdown()
 
 

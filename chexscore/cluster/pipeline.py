@@ -25,7 +25,7 @@ from chexscore.stopping import Stop, StoppedError
 if TYPE_CHECKING:
     import ray
 
-__all__ = ["Ray"]
+__all__ = ["Ray", "in_a_thread"]
 
 IMAGES_A_TASK = 1024
 """What is decoded again, at most, when a process dies."""
@@ -138,7 +138,7 @@ class Ray:
                 num_gpus=self._gpus,
             )
         )
-        for batch in _in_a_thread(lambda: rows.iter_batches(batch_size=None, prefetch_batches=1), stop):
+        for batch in in_a_thread(lambda: rows.iter_batches(batch_size=None, prefetch_batches=1), stop):
             yield from rows_of(batch)
 
 
@@ -158,7 +158,7 @@ class _OnNode(Scorer):
         super().__init__(ray.get(model[0]), *settings)
 
 
-def _in_a_thread(batches: Callable[[], Iterable[Batch]], stop: Stop) -> Iterator[Batch]:
+def in_a_thread(batches: Callable[[], Iterable[Batch]], stop: Stop) -> Iterator[Batch]:
     """Waits for batches in a thread, so that a stop is heard while none comes."""
     waiting: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=2)
 
@@ -176,6 +176,8 @@ def _in_a_thread(batches: Callable[[], Iterable[Batch]], stop: Stop) -> Iterator
             match waiting.get(timeout=POLL_S):
                 case None:
                     return
+                case BaseException() if stop.asked():
+                    return  # the signal went to the processes of a cluster here, too
                 case BaseException() as error:
                     with told():
                         raise error
