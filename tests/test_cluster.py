@@ -22,14 +22,14 @@ from chexscore.cluster import decoding, listing, pipeline
 from chexscore.cluster.connection import connected
 from chexscore.cluster.decoding import decode
 from chexscore.cluster.job import Job
-from chexscore.cluster.parts import Scored
+from chexscore.cluster.parts import Parts, Scored
 from chexscore.cluster.run import merge, on_ray, plan, run
 from chexscore.cluster.scorer import Scorer, rows_of
 from chexscore.errors import ChexscoreError, DeviceError, NoImageError, OutputError, UsageError
 from chexscore.exits import exit_code
 from chexscore.lock import locked
 from chexscore.options import Options
-from chexscore.predictions import Status
+from chexscore.predictions import Prediction, Status
 from chexscore.records import RunRecord
 from chexscore.runs import run as run_here
 from chexscore.scoring import Loaded, load
@@ -142,6 +142,36 @@ def test_what_an_earlier_run_has_kept_does_not_outlive_a_merge(
     assert Path(output).read_bytes() == rows
 
 
+@pytest.mark.parametrize(
+    ("stop_at", "error", "words"),
+    [
+        (99, OutputError, "a run has gone on with .*out meanwhile; merge it again"),
+        (33, UsageError, "no finished output"),
+    ],
+)
+def test_no_merge_takes_rows_of_two_runs(
+    engine: Alone,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: int,
+    error: type[Exception],
+    words: str,
+) -> None:
+    out, output = tmp_path / "out", tmp_path / "out.csv"
+    run([str(images)], str(out), engine, Options())
+    rows, stop = Parts.rows, Stop()
+
+    def meanwhile(parts: Parts) -> Iterator[Prediction]:
+        yield from rows(parts)
+        run([str(images)], str(out), engine, RESUME, stop=stop, watch=stop_after(stop_at, stop))
+
+    monkeypatch.setattr(Parts, "rows", meanwhile)
+    with pytest.raises(error, match=words):
+        merge(str(out), str(output))
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("order", [[0, 1, 1, 3], [0, 2, 1, 3], [1, 2, 3]])
 def test_rows_that_are_lost_or_there_twice_are_never_published(
     engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int]
@@ -193,7 +223,9 @@ def test_other_inputs_or_settings_are_not_mixed_in(
         run(["images"], out, engine, RESUME)
     part = tmp_path / "out" / "part-000002.parquet"
     part.write_bytes(part.read_bytes().replace(b"ok", b"no"))
-    with pytest.raises(OutputError, match=r"part-000002.parquet is missing, damaged or of another run"):
+    with pytest.raises(
+        OutputError, match=r"part-000002.parquet is missing, damaged or of another run; .* --resume makes"
+    ):
         merge(out, "-")
     for source, output, words in (
         (str(images / "000.png"), "-", "is a file; give the folder"),

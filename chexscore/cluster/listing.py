@@ -141,7 +141,8 @@ def read_paths(folder: Folder, part: int) -> list[str]:
         table = parquet.read_table(pa.BufferReader(folder.read(name)), page_checksum_verification=True)
     except FileNotFoundError as error:
         raise OutputError(
-            f"{folder.name}/{name} is not there; the output has to be on storage that every node sees."
+            f"{folder.name}/{name} is not there; the output has to be on storage that every node sees, and "
+            "if it is, --overwrite begins anew."
         ) from error
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"{folder.name}/{name} is damaged; --overwrite begins anew.") from error

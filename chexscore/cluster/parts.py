@@ -35,6 +35,7 @@ OWN = re.compile(
     r"(part-\d+\.parquet|_inputs/\d+\.parquet|_inputs\.json|_manifest\.json|_SUCCESS)(\.partial)?"
 )
 METADATA = b"chexscore"
+RESUMES = "`chexscore predict` with --resume makes it whole"
 
 
 class Scored(NamedTuple):
@@ -124,7 +125,9 @@ class Parts:
         for part in range(self.listing.parts):
             rows, paths = self._read(part), read_paths(self.folder, part)
             if len(rows) != len(paths):
-                raise OutputError(f"{self.folder.name}/{_name(part)} is missing, damaged or of another run.")
+                raise OutputError(
+                    f"{self.folder.name}/{_name(part)} is missing, damaged or of another run; {RESUMES}."
+                )
             for place, path in enumerate(paths):
                 yield replace(rows[place], path=path)
 
@@ -181,10 +184,10 @@ def merged(folder: Folder) -> tuple[Parts, Mapping[str, Any]]:
     except FileNotFoundError as error:
         raise UsageError(
             f"{folder.name}: no finished output of --engine ray ({SUCCESS}, {MANIFEST} and {LISTING} have to "
-            "be there); `chexscore predict` with --resume finishes one."
+            f"be there); {RESUMES}."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{folder.name}/{MANIFEST} is damaged.") from error
+        raise OutputError(f"{folder.name}/{MANIFEST} is damaged; {RESUMES}.") from error
     return Parts(folder, listing, columns, 0), record
 
 

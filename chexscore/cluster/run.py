@@ -20,7 +20,7 @@ from chexscore.cluster.parts import SUCCESS, Parts, Scored, clear, merged, names
 from chexscore.cluster.pipeline import Ray
 from chexscore.cluster.storage import Folder, find, is_there, is_uri
 from chexscore.discovery import is_image_by_name, none_found
-from chexscore.errors import LockedError, NoImageError, UsageError
+from chexscore.errors import LockedError, NoImageError, OutputError, UsageError
 from chexscore.lock import locked
 from chexscore.options import Options
 from chexscore.outputs import STDOUT, check_format, check_target, publish, stream
@@ -301,14 +301,15 @@ def merge(source: str, output: str, *, overwrite: bool = False) -> None:
 
     Raises:
         UsageError: the folder is not whole, or the output is there or cannot be written.
-        OutputError: a part is damaged, or the disk is full.
+        OutputError: a part is damaged, the disk is full, or a run wrote the folder meanwhile.
     """
     if os.path.isfile(source):
         raise UsageError(f"{source} is a file; give the folder that --engine ray wrote.")
     folder = Folder(source)
     parts, record = merged(folder)
+    rows = _rows_of_one_run(parts, record)
     if output == STDOUT:
-        stream(parts.rows(), parts.columns, jsonl=False)
+        stream(rows, parts.columns, jsonl=False)
         return
     kept = store_path(output)
     for target in (output, record_path(output), kept):
@@ -320,9 +321,16 @@ def merge(source: str, output: str, *, overwrite: bool = False) -> None:
         check_target(kept, overwrite=overwrite)  # the lock may have brought it back, from a killed merge
         publish(
             output,
-            parts.rows(),
+            rows,
             parts.columns,
             record_path(output),
             json.dumps(record, indent=1).encode(),
             outdated=[kept],
         )
+
+
+def _rows_of_one_run(parts: Parts, record: Mapping[str, Any]) -> Iterator[Prediction]:
+    """The rows of a folder, unless a run has gone on with it by then: not all may be those of the record."""
+    yield from parts.rows()
+    if merged(parts.folder)[1] != record:
+        raise OutputError(f"a run has gone on with {parts.folder.name} meanwhile; merge it again.")
