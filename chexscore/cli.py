@@ -236,7 +236,7 @@ def predict(
             except StoppedError as error:
                 say(f"chexscore: stopped by {stop.reason} before the first image")
                 raise typer.Exit(STOPPED[stop.reason]) from error
-            asked |= {"engine": engine, "paths": paths or []}
+            asked |= {"engine": engine, "workers": ray.workers}
             with progress.show(style, output, ray.classifier, None, stop) as watch:
                 record = run_on_cluster(inputs, output, ray, options, stop=stop, watch=watch, asked=asked)
         else:
@@ -265,6 +265,7 @@ def merge(
     from chexscore.cluster.run import merge as merge_parts
 
     _freeze_imports()
+    _check_paths([source])
     merge_parts(source, output, overwrite=overwrite)
 
 

@@ -53,6 +53,7 @@ class Ray:
     Attributes:
         classifier: the model, opened on this machine, to be asked and not to score; its device is that of the
             actors.
+        workers: how many actors there are.
 
     Raises:
         DeviceError: there is no GPU in the cluster, or it does not work.
@@ -84,8 +85,8 @@ class Ray:
         # Actors reserve no CPU: when a node dies they would take, on those that are left, those of the tasks
         # that decode what was lost, and each would wait for the other. Fewer tasks decode at a time instead.
         self._gpus = float(on_gpu)
-        self._actors = workers or (gpus if on_gpu else max(1, self._cpus // 2))
-        self._decoders = max(1, self._cpus - (0 if on_gpu else self._actors))
+        self.workers = workers or (gpus if on_gpu else max(1, self._cpus // 2))
+        self._decoders = max(1, self._cpus - (0 if on_gpu else self.workers))
         versions = {**installed(), "onnxruntime": self.classifier.runtime}
         self._arguments = (ray.put(content), "cuda" if on_gpu else "cpu", batch_size, versions)
         self.classifier.device = self._try(stop or Stop())
@@ -133,7 +134,7 @@ class Ray:
                 _OnNode,
                 batch_size=None,
                 fn_constructor_args=([model], *settings),
-                compute=ray.data.ActorPoolStrategy(size=self._actors),
+                compute=ray.data.ActorPoolStrategy(size=self.workers),
                 num_cpus=0,
                 num_gpus=self._gpus,
             )
