@@ -2,12 +2,13 @@
 
     python -m tests.bench.crossvalidation DIR [VARIANT ...] --out runs/folds [--by looks] [--fold K]
 
-DIR holds the X-rays that training/configs/kermany.toml is for. For each variant and fold a network is trained
-by that recipe, but for the size, the epochs and what the variant changes, and measured on the patients of
-that fold, plain and with some changes of tests.bench.robustness. `--by looks` holds out normal films that
-look alike, so that those of a fold differ from all that were trained on, as those of another year may;
-`--by number` holds out patients whose numbers follow one another; `--by series` all normal films of one of
-the two series that their names tell apart, IM and NORMAL2, so that folds 0 and 1 alone have any.
+DIR holds the X-rays that training/configs/kermany.toml is for, and what training.beside has put there. For
+each variant and fold a network is trained by that recipe, but for the size, the epochs and what the variant
+changes, and measured on the patients of that fold, plain and with some changes of tests.bench.robustness.
+`--by looks` holds out normal films that look alike, so that those of a fold differ from all that were trained
+on, as those of another year may; `--by number` holds out patients whose numbers follow one another;
+`--by series` all normal films of one of the two series that their names tell apart, IM and NORMAL2, so that
+folds 0 and 1 alone have any.
 Accuracy is that at thresholds where so many of the ill are found in the other folds. Each figure is the mean
 over the folds, with the standard deviation between them behind it. The epoch that is kept is the best one for
 the patients of the fold. Finished trainings are not done again.
@@ -19,6 +20,7 @@ of the same fold say to the same images without augmentation; they are trained f
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,6 +104,7 @@ SMALL = {"network": COMPACT, "learning_rate": 1e-3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "another seed": {"seed": 1},
+    "children alone": {"data": {"training_list": ""}},
     "no augmentation": {"augment": STILL},
     "no augmentation, another seed": {"augment": STILL, "seed": 1},
     "0.5.0's augmentation": {"augment": AS_IN_0_5_0},
@@ -210,7 +213,7 @@ def main() -> None:
         run: Path = arguments.out / "-".join(map(str, settings))
         taught = [trained(teacher, fold) for teacher in TEACHERS.get(name, ())]
         config = _changed(told.model_copy(update=small), VARIANTS[name])
-        _train(config, table["path"][folds == fold], arguments.data, run, taught)
+        _train(config, table[folds == fold], arguments.data, run, taught)
         return run
 
     print("| variant | AUC Pneumonia | macro AUC | " + " | ".join(ACCURACIES + SHOWN[1:]) + " |")
@@ -235,12 +238,16 @@ def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 
 
 def _train(
-    config: TrainConfig, held_out: "pd.Series[str]", root: Path, run: Path, teachers: Sequence[Path]
+    config: TrainConfig, held_out: pd.DataFrame, root: Path, run: Path, teachers: Sequence[Path]
 ) -> None:
-    held_out_list = run.with_name(f"{run.name}.txt").absolute()
-    held_out_list.write_text("\n".join(held_out))
-    data = config.data.model_copy(update={"validation_list": str(held_out_list)})
-    cache, load = run.parent / f"cache-{config.image.height}", examples.load
+    lists = {"validation_list": run.with_name(f"{run.name}.txt").absolute()}
+    lists["validation_list"].write_text("\n".join(held_out["path"]))
+    if config.data.training_list:  # which has copies of films of those who are held out here
+        beside = pd.read_csv(root / config.data.training_list, dtype=str, keep_default_na=False)
+        lists["training_list"] = run.with_name(f"{run.name}-beside.csv").absolute()
+        beside[~beside["patient"].isin(held_out["patient"])].to_csv(lists["training_list"], index=False)
+    data = config.data.model_copy(update={name: str(path) for name, path in lists.items()})
+    cache, load = run.with_name(f"{run.name}-cache"), examples.load
 
     def taught(*arguments: Any) -> examples.Examples:
         """Targets halfway between the labels and the mean of what the teachers say to the training images."""
@@ -253,7 +260,8 @@ def _train(
 
     with mock.patch.object(examples, "load", taught if teachers else load):
         fit(config.model_copy(update={"data": data}), root, run, cache=cache, report=_tell)
-    if set(pd.read_csv(run / "validation.csv")["path"]) != set(held_out):
+    shutil.rmtree(cache, ignore_errors=True)  # of this fold alone, and large
+    if set(pd.read_csv(run / "validation.csv")["path"]) != set(held_out["path"]):
         sys.exit(f"{run} was trained with other folds; give another --out")
 
 

@@ -4,7 +4,8 @@
 
 DIR holds the X-rays, VALIDATION.csv names those to score (path, Pneumonia, Bacterial, Viral), as a run folder
 or `training split` has it. Changes named "frame" are made to films with and without pneumonia in opposite
-ways, against what the data set's own framing tells of the label. NIH holds ChestX-ray14's layout.
+ways, against what the data set's own framing tells of the label. NIH is the folder that training.beside took
+adults from; those that it left out are scored.
 """
 
 import argparse
@@ -18,6 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
 from chexscore import Classifier, load_image, metrics
+from training.beside import adults
+
+SEEN_AS_PNEUMONIA = ["Infiltration", "Consolidation", "Pneumonia"]
+"""ChestX-ray14's findings that children's films with pneumonia would be given, too."""
 
 MARK, RIM = 13, 5
 """Odd, pixels of 224: what is narrower can be a stroke of a letter; and how far around one is hidden."""
@@ -196,20 +201,22 @@ def main() -> None:
             + ", ".join(f"{label} {s:.3f}" for label, s in zip(labels, scores[0], strict=True))
         )
     if arguments.adults:
-        described = pd.read_csv(next(arguments.adults.glob("Data_Entry_2017*.csv")))
-        paths = {path.name: path for path in arguments.adults.rglob("*.png")}
-        batch = [load_image(str(paths[name]), classifier.spec.image) for name in described["Image Index"]]
-        scores = score(classifier, (Image.fromarray(image[..., 0]) for image in batch))
+        grown = adults(arguments.adults, left_out=True)
+        batch = [load_image(str(arguments.adults / path), classifier.spec.image) for path in grown["path"]]
+        scores = score(classifier, (Image.fromarray(image[..., 0]) for image in batch))[:, 0]
+        found = grown.drop(columns=["path", "patient"]).astype(int)
+        normal = ~found.any(axis=1)
+        ill = found[SEEN_AS_PNEUMONIA].any(axis=1)
         for name, rows in (
-            ("adults without a finding", described["Finding Labels"] == "No Finding"),
-            ("adults with pneumonia", described["Finding Labels"].str.contains("Pneumonia")),
-            (
-                "adults with another finding",
-                ~described["Finding Labels"].str.contains("Pneumonia|No Finding"),
-            ),
+            ("without a finding", normal),
+            (f"with {', '.join(SEEN_AS_PNEUMONIA)}", ill),
+            ("with other findings", ~normal & ~ill),
         ):
-            share = (scores[rows.to_numpy(), 0] >= thresholds[0]).mean()
-            print(f"{name}: {rows.sum()} images, {share:.1%} called {labels[0]}")
+            share = (scores[rows] >= thresholds[0]).mean()
+            print(f"adults {name}: {rows.sum()} images, {share:.1%} called {labels[0]}")
+        truth = np.asarray(ill[ill | normal], dtype=np.float64)
+        auc = metrics.auroc(truth, scores[ill | normal])
+        print(f"adults: AUC {labels[0]} of the second against the first {auc:.3f}")
 
 
 def score(classifier: Classifier, films: Iterator[Image.Image]) -> NDArray[np.float64]:
