@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import TableError, UsageError
-from chexscore.tables import check_csv, read_rows
+from chexscore.tables import MORE_CELLS, check_csv, read_rows
 
 __all__ = [
     "DEFAULT",
@@ -72,7 +72,7 @@ def read_table(source: str) -> pd.DataFrame:
             for line, row in lines:
                 if len(row) not in (0, len(header)):
                     raise TableError(
-                        f"{source}: line {line} has {len(row)} cells, the first line {len(header)}."
+                        f"{source}: line {line} has {len(row)} cells, the header {len(header)}; {MORE_CELLS}."
                     )
                 if row:
                     rows.append(row)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TextIO
 
 from chexscore.errors import TableError, UsageError
-from chexscore.tables import read_rows
+from chexscore.tables import MORE_CELLS, read_rows
 
 __all__ = [
     "Columns",
@@ -169,7 +169,9 @@ def read_predictions(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
             rows = read_rows(file, source)
             _, header = next(rows, (1, []))
             labels = _read_labels(header, source)
-            return labels, [_read_row(row, labels, f"{source}: line {line}") for line, row in rows if row]
+            return labels, [
+                _read_row(row, labels, len(header), f"{source}: line {line}") for line, row in rows if row
+            ]
     except OSError as error:
         raise TableError(f"{source}: the predictions cannot be read: {error.strerror}.") from error
 
@@ -183,9 +185,9 @@ def _read_labels(header: list[str], source: str) -> tuple[str, ...]:
     return labels
 
 
-def _read_row(row: list[str], labels: tuple[str, ...], place: str) -> Prediction:
-    if len(row) < 3 + len(labels):
-        raise TableError(f"{place} has {len(row)} cells, where the header has at least {3 + len(labels)}.")
+def _read_row(row: list[str], labels: tuple[str, ...], width: int, place: str) -> Prediction:
+    if len(row) != width:  # 0,8 for 0.8 would read as a score of 0, and a note
+        raise TableError(f"{place} has {len(row)} cells, the header {width}; {MORE_CELLS}.")
     path, status, *cells = row[: 2 + len(labels)]
     try:
         known = Status(status)

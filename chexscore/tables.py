@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator
 
 from chexscore.errors import TableError
 
-__all__ = ["UTF16", "check_csv", "read_rows"]
+__all__ = ["MORE_CELLS", "UTF16", "check_csv", "read_rows"]
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks that spreadsheets put in front of "Unicode text"."""
 
 LONGEST_HEADER = 2**20
+
+MORE_CELLS = "numbers need decimal points, and cells with a comma in them quotation marks"
+"""What helps where a row has not as many cells as the header."""
 
 
 def check_csv(source: str, what: str) -> None:

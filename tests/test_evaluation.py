@@ -692,7 +692,7 @@ def test_data_and_what_was_evaluated_come_as_json(tmp_path: Path) -> None:
         ("path;Finding\n0.png;1\n", "semicolons"),
         ("path\tFinding\n0.png\t1\n", "tabs"),
         ("path,Finding, Finding\n0.png,1,1\n", "two columns are called 'Finding'"),
-        ("path,Finding\n0.png,1\n1.png,1,\n", "line 3 has 3 cells, the first line 2"),
+        ("path,Finding\n0.png,1\n1.png,1,\n", "line 3 has 3 cells, the header 2; .* quotation marks"),
         ("path,Finding\n0.png,1\n0.png,1\n", "0.png is labelled twice"),
         ("path,patient,Finding\n0.png,p1,1\n1.png,,1\n", "line 3 has no patient"),
         ("path,Finding\n0.png,1\n,\n,\n", "line 3 has no path"),

@@ -90,6 +90,7 @@ def test_a_path_is_never_a_formula_and_still_names_its_file(tmp_path: Path, star
         ("path,status,Bright,note\na.png,ok,0.5,\nb.png,well,0.5,\n", "line 3"),
         ('path,status,Bright,note\n"' + "a" * 200_000 + '",ok,0.5,\n', "field larger than"),
         ("path,status,Bright,note\na.png,ok\n", "line 2"),
+        ("path,status,Bright,note\na.png,ok,0,8,\n", "line 2 has 5 cells, the header 4; .* decimal points"),
         (
             'path,status,Bright,note\na.png,ok,0.5,"cut\nb.png,ok,0.5,\n',
             "unexpected end .* in line 2",
