@@ -66,7 +66,7 @@ def read_table(source: str) -> pd.DataFrame:
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = read_rows(file, source)
-            _, first = next(lines, (1, []))
+            first = next((row for _, row in lines if row), [])
             header = [name.strip() for name in first]
             rows, numbers = [], []
             for line, row in lines:

@@ -41,12 +41,14 @@ def check_csv(source: str, what: str) -> None:
     if header.startswith(UTF16) or b"\0" in header:
         raise TableError(f'{source}: not UTF-8 text; save it as "CSV UTF-8".')
     try:
-        header.decode("utf-8-sig")
+        text = header.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise TableError(f'{source}: its first line is not UTF-8; save it as "CSV UTF-8".') from error
     for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
         if header.count(separator) > header.count(b","):
             raise TableError(f"{source}: its cells are separated by {name}; save it with commas.")
+    if text.startswith("sep="):
+        raise TableError(f"{source}: its first line, {text.strip()}, is for Excel alone; delete it.")
 
 
 def read_rows(lines: Iterable[str], source: str) -> Iterator[tuple[int, list[str]]]:

@@ -683,6 +683,8 @@ def test_data_and_what_was_evaluated_come_as_json(tmp_path: Path) -> None:
         ("path,Finding\n0.png,-1\n1.png,\n", "no label is known of the 2 images, .* --uncertain or --blank"),
         ("path,Finding\n0.png,1\n\n1.png,yes\n", "column Finding, line 4: 'yes'"),
         ("path,patient,Finding\n\n0.png,p1,1\n1.png,,1\n", "line 4 has no patient"),
+        ("\n\npath,patient,Finding\n0.png,p1,1\n1.png,,1\n", "line 5 has no patient"),
+        ("sep=,\npath,Finding\n0.png,1\n", r"first line, sep=,, is for Excel alone; delete it"),
         ("file,Finding\n0.png,1\n", "no column path"),
         ("path,Finding\n", "no rows"),
         ("path,Finding\nelsewhere.png,1\n", "names no scored image; .* cut the first folders"),
