@@ -127,6 +127,9 @@ def test_a_constant_guess_stands_beside_the_model(tmp_path: Path) -> None:
     assert result.guess.get("auc", "micro").value > 0.75
     assert result.everyone.get("auc", "micro").value < 0.6
     assert result.guess.get("auc", "macro").value == pytest.approx(0.5)
+    assert {point for _, at, point in (name.partition("@") for name in result.guess.measures) if at} == {
+        "0.5"
+    }  # not at "default", which is another threshold for the model
     assert result.guess.get("accuracy@0.5", "micro").value == pytest.approx(
         np.maximum(guess, 1 - guess)[known].mean()
     )

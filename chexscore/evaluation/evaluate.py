@@ -279,12 +279,12 @@ def _chosen_for(points: Mapping[str, float]) -> str:
 
 
 def _guess(cases: Cases) -> Group:
-    """What is reached by giving every case the share of positives of each label."""
+    """What is reached by giving every case the share of positives of each label; it has no point but 0.5."""
     known = ~np.isnan(cases.labels)
     with np.errstate(invalid="ignore"):
         share = np.where(known, cases.labels, 0).sum(axis=0) / known.sum(axis=0)
     drawn = _Drawn(cases)
     everyone = np.ones(len(cases.labels), dtype=bool)
-    drawn.add("guess", everyone, np.broadcast_to(share, cases.labels.shape), _by_name({}, cases.names))
+    drawn.add("guess", everyone, np.broadcast_to(share, cases.labels.shape), {HALF: [0.5] * len(share)})
     drawn.bootstrap(0)
     return drawn.group("guess")
