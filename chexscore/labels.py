@@ -40,9 +40,9 @@ def read_policies(words: Sequence[str]) -> dict[str, Policy]:
     """
     named: dict[str, Policy] = {}
     for word in words:
-        label, _, wanted = word.rpartition("=")
+        label, equals, wanted = word.rpartition("=")
         policy = next((policy for policy in get_args(Policy) if policy == wanted), None)
-        if policy is None:
+        if policy is None or (equals and not label):
             raise UsageError(f"{word} is none of {', '.join(get_args(Policy))}, nor LABEL= and one of them.")
         if (label or DEFAULT) in named:
             raise UsageError(f"{word} contradicts, or repeats, what was said before it of the same labels.")
