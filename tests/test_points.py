@@ -23,7 +23,8 @@ def test_points_come_from_the_record_in_either_form(tmp_path: Path) -> None:
     for content, why in (
         ("[]", "it does not say which model it was"),
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        ("{}", "its thresholds are missing, or no numbers"),
+        ("{}", "its thresholds are missing, or not in 0..1"),
+        ('{"thresholds": {"A": NaN}}', "its thresholds are missing, or not in 0..1"),
         ('{"thresholds": 1}', "its thresholds are missing"),
         ('{"thresholds": {"A": 0.5}, "operating_points": {"A": 0.5}}', "its thresholds are missing"),
         ('{"model": "m"}', "it does not say which model it was"),

@@ -123,7 +123,7 @@ def _recorded_points(record: dict[str, Any] | None, source: str, without: str) -
     try:
         return _from_default(record["thresholds"], record.get("operating_points", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_record(source, "its thresholds are missing, or no numbers", without) from error
+        raise _no_record(source, "its thresholds are missing, or not in 0..1", without) from error
 
 
 def _no_record(source: str, why: str, without: str) -> TableError:
@@ -133,7 +133,14 @@ def _no_record(source: str, why: str, without: str) -> TableError:
 def _from_default(thresholds: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> Points:
     """The points of each label, its default threshold in front."""
     return {
-        str(label): {DEFAULT: float(threshold)}
-        | {str(name): float(value) for name, value in named.get(label, {}).items() if name != DEFAULT}
+        str(label): {DEFAULT: _threshold(threshold)}
+        | {str(name): _threshold(value) for name, value in named.get(label, {}).items() if name != DEFAULT}
         for label, threshold in thresholds.items()
     }
+
+
+def _threshold(value: Any) -> float:
+    threshold = float(value)
+    if not 0 <= threshold <= 1:  # JSON of Python may have NaN
+        raise ValueError(f"the threshold {value} lies outside 0..1")
+    return threshold
