@@ -365,7 +365,8 @@ def evaluate(
     from chexscore.labels import read_policies
 
     _freeze_imports()
-    _check_paths(inputs)
+    named = (*inputs, labels, output, report, model, keep, against)
+    _check_paths([path for path in named if path is not None])
     if 0 < resamples < FEWEST_RESAMPLES:
         raise UsageError(
             f"--resamples {resamples}: too few to tell how wide an interval is; give {FEWEST_RESAMPLES} or "

@@ -691,10 +691,16 @@ def test_eval_goes_on_with_what_a_stopped_one_has_kept(
     assert "2 images found: 2 scored, 0 not" in evaluated("--overwrite")[1]
 
 
-def test_eval_of_something_else_exits_1(tmp_path: Path) -> None:
+def test_eval_of_something_else_says_so(tmp_path: Path) -> None:
     done = chexscore("eval", tmp_path / "none.csv", "--labels", tmp_path / "none.csv")
     assert done.returncode == 1
     assert "none.csv: the predictions cannot be read" in done.stderr
+    done = chexscore("eval", "out.csv", "--labels", "")
+    assert done.returncode == 2
+    assert "an empty path is named" in done.stderr
+    done = chexscore("eval", "out.csv", "--labels", "labels.csv", "--against", "other.parquet")
+    assert done.returncode == 2
+    assert "other.parquet: predictions are evaluated as CSV" in done.stderr
 
 
 def test_info_shows_what_the_model_says(model: Path) -> None:

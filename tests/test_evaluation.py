@@ -728,10 +728,10 @@ def test_labels_that_cannot_be_used_are_refused(
         (b"path,status,A,A,note\n0.png,ok,1,1,\n", "two columns are called 'A'"),
         (
             b"path,status,A,note\n0.png,unreadable,,empty\n",
-            "none of its 1 images has a score, .* because: empty",
+            "has 1 image, and no score, .* because: empty",
         ),
-        (b"path,status,A,note\n", "none of its 0 images has a score"),
-        (b"path,status,macro,note\n0.png,ok,1,\n", "a label of the model is called macro"),
+        (b"path,status,A,note\n", "has 0 images, and no score"),
+        (b"path,status,macro,note\n0.png,ok,1,\n", r"out\.csv: a label of the model is called macro"),
     ],
 )
 def test_predictions_that_cannot_be_used_are_refused(tmp_path: Path, content: bytes, said: str) -> None:

@@ -128,7 +128,7 @@ def join_cases(
     """As `read_cases`, for predictions `rows` of the labels `names`, which errors say to be in `source`."""
     if taken := {MACRO, MICRO} & set(names):
         raise TableError(
-            f"a label of the model is called {min(taken)}, as a mean is here; rename its column."
+            f"{source}: a label of the model is called {min(taken)}, as a mean is here; rename its column."
         )
     table = read_labels(labels)
     shared = tuple(name for name in names if name in table.cells)
@@ -194,7 +194,7 @@ def join_cases(
     )
     if protocol.strict and cases.left_over:
         what = "; ".join(counted(number, what) for what, number in cases.left_over.items())
-        raise TableError(f"{what}: --strict allows nothing to be left over.")
+        raise TableError(f"{source} and {labels}: {what}; --strict allows nothing to be left over.")
     return _by_study(cases, protocol) if protocol.by == "study" else cases
 
 
@@ -203,7 +203,7 @@ def _read(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
     names, rows = read_predictions(source)
     if not any(row.status is Status.OK for row in rows):
         why = f", the first because: {rows[0].note or rows[0].status}" if rows else ""
-        raise TableError(f"{source}: none of its {len(rows):,} images has a score{why}.")
+        raise TableError(f"{source}: has {counted(len(rows), 'images')}, and no score{why}.")
     return names, rows
 
 

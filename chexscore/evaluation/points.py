@@ -31,10 +31,7 @@ def are_predictions(inputs: Sequence[str]) -> bool:
         UsageError: a CSV of predictions among other inputs, or predictions in a format that is not read back.
     """
     for source in inputs:
-        if source.lower().endswith((".jsonl", ".parquet")):
-            raise UsageError(
-                f"{source}: predictions are evaluated as CSV; give predict an output such as out.csv."
-            )
+        _check_format(source)
     found = [source for source in inputs if _is_table(source)]
     if found and len(inputs) > 1:
         raise UsageError(
@@ -42,6 +39,14 @@ def are_predictions(inputs: Sequence[str]) -> bool:
             "either alone. --against compares with another CSV."
         )
     return bool(found)
+
+
+def _check_format(source: str) -> None:
+    """Raises a UsageError for predictions in a format that is not read back."""
+    if source.lower().endswith((".jsonl", ".parquet")):
+        raise UsageError(
+            f"{source}: predictions are evaluated as CSV; give predict an output such as out.csv."
+        )
 
 
 def _is_table(source: str) -> bool:
@@ -68,10 +73,12 @@ def points_and_model(
         without: what to do once a record that cannot be used is gone, for the error.
 
     Raises:
+        UsageError: the predictions are in a format that is not read back.
         TableError: there is a record, and it cannot be read.
         ModelError: the model cannot be used, it is another one than the record names, or it has not got all
             labels of the predictions.
     """
+    _check_format(predictions)
     source = _record_of(predictions)
     record = _read_record(source, without)
     about = {key: str(value) for key, value in (record or {}).get("model", {}).items()}
