@@ -59,7 +59,7 @@ def test_plain_tables_may_have_patients_and_studies(tmp_path: Path) -> None:
     assert table.patients == ["7", "8"]
     assert table.studies == ["7/1.2", "8/1.2"]
     assert table.labels == ("Edema",)  # a column that is blank everywhere says nothing
-    table = read(tmp_path, "path,Edema\na.png,1\n")
+    table = read(tmp_path, "PATH,Edema\na.png,1\n")
     assert table.patients is None
     assert table.studies is None
     assert np.isnan(read(tmp_path, "path,Edema\na.png,\n").targets(["Edema"], uncertain=IGNORE, blank=IGNORE))

@@ -126,7 +126,7 @@ def read_labels(source: str) -> LabelTable:
     cells = read_table(source)
     if {NIH_IMAGE, NIH_FINDINGS} <= set(cells.columns):
         return _from_nih(cells, source)
-    column = next((name for name in ("path", "Path") if name in cells), None)
+    column = find_column(list(map(str, cells)), "path")
     if column is None:
         raise TableError(f"{source}: no column path; it has {', '.join(cells.columns)}.")
     patient, study = _find(cells, PATIENT_COLUMNS), _find(cells, STUDY_COLUMNS)
