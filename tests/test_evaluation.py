@@ -761,7 +761,8 @@ def test_models_whose_points_are_known_on_one_side_alone_are_not_compared_there(
 ) -> None:
     lines = [f"{row}.png,{finding}\n" for row, finding in enumerate(FINDING)]
     labels, points = label_csv(tmp_path, "path,Finding\n" + "".join(lines)), {"Finding": {"default": 0.75}}
-    for ours, theirs in ((points, {}), ({}, points)):
+    of_another_name = {"Found": {"default": 0.75}}
+    for ours, theirs in ((points, {}), ({}, points), (points, of_another_name)):
         evaluated = evaluate(predictions, labels, ours, QUICK, against=predictions, other_points=theirs)
         table = to_csv(evaluated).splitlines()
         of_difference = [line for line in table if f"all minus {predictions}" in line]

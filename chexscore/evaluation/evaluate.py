@@ -53,8 +53,8 @@ def evaluate(
         points: label -> name -> threshold, the default first; 0.5 is measured at too.
         protocol: how; see there.
         against: CSV of predictions of another model for the same images.
-        other_points: those of the other model. Where those of one side alone are known, there is no
-            difference at the default: 0.5 stands in for it on the other side.
+        other_points: those of the other model. Where those of one side alone are known for some label, there
+            is no difference at the default: 0.5 stands in for it on the other side.
 
     Raises:
         TableError: a file cannot be used, or they have nothing in common; see `read_cases`.
@@ -79,7 +79,8 @@ def evaluate(
         drawn.add(OTHER, everyone, cases.others, theirs)
     drawn.bootstrap(protocol.resamples)
     difference = drawn.difference(ALL, OTHER, f"all minus {against}") if against is not None else None
-    if difference is not None and bool(points) != bool(other_points):
+    one_sided = any(bool(points.get(name)) != bool((other_points or {}).get(name)) for name in cases.names)
+    if difference is not None and one_sided:
         kept = {name: each for name, each in difference.measures.items() if not name.endswith(f"@{DEFAULT}")}
         difference = replace(difference, measures=kept)
     return Evaluation(

@@ -256,8 +256,8 @@ def _of_other(evaluation: Evaluation, against: str, model: Mapping[str, str]) ->
         and f"accuracy@{DEFAULT_POINT}" not in evaluation.difference.measures
     ):
         found["at the default"] = (
-            "not compared, for the operating points of one model alone are known; the record (.run.json) "
-            "beside predictions has them"
+            "not compared, for the operating points of some label are known of one model alone; the record "
+            "(.run.json) beside predictions has them"
         )
     apart = [
         point
