@@ -161,9 +161,10 @@ class Store:
         return None if row is None else _fingerprint(row)
 
     def earlier(self, path: str) -> tuple[Prediction, Fingerprint] | None:
-        """The scores that an earlier run found for the file at this path, and what it was like then.
+        """The scores that were found for the file at this path, and what it was like then.
 
-        Failures are not handed out: what made an image fail may be gone although the file is the same.
+        By an earlier run or, for a path that is named twice, by this one. Failures are not handed out: what
+        made an image fail may be gone although the file is the same.
         """
         row = self._earlier(path)
         if row is None:
@@ -176,7 +177,7 @@ class Store:
             return None
         with self._guarded():
             row = self._database.execute(
-                "SELECT * FROM rows WHERE path = ? AND run < ? AND status = ? "
+                "SELECT * FROM rows WHERE path = ? AND run <= ? AND status = ? "
                 "ORDER BY run DESC, position DESC LIMIT 1",
                 (os.fsencode(path), self._run, Status.OK.value),
             ).fetchone()

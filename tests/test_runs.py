@@ -253,6 +253,19 @@ def test_a_young_file_keeps_its_row_until_it_is_old_enough(
     assert output.read_bytes() == (tmp_path / "afresh.csv").read_bytes()
 
 
+def test_an_image_that_is_named_twice_keeps_both_rows(
+    classifier: Classifier, images: Path, tmp_path: Path, flat: Flat
+) -> None:
+    output, inputs = tmp_path / "out.csv", [str(images / "003.png"), str(images / "003.png")]
+    run(inputs, str(output), classifier)
+    whole = output.read_bytes()
+    assert run(inputs, str(output), classifier, RESUME).unchanged == 2
+    flat("images/003.png", 99)
+    record = run(inputs, str(output), classifier, Options(resume=True, min_age=3600))
+    assert (record.unchanged, record.waiting) == (2, 2)
+    assert output.read_bytes() == whole
+
+
 def test_files_from_a_clock_that_is_ahead_are_young(
     classifier: Classifier, images: Path, tmp_path: Path
 ) -> None:
