@@ -38,10 +38,11 @@ def find_images(
 
     A path that is given itself is always yielded, whatever its name and whether or not it exists: loading it
     tells. In directories, entries come sorted by name and directories are descended into where they stand.
-    Symbolic links are followed, except to a directory that this walk comes to without them, or has been in:
-    "today", which points to another day tomorrow, is no second name of its images. What cannot be looked at
-    (a directory that cannot be listed, a link to nowhere, a file that vanished or may not be read and could
-    be an image) is yielded itself, so that it shows as a failure rather than as nothing.
+    Symbolic links are followed, but behind them no directory is entered that this walk comes to without them,
+    or has been in: neither "today", which points to another day tomorrow, nor a link to a folder above is a
+    second name of the images here. What cannot be looked at (a directory that cannot be listed, a link to
+    nowhere, a file that vanished or may not be read and could be an image) is yielded itself, so that it
+    shows as a failure rather than as nothing.
 
     Args:
         paths: a file or directory, or several.
@@ -153,27 +154,29 @@ def _decoded(paths: list[bytes], separator: bytes) -> Iterator[str]:
 
 def _walk(top: str, ignored: Callable[[str], object], stop: Stop) -> Iterator[str]:
     visited: set[tuple[int, int]] = set()
-    levels: list[tuple[str, Iterator[tuple[str, bool]]]] = []  # trees can be deeper than Python's own stack
+    # A directory, whether a link led there, and what is left of it; trees can be deeper than Python's stack.
+    levels: list[tuple[str, bool, Iterator[tuple[str, bool]]]] = []
     entering: str | None = top
+    linked = False
     while (entering is not None or levels) and not stop.asked():
         if entering is not None:
             entries = _enter(entering, visited)
             if entries is None:
                 yield _posix(entering)
             else:
-                levels.append((entering, entries))
+                levels.append((entering, linked, entries))
             entering = None
             continue
-        directory, rest = levels[-1]
+        directory, linked, rest = levels[-1]
         entry = next(rest, None)
         if entry is None:
             levels.pop()
             continue
         name, is_file = entry
         path = os.path.join(directory, name)
-        match _kind(path, name, is_file, visited, top):
+        match _kind(path, name, is_file, visited, top, linked):
             case "directory":
-                entering = path
+                entering, linked = path, linked or os.path.islink(path)
             case "image":
                 yield _posix(path)
             case "ignored":
@@ -211,6 +214,7 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
     is_file: bool,  # noqa: FBT001, as the directory says
     visited: set[tuple[int, int]],
     top: str,
+    linked: bool,  # noqa: FBT001, whether a link led to its directory
 ) -> Literal["directory", "image", "ignored", "visited"]:
     suffix, by_name = os.path.splitext(name)[1].lower(), is_image_by_name(name)
     if is_hidden(name):
@@ -220,7 +224,7 @@ def _kind(  # noqa: PLR0911, one line for each kind of thing
     except OSError:  # gone, a link to nowhere, a dead mount: anything but a file of another kind may matter
         return "ignored" if is_file and not _may_be_image(suffix) else "image"
     if stat.S_ISDIR(status.st_mode):
-        if os.path.islink(path):
+        if linked or os.path.islink(path):
             been = (status.st_dev, status.st_ino) in visited
             return "visited" if been or _is_walked(os.path.realpath(path), top) else "directory"
         return "directory"

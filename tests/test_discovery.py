@@ -82,6 +82,19 @@ def test_loops_of_links_end_and_no_link_leads_to_where_the_walk_has_been(tmp_pat
     assert list(find_images(tmp_path)) == [f"{tmp_path}/{name}" for name in ("a/b/c.png", "outside/d.png")]
 
 
+def test_a_link_out_of_the_folder_leads_to_no_image_twice(tmp_path: Path) -> None:
+    touch(tmp_path, "day/a.png", "day/sub/b.png", "other/c.png", "outside/week/d.png")
+    (tmp_path / "day" / "above").symlink_to(tmp_path)
+    (tmp_path / "day" / "in").symlink_to(tmp_path / "outside" / "week")
+    (tmp_path / "day" / "on").symlink_to(tmp_path / "outside")
+    expected = [f"{tmp_path}/day/{name}" for name in ("a.png", "above/other/c.png", "sub/b.png")]
+    expected.insert(2, f"{tmp_path}/day/above/outside/week/d.png")
+    assert list(find_images(tmp_path / "day")) == expected
+    (tmp_path / "day" / "above").unlink()
+    expected[1:3] = [f"{tmp_path}/day/in/d.png"]
+    assert list(find_images(tmp_path / "day")) == expected
+
+
 def test_what_cannot_be_looked_at_is_not_lost(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "sub/b.png", "other/c.png", "notes.txt", "sub/1.2.840.7")
     (tmp_path / "mount").symlink_to(tmp_path / "nowhere")
