@@ -159,7 +159,8 @@ def exit_on_error(program: str, stopped: str) -> Iterator[None]:
             raise
         _end(f"{program}: error: {error}", error.exit_code)
     except OSError as error:  # a full disk, a folder that is not ours
-        _end(f"{program}: error: {' '.join(filter(None, (str(error.filename or ''), error.strerror)))}.", 1)
+        told = filter(None, (str(error.filename or ""), error.strerror or str(error)))
+        _end(f"{program}: error: {' '.join(told)}.", 1)
 
 
 def _stopped_with(error: BaseException | None) -> int:

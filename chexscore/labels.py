@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from chexscore.errors import TableError, UsageError
-from chexscore.tables import MORE_CELLS, check_csv, read_rows
+from chexscore.tables import check_cells, check_csv, read_rows
 
 __all__ = [
     "DEFAULT",
@@ -70,11 +70,8 @@ def read_table(source: str) -> pd.DataFrame:
             header = [name.strip() for name in first]
             rows, numbers = [], []
             for line, row in lines:
-                if len(row) not in (0, len(header)):
-                    raise TableError(
-                        f"{source}: line {line} has {len(row)} cells, the header {len(header)}; {MORE_CELLS}."
-                    )
                 if row:
+                    check_cells(row, len(header), f"{source}: line {line}")
                     rows.append(row)
                     numbers.append(line - 2)
     except OSError as error:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TextIO
 
 from chexscore.errors import TableError, UsageError
-from chexscore.tables import MORE_CELLS, read_rows
+from chexscore.tables import check_cells, read_rows
 
 __all__ = [
     "Columns",
@@ -167,7 +167,7 @@ def read_predictions(source: str) -> tuple[tuple[str, ...], list[Prediction]]:
     try:
         with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = read_rows(file, source)
-            _, header = next(rows, (1, []))
+            header = next((row for _, row in rows if row), [])
             labels = _read_labels(header, source)
             return labels, [
                 _read_row(row, labels, len(header), f"{source}: line {line}") for line, row in rows if row
@@ -186,8 +186,7 @@ def _read_labels(header: list[str], source: str) -> tuple[str, ...]:
 
 
 def _read_row(row: list[str], labels: tuple[str, ...], width: int, place: str) -> Prediction:
-    if len(row) != width:  # 0,8 for 0.8 would read as a score of 0, and a note
-        raise TableError(f"{place} has {len(row)} cells, the header {width}; {MORE_CELLS}.")
+    check_cells(row, width, place)  # 0,8 for 0.8 would read as a score of 0, and a note
     path, status, *cells = row[: 2 + len(labels)]
     try:
         known = Status(status)

@@ -156,7 +156,7 @@ class Store:
         return self._next
 
     def fingerprint(self, path: str) -> Fingerprint | None:
-        """What the file at this path was like when an earlier run scored it; None if none did."""
+        """What the file at this path was like when a run, this one too, scored it; None if none did."""
         row = self._earlier(path)
         return None if row is None else _fingerprint(row)
 

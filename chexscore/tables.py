@@ -7,15 +7,12 @@ from collections.abc import Iterable, Iterator
 
 from chexscore.errors import TableError
 
-__all__ = ["MORE_CELLS", "UTF16", "check_csv", "read_rows"]
+__all__ = ["UTF16", "check_cells", "check_csv", "read_rows"]
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks that spreadsheets put in front of "Unicode text"."""
 
 LONGEST_HEADER = 2**20
-
-MORE_CELLS = "numbers need decimal points, and cells with a comma in them quotation marks"
-"""What helps where a row has not as many cells as the header."""
 
 
 def check_csv(source: str, what: str) -> None:
@@ -49,6 +46,14 @@ def check_csv(source: str, what: str) -> None:
             raise TableError(f"{source}: its cells are separated by {name}; save it with commas.")
     if text.startswith("sep="):
         raise TableError(f"{source}: its first line, {text.strip()}, is for Excel alone; delete it.")
+
+
+def check_cells(row: list[str], width: int, place: str) -> None:
+    """Raises a TableError, with the place in front, if a row has not as many cells as the header."""
+    if len(row) == width:
+        return
+    helps = "; numbers need decimal points, and cells with a comma in them quotation marks"
+    raise TableError(f"{place} has {len(row)} cells, the header {width}{helps if len(row) > width else ''}.")
 
 
 def read_rows(lines: Iterable[str], source: str) -> Iterator[tuple[int, list[str]]]:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from chexscore.errors import TableError
 from tests.phantoms import draw, write_dataset
-from training.beside import RECIPE, adults, main
+from training.beside import RECIPE, adults, main, write
 from training.config import TrainConfig
 from training.findings import NIH_FINDINGS
 from training.splits import divide
@@ -77,7 +77,32 @@ def test_the_same_copies_are_drawn_again(children: Path, nih: Path, monkeypatch:
     first = (children / "beside.csv").read_bytes()
     main([str(children), str(nih)])
     assert (children / "beside.csv").read_bytes() == first
-    assert np.sum([b"/p0" in line for line in first.splitlines()]) == 5
+    table, sides = divide(children, DATA.model_copy(update={"training_list": ""}))
+    small = {path for path in pd.read_csv(children / "beside.csv")["path"] if "adult" not in path}
+    assert len(small) == 5
+    assert small < set("beside/" + table["path"][sides == "training"])
+
+
+def test_no_film_is_overwritten_by_a_copy(children: Path, nih: Path) -> None:
+    table, sides = divide(children, DATA.model_copy(update={"training_list": ""}))
+    for path in (str(children / "away.png"), "../away.png"):
+        renamed = table["path"].where(sides == "validation", path).drop_duplicates()
+        table.loc[renamed.index].assign(path=renamed).to_csv(children / "labels.csv", index=False)
+        with pytest.raises(TableError, match="leads out of it"):
+            write(children, nih, DATA)
+    assert not (children.parent / "away.png").exists()
+    assert not (children / "beside.csv").exists()
+
+
+def test_a_film_that_cannot_be_read_is_named(
+    children: Path, nih: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nih / "images" / "adult1.png").write_bytes(b"no film")
+    with pytest.raises(SystemExit) as ended:
+        main([str(children), str(nih)])
+    said = capsys.readouterr().err
+    assert (ended.value.code, "adult1.png" in said) == (1, True), said
+    assert not (children / "beside.csv").exists(), "or half of it would be trained on"
 
 
 def test_a_folder_without_adults_is_told(children: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from chexscore import Classifier, Status, find_images, runs
+from chexscore import Classifier, Status, find_images, load_image, runs
 from chexscore.classifier import BUNDLED_MODEL
 from chexscore.evaluation.cases import Protocol
 from chexscore.evaluation.evaluate import evaluate
@@ -74,6 +75,7 @@ CARD_ROW = re.compile(
 
 def test_the_bundled_model_does_what_its_card_says(xrays: Path, tmp_path: Path) -> None:
     """By the card's own steps: the split of the recipe, predict and eval."""
+    from training.beside import adults
     from training.config import TrainConfig
     from training.splits import divide, write
 
@@ -96,3 +98,9 @@ def test_the_bundled_model_does_what_its_card_says(xrays: Path, tmp_path: Path) 
         found = [everyone.get(f"{measure}@default", label) for measure in ("sensitivity", "specificity")]
         measured = [auc.value, auc.low, auc.high, *(each.value for each in found)]
         assert [float(each) for each in figures] == pytest.approx(measured, abs=0.0006)
+
+    grown = adults(xrays / "nih64", left_out=True)["path"]
+    pixels = np.stack([load_image(str(xrays / "nih64" / path), classifier.spec.image) for path in grown])
+    scores = classifier.score(pixels)[:, 0]
+    assert scores.max() < classifier.spec.thresholds[0], "it calls one of the adults ill"
+    assert np.mean((scores > 0.505) & (scores < 0.605)) > 0.9, "nine in ten score between .51 and .60"

@@ -5,9 +5,10 @@
 DIR holds the X-rays of children that configs/kermany.toml is for; NIH a sample of ChestX-ray14 at 64 x 64
 pixels. DIR gets a folder and a table, beside/ and beside.csv, which the recipe names as its training list:
 
-- films of adults, two patients in three, so that the others stay for a test, with every label uncertain: what
-  the recipe takes that for is as often ill as adults' films there are, whatever they look like;
-- films of children who are not held out, at that size, so that it does not tell the grown-up.
+- films of adults, two patients in three, so that the others stay for a test, with every label uncertain (-1):
+  the recipe draws their targets around the share of them that is ill, so that a grown-up chest speaks neither
+  for disease nor against it;
+- 500 films of children who are not held out, at that size, so that it gives no adult away.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from chexscore.errors import TableError, exit_on_error
+from chexscore.outputs import replacing
 from training.config import DataConfig, TrainConfig
 from training.datasets import read_table
 from training.splits import divide
@@ -65,7 +67,8 @@ def write(data: Path, nih: Path, recipe: DataConfig) -> None:
         recipe: the labels, and who is held out; its training list is what this writes.
 
     Raises:
-        TableError: a table cannot be used.
+        TableError: a table cannot be used, or a path in it leads out of its folder, or to another's copy.
+        OutputError, OSError: a film cannot be read, the disk is full, or the folder is not ours.
     """
     grown = adults(nih, left_out=False)
     uncertain = grown.assign(**dict.fromkeys(recipe.labels, UNCERTAIN))
@@ -73,16 +76,20 @@ def write(data: Path, nih: Path, recipe: DataConfig) -> None:
     trained = np.flatnonzero(sides == "training")
     small = table.iloc[np.sort(np.random.default_rng(recipe.split_seed).permutation(trained)[:COPIES])]
 
-    lines = []
+    lines, copies = [], set()
     for root, rows in ((nih, uncertain), (data, small)):
         for row in rows.to_dict("records"):
             path = Path("beside", row["path"]).with_suffix(".png")
+            if path.parts[0] != "beside" or ".." in path.parts or path in copies:  # whose film would go?
+                raise TableError(f"{root}: {row['path']} leads out of it, or differs in its suffix alone.")
+            copies.add(path)
             (data / path).parent.mkdir(parents=True, exist_ok=True)
             with Image.open(root / row["path"]) as film:
                 film.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).save(data / path)
             lines.append({**row, "path": path.as_posix()})
     columns = ["path", "patient", *recipe.labels]
-    pd.DataFrame(lines)[columns].to_csv(data / recipe.training_list, index=False)
+    with replacing(str(data / recipe.training_list)) as file:
+        file.write(pd.DataFrame(lines)[columns].to_csv(index=False).encode())
 
 
 if __name__ == "__main__":

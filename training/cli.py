@@ -54,7 +54,7 @@ def split(
 ) -> None:
     """Write training.csv, validation.csv and, with a test list, test.csv, as fit would, without training.
 
-    For example: python -m training split training/configs/kermany.toml --data kermany224 --out runs/split
+    For example: python -m training split training/configs/nih.toml --data nih --out runs/split
     """
     from training.splits import SIDES, divide, write  # noqa: PLC0415, pandas takes a second to import
 
@@ -75,7 +75,7 @@ def prepare(
 ) -> None:
     """Decode every image once into a flat array on disk. A second call does nothing.
 
-    For example: python -m training prepare training/configs/kermany.toml --data kermany224 --out runs/pixels
+    For example: python -m training prepare training/configs/nih.toml --data nih --out runs/pixels
     """
     from training.prepare import prepare as run  # noqa: PLC0415, as above
     from training.splits import divide  # noqa: PLC0415
@@ -102,7 +102,7 @@ def fit(
 ) -> None:
     """Train, or continue a run that was stopped; OUT is then complete with plots and measures.
 
-    For example: python -m training fit training/configs/kermany.toml --data kermany224 --out runs/kermany
+    For example: python -m training fit training/configs/nih.toml --data nih --out runs/nih
     """
     config = TrainConfig.from_toml(recipe)
     if seed is not None:

@@ -172,7 +172,7 @@ def _listed(
     """
     source = root / name
     left_out = read_paths(root, data) if data.only else set[str]()  # by the recipe, and stays so
-    if source.suffix == ".csv":
+    if source.suffix == ".csv" and source.exists():
         frame = labels.read_table(str(source))
         column = next((key for key in ("path", PATH_COLUMNS[data.layout]) if key in frame), None)
         if column is None:

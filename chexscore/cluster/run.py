@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain, islice
@@ -37,6 +37,7 @@ LOOKED_AT = 1000
 """Inputs at the start, of which one has to be there."""
 
 NONE_OF_FIRST = f"none of the first {LOOKED_AT} inputs is there"
+NONE_LEFT = f"none of the first {LOOKED_AT} inputs is there, nor of the first {LOOKED_AT} left to score"
 
 
 class Engine(Protocol):
@@ -99,8 +100,11 @@ def run(
         if stop.asked():
             return record
         if earlier and spans:  # what was there when the list was taken may not be there tonight
-            looked_at = {0, spans[0][0] // listing.images_a_part}
-            _check_some_are_there(folder, [path for part in looked_at for path in read_paths(folder, part)])
+            first, left = read_paths(folder, 0), _left(folder, listing, spans, stop)
+            looked_at = chain(first[:LOOKED_AT], islice(left, LOOKED_AT))
+            _check_some_are_there(folder, looked_at, NONE_LEFT)
+            if stop.asked():
+                return record
         record.found, record.ignored = listing.found, listing.ignored
         record.unchanged = listing.found - sum(end - begin for begin, end in spans)
         job = Job(
@@ -275,7 +279,8 @@ def _take_list(folder: Folder, inputs: Inputs, settings: Mapping[str, str], stop
     first = list(islice(inputs.images, LOOKED_AT))
     if stop.asked():
         return None
-    _check_some_are_there(folder, first)
+    what = NONE_OF_FIRST if len(first) == LOOKED_AT else "no image found"
+    _check_some_are_there(folder, first, what)
     clear(folder)
     listing = take_list(folder, chain(first, inputs.images), inputs, settings)
     if stop.asked():
@@ -284,11 +289,20 @@ def _take_list(folder: Folder, inputs: Inputs, settings: Mapping[str, str], stop
     return listing
 
 
-def _check_some_are_there(folder: Folder, paths: Sequence[str]) -> None:
+def _left(folder: Folder, listing: Listing, spans: Iterable[tuple[int, int]], stop: Stop) -> Iterator[str]:
+    """The paths that are left to score; an end of them where a stop is asked for."""
+    for begin, end in spans:
+        for part in range(begin // listing.images_a_part, (end - 1) // listing.images_a_part + 1):
+            if stop.asked():
+                return
+            start, _ = listing.span(part)
+            yield from read_paths(folder, part)[max(begin - start, 0) : end - start]
+
+
+def _check_some_are_there(folder: Folder, paths: Iterable[str], none: str) -> None:
     unclear = not names_in(folder)  # a row will say why, but not in place of those of an earlier run
     if not any(is_there(path, unclear=unclear) for path in paths):
-        what = NONE_OF_FIRST if len(paths) >= LOOKED_AT else "no image found"
-        raise NoImageError(f"{what}; {folder.name} is left as it was.")
+        raise NoImageError(f"{none}; {folder.name} is left as it was.")
 
 
 def merge(source: str, output: str, *, overwrite: bool = False) -> None:

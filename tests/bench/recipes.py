@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     told = TrainConfig.from_toml(arguments.table)
-    data = told.data.model_copy(update={"validation": arguments.validation})
+    data = told.data.model_copy(update={"validation": arguments.validation, "training_list": ""})
     image = told.image.model_copy(update={"height": arguments.size, "width": arguments.size})
     found = []
     for recipe in arguments.recipes:
