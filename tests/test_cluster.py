@@ -300,6 +300,23 @@ def test_an_archive_that_is_not_there_costs_nothing(engine: Alone, images: Path,
         run([str(images)], str(out), engine, Options(min_age=9, overwrite=True))
 
 
+@pytest.mark.parametrize("options", [Options(overwrite=True), RESUME], ids=["overwrite", "resume"])
+def test_a_stop_while_the_archive_is_looked_for_costs_nothing(
+    engine: Alone, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Options
+) -> None:
+    out, begun, stop = tmp_path / "out", Stop(), Stop()
+    run([str(images)], str(out), engine, Options(), stop=begun, watch=stop_after(10, begun))
+    before = contents(out)
+
+    def is_there(_: str, **__: object) -> bool:
+        stop.reason = "SIGTERM"
+        return False
+
+    monkeypatch.setattr("chexscore.cluster.run.is_there", is_there)
+    run([str(images)], str(out), engine, options, stop=stop)
+    assert contents(out) == before
+
+
 def test_a_run_that_goes_on_takes_no_archive_that_is_away_for_missing_images(
     engine: Alone, images: Path, tmp_path: Path
 ) -> None:

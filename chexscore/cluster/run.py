@@ -102,7 +102,7 @@ def run(
         if earlier and spans:  # what was there when the list was taken may not be there tonight
             first, left = read_paths(folder, 0), _left(folder, listing, spans, stop)
             looked_at = chain(first[:LOOKED_AT], islice(left, LOOKED_AT))
-            _check_some_are_there(folder, looked_at, NONE_LEFT)
+            _check_some_are_there(folder, looked_at, NONE_LEFT, stop)
             if stop.asked():
                 return record
         record.found, record.ignored = listing.found, listing.ignored
@@ -277,10 +277,10 @@ def _take_list(folder: Folder, inputs: Inputs, settings: Mapping[str, str], stop
             is not fixed as the list of a run that goes on.
     """
     first = list(islice(inputs.images, LOOKED_AT))
+    what = NONE_OF_FIRST if len(first) == LOOKED_AT else "no image found"
+    _check_some_are_there(folder, first, what, stop)
     if stop.asked():
         return None
-    what = NONE_OF_FIRST if len(first) == LOOKED_AT else "no image found"
-    _check_some_are_there(folder, first, what)
     clear(folder)
     listing = take_list(folder, chain(first, inputs.images), inputs, settings)
     if stop.asked():
@@ -299,9 +299,10 @@ def _left(folder: Folder, listing: Listing, spans: Iterable[tuple[int, int]], st
             yield from read_paths(folder, part)[max(begin - start, 0) : end - start]
 
 
-def _check_some_are_there(folder: Folder, paths: Iterable[str], none: str) -> None:
+def _check_some_are_there(folder: Folder, paths: Iterable[str], none: str, stop: Stop) -> None:
+    """Raises a NoImageError if none is; after a stop, which may have cut them short, nothing is known."""
     unclear = not names_in(folder)  # a row will say why, but not in place of those of an earlier run
-    if not any(is_there(path, unclear=unclear) for path in paths):
+    if not any(is_there(path, unclear=unclear) for path in paths) and not stop.asked():
         raise NoImageError(f"{none}; {folder.name} is left as it was.")
 
 
