@@ -164,6 +164,7 @@ def on_ray(
     stop = stop or Stop()
     _set_deadline(stop, options)
     folder = _folder_of(output, options)
+    names_in(folder)  # refuses the folder of something else, before a lock stands beside it
     with ExitStack() as held:
         if folder.is_local:
             try:
@@ -216,7 +217,7 @@ def _set_deadline(stop: Stop, options: Options) -> None:
 
 
 def _check(output: str, options: Options) -> Folder:
-    """The folder of the output; refuses, as `_folder_of` does, and what is not to be gone on with."""
+    """The folder of the output; refuses what `_folder_of` does, and what is not to be gone on with."""
     folder = _folder_of(output, options)
     there = names_in(folder)
     if there and not (options.resume or options.overwrite):
@@ -240,7 +241,6 @@ def _folder_of(output: str, options: Options) -> Folder:
             raise UsageError(f"{output or 'the output'} cannot be written: there is no folder for it.")
         if os.path.exists(folder.place) and not os.path.isdir(folder.place):
             raise UsageError(f"{output} is a file; --engine ray writes a folder of parts.")
-    names_in(folder)  # refuses the folder of something else, before a lock stands beside it
     return folder
 
 
